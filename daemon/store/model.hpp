@@ -1,0 +1,231 @@
+// What userpod knows of pods, containers and images: plain values, kept in the stores, published in snapshots and
+// translated by the front ends. Optional values are absent when the request did not say them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace userpod {
+
+using StringMap = std::map<std::string, std::string>;
+
+// Who made it. Desktop objects are hidden from CRI lists: kubelet would remove them as unknown.
+enum class Origin { Cri, Desktop };
+
+enum class NamespaceMode { Pod = 0, Container = 1, Node = 2, Target = 3 };  // numbers of the CRI
+
+struct SecurityProfile {
+  enum class Type { RuntimeDefault = 0, Unconfined = 1, Localhost = 2 };  // numbers of the CRI
+  Type type = Type::RuntimeDefault;
+  std::string localhostRef;
+};
+
+struct DnsConfig {
+  std::vector<std::string> servers;
+  std::vector<std::string> searches;
+  std::vector<std::string> options;
+};
+
+struct PortMapping {
+  int protocol = 0;  // 0 TCP, 1 UDP, 2 SCTP
+  std::int32_t containerPort = 0;
+  std::int32_t hostPort = 0;  // 0: no mapping
+  std::string hostIp;
+};
+
+struct Resources {
+  std::int64_t cpuPeriod = 0;  // microseconds; 0 in every field: not set
+  std::int64_t cpuQuota = 0;
+  std::int64_t cpuShares = 0;
+  std::int64_t memoryLimit = 0;  // bytes
+  std::int64_t memorySwapLimit = 0;
+  std::int64_t oomScoreAdj = 0;
+  std::string cpusetCpus;
+  std::string cpusetMems;
+  std::map<std::string, std::uint64_t> hugepageLimits;  // page size -> bytes
+  StringMap unified;                                    // cgroup v2 file -> value
+};
+
+struct NamespaceOptions {
+  NamespaceMode network = NamespaceMode::Pod;
+  NamespaceMode pid = NamespaceMode::Pod;
+  NamespaceMode ipc = NamespaceMode::Pod;
+  std::string targetId;
+};
+
+struct PodSecurity {
+  NamespaceOptions namespaces;
+  std::optional<std::int64_t> runAsUser;
+  std::optional<std::int64_t> runAsGroup;
+  std::vector<std::int64_t> supplementalGroups;
+  bool readonlyRootfs = false;
+  bool privileged = false;
+  std::optional<SecurityProfile> seccomp;
+  std::optional<SecurityProfile> apparmor;
+};
+
+struct PodConfig {
+  std::string name;
+  std::string uid;
+  std::string nameSpace;
+  std::uint32_t attempt = 0;
+  std::string hostname;
+  std::string logDirectory;
+  std::optional<DnsConfig> dns;  // absent: the node's resolv.conf
+  std::vector<PortMapping> ports;
+  StringMap labels;
+  StringMap annotations;
+  std::string cgroupParent;
+  StringMap sysctls;
+  PodSecurity security;
+  std::optional<Resources> overhead;
+  std::optional<Resources> resources;
+};
+
+struct PodRecord {
+  enum class State { Creating, Ready, NotReady };
+  std::string id;  // 64 hex digits
+  PodConfig config;
+  Origin origin = Origin::Cri;
+  State state = State::Creating;
+  std::string runtimeHandler;           // as requested: may be empty
+  std::int64_t createdAt = 0;           // nanoseconds since the epoch
+  std::vector<std::string> addresses;   // textual, primary first; empty for the node's network
+  std::string node;                     // userns::Node::instance() it was made in: another one means that it is gone
+  std::string cgroup;                   // of the pod, below the node's cgroup root, "/pods/<id>" or the given parent
+};
+
+struct MountConfig {
+  std::string containerPath;
+  std::string hostPath;
+  bool readonly = false;
+  bool recursiveReadOnly = false;
+  bool selinuxRelabel = false;
+  int propagation = 0;  // 0 private, 1 host to container, 2 bidirectional
+  std::string image;    // an image volume, instead of hostPath
+  std::string imageSubPath;
+};
+
+struct DeviceConfig {
+  std::string containerPath;
+  std::string hostPath;
+  std::string permissions;  // subset of "rwm"
+};
+
+struct CapabilityConfig {
+  std::vector<std::string> add;
+  std::vector<std::string> drop;
+  std::vector<std::string> addAmbient;
+};
+
+struct ContainerSecurity {
+  CapabilityConfig capabilities;
+  bool privileged = false;
+  NamespaceOptions namespaces;
+  std::optional<std::int64_t> runAsUser;
+  std::string runAsUsername;
+  std::optional<std::int64_t> runAsGroup;
+  std::vector<std::int64_t> supplementalGroups;
+  bool strictGroups = false;  // supplemental_groups_policy Strict
+  bool readonlyRootfs = false;
+  bool noNewPrivs = false;
+  std::vector<std::string> maskedPaths;
+  std::vector<std::string> readonlyPaths;
+  std::optional<SecurityProfile> seccomp;   // absent: unconfined
+  std::optional<SecurityProfile> apparmor;
+};
+
+struct ContainerConfig {
+  std::string name;
+  std::uint32_t attempt = 0;
+  std::string image;               // as the client wrote it (usually an image id)
+  std::string userSpecifiedImage;  // the tag it came from, for status
+  std::vector<std::string> command;
+  std::vector<std::string> args;
+  std::string workingDirectory;
+  std::vector<std::pair<std::string, std::string>> environment;  // values are bytes
+  std::vector<MountConfig> mounts;
+  std::vector<DeviceConfig> devices;
+  std::vector<std::string> cdiDevices;
+  StringMap labels;
+  StringMap annotations;
+  std::string logPath;  // relative to the pod's log directory; empty: no log
+  bool stdinOpen = false;
+  bool stdinOnce = false;
+  bool tty = false;
+  std::optional<Resources> resources;
+  ContainerSecurity security;
+  int stopSignal = 0;  // number; 0: the image's, else SIGTERM
+};
+
+// The user a container's process runs as, resolved against the image's passwd and group.
+struct EffectiveUser {
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::vector<std::uint32_t> groups;  // additional
+};
+
+struct ContainerRecord {
+  enum class State { Creating, Created, Running, Exited, Unknown };
+  std::string id;  // 64 hex digits
+  std::string podId;
+  ContainerConfig config;
+  Origin origin = Origin::Cri;
+  State state = State::Creating;
+  std::string imageId;       // "sha256:<64 hex>"
+  std::string imageName;     // for ContainerStatus.image.image: a tag, else the id
+  std::string logPath;       // absolute; empty: none
+  std::string cgroup;        // of the container, below the node's cgroup root
+  std::vector<std::string> processArgs;
+  std::string workingDirectory;
+  EffectiveUser user;
+  int stopSignal = 15;       // effective
+  std::int32_t pid = 0;      // in the node's PID namespace; 0 unless created or running
+  std::uint64_t pidStart = 0;  // field 22 of /proc/PID/stat, to tell a recycled pid
+  std::int32_t monitorPid = 0; // conmon's, alike
+  std::int64_t createdAt = 0;  // nanoseconds since the epoch; 0: not yet
+  std::int64_t startedAt = 0;
+  std::int64_t finishedAt = 0;
+  std::int32_t exitCode = 0;  // meaningful when finishedAt is set; 128 + signal after a signal
+  bool oomKilled = false;
+  std::string reason;   // Completed, Error, OOMKilled, StartError, ContainerStatusUnknown
+  std::string message;
+};
+
+struct LayerRecord {
+  std::string diffId;       // "sha256:<hex>" of the uncompressed tar: the key
+  std::string directory;    // name below <data>/layers
+  std::int64_t size = 0;    // bytes unpacked, as counted while unpacking
+  std::int64_t inodes = 0;
+};
+
+struct ImageRecord {
+  std::string id;  // "sha256:<hex>" of the config blob: what the CRI calls image id and image_ref
+  std::vector<std::string> repoTags;     // "host/path:tag", normalised
+  std::vector<std::string> repoDigests;  // "host/path@sha256:<hex>" of the manifest or list that was pulled
+  std::string manifestDigest;
+  std::string manifest;  // JSON as served
+  std::string config;    // JSON as served
+  StringMap manifestAnnotations;
+  std::vector<std::string> diffIds;  // lowest layer first
+  std::int64_t size = 0;             // bytes unpacked over all layers plus config and manifest; above 0
+  std::int64_t createdAt = 0;        // when pulled, nanoseconds since the epoch
+  bool pinned = false;
+  // Read from config once, when pulled.
+  std::string architecture;
+  std::string os;
+  std::string variant;
+  std::string user;  // config.User, as written
+  std::vector<std::string> entrypoint;
+  std::vector<std::string> command;
+  std::vector<std::string> environment;  // "NAME=value"
+  std::string workingDirectory;
+  std::string stopSignal;
+  StringMap labels;
+  std::vector<std::string> volumes;
+};
+
+}  // namespace userpod

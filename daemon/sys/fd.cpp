@@ -1,0 +1,196 @@
+#include "daemon/sys/fd.hpp"
+
+#include <dirent.h>
+#include <linux/openat2.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <vector>
+
+namespace userpod {
+
+void UniqueFd::reset(int fd) {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = fd;
+}
+
+Result<Pipe> makePipe(int flags) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), flags | O_CLOEXEC) < 0) return sysError("pipe");
+  return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Result<SocketPair> makeSocketPair(int type) {
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends.data()) < 0) return sysError("socketpair");
+  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Result<UniqueFd> openFile(const std::string& path, int flags, mode_t mode) { return openAt(AT_FDCWD, path, flags, mode); }
+
+Result<UniqueFd> openAt(int directory, const std::string& path, int flags, mode_t mode) {
+  int fd = ::openat(directory, path.c_str(), flags | O_CLOEXEC, mode);
+  if (fd < 0) return sysError("open " + path);
+  return UniqueFd(fd);
+}
+
+Result<UniqueFd> openResolved(int directory, const std::string& path, int flags, std::uint64_t resolve, mode_t mode) {
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags) | O_CLOEXEC;
+  how.mode = mode;
+  how.resolve = resolve;
+  for (int tries = 0;; ++tries) {
+    long fd = ::syscall(SYS_openat2, directory, path.c_str(), &how, sizeof(how));
+    if (fd >= 0) return UniqueFd(static_cast<int>(fd));
+    // EAGAIN: a rename somewhere in the system raced with the resolution of "..".
+    if (errno != EAGAIN || tries == 100) return sysError("open " + path);
+  }
+}
+
+Result<UniqueFd> duplicate(int fd) {
+  int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return sysError("duplicate descriptor");
+  return UniqueFd(copy);
+}
+
+Result<std::string> readAll(int fd, std::size_t limit) {
+  std::string data;
+  std::array<char, 16384> buffer{};
+  for (;;) {
+    ssize_t count = ::read(fd, buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return sysError("read");
+    if (count == 0) return data;
+    if (data.size() + static_cast<std::size_t>(count) > limit)
+      return Error(Code::LimitsExceeded, "more than " + std::to_string(limit) + " bytes");
+    data.append(buffer.data(), static_cast<std::size_t>(count));
+  }
+}
+
+Result<std::string> readFile(const std::string& path, std::size_t limit) {
+  USERPOD_TRY(fd, openFile(path, O_RDONLY));
+  auto data = readAll(fd.get(), limit);
+  if (!data) return std::move(data).error().wrap(path);
+  return data;
+}
+
+Status writeAll(int fd, std::string_view data) {
+  while (!data.empty()) {
+    ssize_t count = ::write(fd, data.data(), data.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return sysError("write");
+    data.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return {};
+}
+
+Status writeFile(const std::string& path, std::string_view data, mode_t mode) {
+  USERPOD_TRY(fd, openFile(path, O_WRONLY | O_CREAT | O_TRUNC, mode));
+  if (auto status = writeAll(fd.get(), data); !status) return std::move(status).error().wrap(path);
+  return {};
+}
+
+Status writeFileAtomic(const std::string& path, std::string_view data, mode_t mode) {
+  std::string temporary = path + ".new";
+  if (auto status = writeFile(temporary, data, mode); !status) {
+    ::unlink(temporary.c_str());
+    return status;
+  }
+  if (::rename(temporary.c_str(), path.c_str()) < 0) return sysError("rename to " + path);
+  return {};
+}
+
+Status makeDirectories(const std::string& path, mode_t mode) {
+  for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+    std::string part = path.substr(0, end);
+    if (::mkdir(part.c_str(), mode) < 0 && errno != EEXIST) {
+      int saved = errno;
+      struct stat info{};
+      // A read-only or foreign parent that exists answers EROFS or EACCES before EEXIST.
+      if (::stat(part.c_str(), &info) < 0 || !S_ISDIR(info.st_mode)) return sysError("make directory " + part, saved);
+    }
+    if (end == std::string::npos) return {};
+  }
+}
+
+bool pathExists(const std::string& path) {
+  struct stat info{};
+  return ::lstat(path.c_str(), &info) == 0;
+}
+
+namespace {
+
+struct DirectoryCloser {
+  void operator()(DIR* directory) const { ::closedir(directory); }
+};
+struct OpenDirectory {
+  std::unique_ptr<DIR, DirectoryCloser> handle;
+  std::string name;  // in its parent
+};
+
+Status openForRemoval(int parent, const std::string& name, dev_t device, std::vector<OpenDirectory>& stack) {
+  constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  int fd = ::openat(parent, name.c_str(), kFlags);
+  if (fd < 0 && errno == EACCES) {
+    // An overlay work directory is mode 000, an image may hold directories its owner cannot read.
+    ::fchmodat(parent, name.c_str(), 0700, 0);
+    fd = ::openat(parent, name.c_str(), kFlags);
+  }
+  if (fd < 0) return sysError("open " + name);
+  UniqueFd owner(fd);
+  struct stat info{};
+  if (::fstat(fd, &info) < 0) return sysError("stat " + name);
+  if (device != 0 && info.st_dev != device) return Error(Code::Busy, name + " is a mount point");
+  if ((info.st_mode & 0300) != 0300) ::fchmod(fd, 0700);
+  DIR* handle = ::fdopendir(fd);
+  if (handle == nullptr) return sysError("read directory " + name);
+  owner.release();
+  stack.push_back({std::unique_ptr<DIR, DirectoryCloser>(handle), name});
+  return {};
+}
+
+}  // namespace
+
+Status removeTree(const std::string& path) {
+  struct stat top{};
+  if (::lstat(path.c_str(), &top) < 0) {
+    if (errno == ENOENT) return {};
+    return sysError("stat " + path);
+  }
+  if (!S_ISDIR(top.st_mode)) {
+    if (::unlink(path.c_str()) < 0 && errno != ENOENT) return sysError("remove " + path);
+    return {};
+  }
+  std::vector<OpenDirectory> stack;
+  if (auto opened = openForRemoval(AT_FDCWD, path, top.st_dev, stack); !opened) return opened;
+  while (!stack.empty()) {
+    int fd = ::dirfd(stack.back().handle.get());
+    const dirent* entry = ::readdir(stack.back().handle.get());
+    if (entry == nullptr) {
+      std::string name = std::move(stack.back().name);
+      stack.pop_back();
+      int parent = stack.empty() ? AT_FDCWD : ::dirfd(stack.back().handle.get());
+      if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) < 0 && errno != ENOENT)
+        return sysError("remove directory " + name + " in " + path);
+      continue;
+    }
+    std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    if (entry->d_type != DT_DIR && ::unlinkat(fd, name.c_str(), 0) == 0) continue;
+    if (entry->d_type == DT_DIR || errno == EISDIR) {
+      if (stack.size() >= 512) return Error(Code::LimitsExceeded, path + ": directories deeper than 512");
+      if (auto opened = openForRemoval(fd, name, top.st_dev, stack); !opened)
+        return std::move(opened).error().wrap("remove " + path);
+    } else if (errno != ENOENT) {
+      return sysError("remove " + name + " in " + path);
+    }
+  }
+  return {};
+}
+
+}  // namespace userpod

@@ -1,0 +1,19 @@
+// Small things that several rooms need.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace userpod {
+
+std::int64_t nowNanos();  // CLOCK_REALTIME, nanoseconds since the epoch: the CRI's timestamps
+std::string randomHex(std::size_t bytes);  // from getrandom(2), lower case, two digits a byte
+bool isHex(std::string_view text);
+std::vector<std::string> split(std::string_view text, char separator);  // keeps empty parts
+std::string_view trim(std::string_view text);
+// Whether the bytes are well-formed UTF-8 (no surrogates, no overlong forms): JSON, D-Bus and proto strings must be.
+bool isUtf8(std::string_view bytes);
+
+}  // namespace userpod

@@ -1,0 +1,165 @@
+#include "policy/settings.hpp"
+
+#include <toml++/toml.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fmt/core.h>
+#include <functional>
+
+#include "daemon/sys/fd.hpp"
+
+namespace userpod {
+namespace {
+
+std::string environmentOr(const char* name, const std::string& fallback) {
+  const char* value = std::getenv(name);
+  return value != nullptr && value[0] == '/' ? std::string(value) : fallback;
+}
+
+Error badKey(const std::string& file, const toml::node& node, std::string_view key, std::string_view want) {
+  return {Code::ConfigInvalid, fmt::format("{}:{}: {} {}", file, node.source().begin.line, key, want)};
+}
+
+using Reader = std::function<Status(const std::string& file, const toml::node& node, Settings& settings)>;
+
+Reader text(std::string Settings::*field) {
+  return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
+    auto value = node.value<std::string>();
+    if (!node.is_string() || !value) return badKey(file, node, "value", "must be a string");
+    settings.*field = *value;
+    return {};
+  };
+}
+
+Reader choice(std::string Settings::*field, std::vector<std::string> allowed) {
+  return [field, allowed = std::move(allowed)](const std::string& file, const toml::node& node,
+                                               Settings& settings) -> Status {
+    USERPOD_CHECK(text(field)(file, node, settings));
+    if (std::find(allowed.begin(), allowed.end(), settings.*field) != allowed.end()) return {};
+    std::string list;
+    for (const auto& word : allowed) list += (list.empty() ? "" : ", ") + word;
+    return badKey(file, node, settings.*field, "is not one of " + list);
+  };
+}
+
+Reader texts(std::vector<std::string> Settings::*field) {
+  return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
+    const auto* array = node.as_array();
+    if (array == nullptr) return badKey(file, node, "value", "must be an array of strings");
+    (settings.*field).clear();
+    for (const auto& item : *array) {
+      auto value = item.value<std::string>();
+      if (!item.is_string() || !value) return badKey(file, item, "value", "must be a string");
+      (settings.*field).push_back(*value);
+    }
+    return {};
+  };
+}
+
+Status readMirrors(const std::string& file, const toml::node& node, Settings& settings) {
+  const auto* table = node.as_table();
+  if (table == nullptr) return badKey(file, node, "registry-mirrors", "must be a table of registry = mirror");
+  for (const auto& [key, item] : *table) {
+    auto value = item.value<std::string>();
+    if (!item.is_string() || !value) return badKey(file, item, key.str(), "must be a string");
+    settings.registryMirrors[std::string(key.str())] = *value;
+  }
+  return {};
+}
+
+Status readRuntimes(const std::string& file, const toml::node& node, Settings& settings) {
+  const auto* table = node.as_table();
+  if (table == nullptr) return badKey(file, node, "runtimes", "must be a table of tables with a path");
+  for (const auto& [key, item] : *table) {
+    const auto* runtime = item.as_table();
+    if (runtime == nullptr) return badKey(file, item, key.str(), "must be a table with a path");
+    RuntimeHandler handler;
+    for (const auto& [name, value] : *runtime) {
+      auto path = value.value<std::string>();
+      if (name.str() != "path" || !value.is_string() || !path)
+        return badKey(file, value, name.str(), "is unknown here; a runtime has one key, path, a string");
+      handler.path = *path;
+    }
+    settings.runtimes[std::string(key.str())] = handler;
+  }
+  return {};
+}
+
+Status readPidsLimit(const std::string& file, const toml::node& node, Settings& settings) {
+  auto value = node.value<std::int64_t>();
+  if (!node.is_integer() || !value || *value < 0) return badKey(file, node, "pids-limit", "must be an integer from 0 up");
+  settings.pidsLimit = *value;
+  return {};
+}
+
+const std::map<std::string, Reader, std::less<>>& readers() {
+  static const std::map<std::string, Reader, std::less<>> table = {
+      {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
+      {"uplink", choice(&Settings::uplink, {"slirp4netns", "none"})},
+      {"subnet", text(&Settings::subnet)},
+      {"default-runtime", text(&Settings::defaultRuntime)},
+      {"runtimes", readRuntimes},
+      {"conmon", text(&Settings::conmon)},
+      {"insecure-registries", texts(&Settings::insecureRegistries)},
+      {"unqualified-search-registries", texts(&Settings::unqualifiedSearchRegistries)},
+      {"registry-mirrors", readMirrors},
+      {"pids-limit", readPidsLimit},
+  };
+  return table;
+}
+
+Status readSettings(const std::string& file, Settings& settings) {
+  if (!pathExists(file)) return {};
+  USERPOD_TRY(content, readFile(file));
+  toml::table table;
+  try {
+    table = toml::parse(content, file);
+  } catch (const toml::parse_error& error) {
+    return Error(Code::ConfigInvalid, fmt::format("{}:{}: {}", file, error.source().begin.line, error.description()));
+  }
+  for (const auto& [key, node] : table) {
+    auto reader = readers().find(key.str());
+    if (reader == readers().end()) return badKey(file, node, key.str(), "is not a known key; see userpod.toml(5)");
+    if (auto status = reader->second(file, node, settings); !status) {
+      return std::move(status).error().wrap(std::string(key.str()));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Paths> userPaths() {
+  Paths paths;
+  std::string runtime = environmentOr("XDG_RUNTIME_DIR", "");
+  if (runtime.empty())
+    return Error(Code::NotReady,
+                 "XDG_RUNTIME_DIR is not set: start from a login session, or enable one at boot with `loginctl enable-linger`");
+  std::string home = environmentOr("HOME", "/");
+  paths.runtime = runtime + "/userpod";
+  paths.data = environmentOr("XDG_DATA_HOME", home + "/.local/share") + "/userpod";
+  paths.config = environmentOr("XDG_CONFIG_HOME", home + "/.config") + "/userpod";
+  paths.node = "/run/userpod";
+  return paths;
+}
+
+Result<Settings> loadSettings(const Paths& paths) {
+  Settings settings;
+  settings.runtimes["crun"] = {};
+  USERPOD_CHECK(readSettings("/etc/userpod/userpod.toml", settings));
+  USERPOD_CHECK(readSettings(paths.config + "/userpod.toml", settings));
+  std::vector<std::string> dropIns;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(paths.config + "/userpod.toml.d", ignored))
+    if (entry.path().extension() == ".toml") dropIns.push_back(entry.path());
+  std::sort(dropIns.begin(), dropIns.end());
+  for (const auto& file : dropIns) USERPOD_CHECK(readSettings(file, settings));
+  if (!settings.runtimes.contains(settings.defaultRuntime))
+    return Error(Code::ConfigInvalid, "default-runtime " + settings.defaultRuntime + " has no table in [runtimes]");
+  return settings;
+}
+
+}  // namespace userpod

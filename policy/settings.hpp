@@ -1,0 +1,57 @@
+// What the user may decide (userpod.toml) and where things lie (XDG directories). Read once at start.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "daemon/sys/error.hpp"
+
+namespace userpod {
+
+// All paths are absolute, without a trailing slash, and equal inside and outside the node unless said otherwise.
+struct Paths {
+  std::string runtime;  // $XDG_RUNTIME_DIR/userpod: live state, gone at reboot and logout
+  std::string data;     // $XDG_DATA_HOME/userpod: images, layers, writable layers of containers
+  std::string config;   // $XDG_CONFIG_HOME/userpod
+  std::string node;     // /run/userpod: only inside the node, on the node's own tmpfs: namespace pins, crun's own mount
+
+  std::string criSocket() const { return runtime + "/cri.sock"; }
+  std::string liveDatabase() const { return runtime + "/live.db"; }
+  std::string imageDatabase() const { return data + "/images.db"; }
+  std::string nodeState() const { return runtime + "/node"; }        // written by the holder: see userns/node.hpp
+  std::string podDirectory(const std::string& id) const { return runtime + "/pods/" + id; }
+  std::string containerDirectory(const std::string& id) const { return runtime + "/containers/" + id; }  // OCI bundle
+  std::string exits() const { return runtime + "/exits"; }           // conmon's exit files, one watch for all
+  std::string pin(const std::string& podId) const { return node + "/ns/" + podId; }  // net, ipc, uts, shm
+  std::string podLogs() const { return "/var/log/pods"; }            // in the node: bound from the data directory
+};
+
+// From the environment; XDG_RUNTIME_DIR missing is an error that says how to get one (a login session, linger).
+Result<Paths> userPaths();
+
+struct RuntimeHandler {
+  std::string path;  // of the OCI runtime
+};
+
+struct Settings {
+  std::string logLevel = "info";                   // error, warning, notice, info, debug
+  std::string uplink = "slirp4netns";              // slirp4netns, none
+  std::string subnet = "10.88.0.0/16";             // of pods on the built-in bridge; its first address is the bridge's
+  std::string defaultRuntime = "crun";
+  std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
+  std::string conmon;                              // empty: found in PATH
+  std::vector<std::string> insecureRegistries;     // host[:port] reached by plain HTTP; loopback addresses always are tried so
+  std::vector<std::string> unqualifiedSearchRegistries = {"docker.io"};
+  std::map<std::string, std::string> registryMirrors;  // host[/path] -> host[:port][/path] asked first
+  std::int64_t pidsLimit = 0;                      // per container when the request has none; 0: no limit
+};
+
+// Defaults, then /etc/userpod/userpod.toml, then <config>/userpod.toml, then <config>/userpod.toml.d/*.toml in order.
+// An unknown key or a wrong type is ConfigInvalid and names file, line and key.
+Result<Settings> loadSettings(const Paths& paths);
+
+}  // namespace userpod
