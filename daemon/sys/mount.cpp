@@ -16,7 +16,8 @@ Status mountFilesystem(const std::string& type, const std::string& source, const
 }
 
 Status bindMount(const std::string& source, const std::string& target, bool recursive) {
-  unsigned long flags = MS_BIND | (recursive ? MS_REC : 0U);
+  unsigned long flags = MS_BIND;
+  if (recursive) flags |= MS_REC;
   if (::mount(source.c_str(), target.c_str(), nullptr, flags, nullptr) < 0)
     return sysError("bind " + source + " on " + target);
   return {};

@@ -1,0 +1,131 @@
+// The core: the only owner of state. Front ends call it, read its snapshots, and hear its changes.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "daemon/images/images.hpp"
+#include "daemon/oci/oci.hpp"
+#include "daemon/storage/storage.hpp"
+#include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
+#include "policy/settings.hpp"
+#include "userns/broker.hpp"
+#include "userns/diagnose.hpp"
+
+namespace userpod::core {
+
+// A named condition of the runtime: RuntimeReady, NetworkReady, and userpod's own (CgroupDelegation...).
+struct Condition {
+  std::string type;
+  bool ok = true;
+  std::string reason;
+  std::string message;
+};
+
+struct JobRecord {
+  enum class State { Queued, Running, Canceling, Done, Failed, Canceled };
+  std::uint32_t id = 0;
+  std::string type;  // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image"
+  std::string object;  // id of the pod, container or image it is about; for a pull the reference
+  std::string sender;  // bus name of the caller
+  State state = State::Queued;
+  std::int64_t startedAt = 0;  // nanoseconds since the epoch
+  std::int64_t finishedAt = 0;
+  images::PullProgress progress;  // of a pull
+  std::optional<Error> error;     // when Failed or Canceled
+  StringMap result;               // pull-image: {"image": id}
+};
+
+// One immutable picture of everything. Sorted by id; take it, read it, drop it. Never waits for an operation.
+struct Snapshot {
+  std::vector<std::shared_ptr<const PodRecord>> pods;
+  std::vector<std::shared_ptr<const ContainerRecord>> containers;
+  std::vector<std::shared_ptr<const ImageRecord>> images;
+  std::vector<std::shared_ptr<const JobRecord>> jobs;  // finished ones stay for 60 s
+  std::vector<Condition> conditions;
+
+  // By whole id or unique prefix. InvalidArgument for an empty or ambiguous key, NoSuchPod / NoSuchContainer.
+  Result<std::shared_ptr<const PodRecord>> pod(const std::string& key) const;
+  Result<std::shared_ptr<const ContainerRecord>> container(const std::string& key) const;
+};
+
+// What changed between two snapshots. Delivered in order, on the core strand, after the store has it and after the
+// snapshot is published.
+struct Change {
+  enum class Kind { Pod, Container, Image, Job, Conditions };
+  Kind kind = Kind::Pod;
+  std::string id;       // of the object; decimal for a job
+  bool removed = false;
+  std::shared_ptr<const Snapshot> snapshot;
+};
+
+template <typename T>
+using Callback = std::function<void(Result<T>)>;  // called once, on any of the core's threads; must not block
+using DoneCallback = std::function<void(Status)>;
+
+struct Info {
+  std::string version;
+  std::string ociRuntimeName, ociRuntimeVersion;
+  std::string storageDriver, graphRoot, networkStack;
+};
+
+// Every method may be called from any thread. Work goes on when the caller goes away: a retry finds it.
+class Core {
+ public:
+  struct Parts {
+    Paths paths;
+    Settings settings;
+    std::shared_ptr<Broker> broker;
+  };
+  // Opens the node, the parts and the live store, takes up what lives, undoes what is half-made. Blocks.
+  static Result<std::unique_ptr<Core>> open(Parts parts);
+  virtual ~Core() = default;
+
+  virtual std::shared_ptr<const Snapshot> snapshot() const = 0;
+  // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read snapshot().
+  virtual void subscribe(std::function<void(const Change&)> listener) = 0;
+  virtual const Info& info() const = 0;
+  virtual const Paths& paths() const = 0;
+  virtual const Settings& settings() const = 0;
+  virtual bool hasHandler(const std::string& handler) const = 0;
+  virtual Result<pid_t> hostPid(pid_t nodePid) = 0;
+  virtual Result<bool> sandboxed(pid_t hostPid) = 0;
+  virtual void diagnose(std::function<void(std::vector<Check>)> done) = 0;
+
+  // Pods and containers. Ids may be prefixes. Semantics of the CRI: stop and remove of unknown ids succeed.
+  virtual void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) = 0;
+  virtual void stopPod(const std::string& key, DoneCallback done) = 0;
+  virtual void removePod(const std::string& key, DoneCallback done) = 0;
+  virtual void createContainer(const std::string& podKey, ContainerConfig config, Origin origin,
+                               Callback<std::string> done) = 0;
+  virtual void startContainer(const std::string& key, DoneCallback done) = 0;
+  // Grace in milliseconds; 0 kills at once. A shorter grace shortens a running stop, a longer one does not extend it.
+  virtual void stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) = 0;
+  virtual void removeContainer(const std::string& key, DoneCallback done) = 0;
+  // whole: every process of the container's cgroup, else its first process only.
+  virtual void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) = 0;
+  virtual void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
+                        Callback<oci::ExecResult> done) = 0;
+  virtual std::string containerSpec(const std::string& id) const = 0;  // config.json, "" when gone
+
+  // Images.
+  virtual void pullImage(images::PullRequest request, Callback<std::string> done) = 0;  // image id
+  virtual std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const = 0;
+  virtual void removeImage(const std::string& reference, DoneCallback done) = 0;
+  virtual void filesystemUsage(std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
+
+  // Jobs: the same operations with a record that can be watched and cancelled. Returns the job's id at once.
+  virtual std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) = 0;
+  virtual std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
+                            std::function<void(DoneCallback)> operation) = 0;
+  virtual Status cancelJob(std::uint32_t id) = 0;  // NoSuchJob, InvalidState when over or not cancelable
+  virtual void waitJob(std::uint32_t id, std::function<void(Result<std::shared_ptr<const JobRecord>>)> done) = 0;
+};
+
+}  // namespace userpod::core

@@ -1,0 +1,60 @@
+// Images: references, the registry client, the pull pipeline, and what is stored.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
+#include "policy/settings.hpp"
+
+namespace userpod::images {
+
+struct Credentials {
+  std::string username;
+  std::string password;
+};
+
+struct LayerProgress {
+  std::string digest;
+  std::string state;       // "waiting", "downloading", "unpacked"
+  std::uint64_t done = 0;  // bytes of the compressed layer
+  std::uint64_t total = 0;
+};
+
+struct PullProgress {
+  std::string stage;  // "resolving", "downloading", "committing", "done"
+  std::uint64_t done = 0;
+  std::uint64_t total = 0;  // 0: not known yet
+  std::vector<LayerProgress> layers;
+};
+
+struct PullRequest {
+  std::string reference;
+  Credentials credentials;
+  std::function<void(const PullProgress&)> progress;  // called from transfer threads, at most some 10 times a second
+  std::stop_token stop;                               // Canceled soon after it is requested; nothing half-made is left
+};
+
+// Methods may be called from any thread; find and list never wait for a pull.
+class Images {
+ public:
+  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings);
+  virtual ~Images() = default;
+
+  // Blocks until the image is complete and committed; returns its record. Equal pulls at once share one transfer, and
+  // layers that are there are not fetched again.
+  virtual Result<ImageRecord> pull(const PullRequest& request) = 0;
+  // By id, unique id prefix, tag (":latest" added), digest, tag and digest, short name. nullptr: not here.
+  virtual std::shared_ptr<const ImageRecord> find(const std::string& reference) const = 0;
+  virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
+  // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked that no container uses it.
+  virtual Status remove(const std::string& id) = 0;
+  // Layer directories (storage names) of an image, lowest first; they stay while `hold` lives, even if it is removed.
+  virtual Result<std::vector<std::string>> layers(const std::string& id) const = 0;
+};
+
+}  // namespace userpod::images

@@ -1,0 +1,54 @@
+// Pod networks: namespaces and their pins, the built-in bridge, addresses, NAT, and the DNS files.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
+#include "policy/settings.hpp"
+#include "userns/node.hpp"
+
+namespace userpod::network {
+
+// Where the namespaces of a pod are: paths inside the node for the OCI spec. With the node's network or IPC they are
+// explicit paths to the node's own, never empty: an omitted one would be the host's.
+struct PodNamespaces {
+  std::string network;
+  std::string ipc;
+  std::string uts;
+};
+
+struct PodNetwork {
+  PodNamespaces namespaces;
+  std::vector<std::string> addresses;  // textual; empty for the node's network
+};
+
+// All methods block (1 to 10 ms), may be called from any worker thread and are safe to call at once for different pods.
+// Threads that change their namespaces are made and ended inside.
+class Network {
+ public:
+  // Makes the bridge, the addresses and the nftables rules in the node when they are not there (a daemon restart finds
+  // them and keeps them), and mounts the tmpfs of pins at paths.node. `inUse`: address of each pod that lives.
+  static Result<std::unique_ptr<Network>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
+                                               const std::vector<std::string>& inUse);
+  virtual ~Network() = default;
+
+  // Namespaces (net unless the node's, ipc unless the node's, uts with the host name), pins, veth, address, sysctls.
+  // Called again for the same id after a crash, it undoes what is there and starts anew. Nothing is left on failure.
+  virtual Result<PodNetwork> setUp(const std::string& podId, const PodConfig& config) = 0;
+  // The namespaces of a pod that exists already (daemon restart).
+  virtual PodNamespaces namespacesOf(const std::string& podId, const PodConfig& config) const = 0;
+  // Frees address and rules, unpins. Unknown ids and repetition are fine. The kernel reaps the veth with its namespace.
+  virtual Status tearDown(const std::string& podId, const std::vector<std::string>& addresses) = 0;
+  // Empty when pods can get a network; else what is wrong, for the NetworkReady condition.
+  virtual std::string problem() const = 0;
+  virtual std::string stack() const = 0;  // "bridge"
+};
+
+// resolv.conf, hosts and hostname of a pod in its directory. `resolvers` of the node when config.dns is absent.
+Status writePodFiles(const std::string& directory, const PodConfig& config, const std::string& hostname,
+                     const std::vector<std::string>& addresses);
+
+}  // namespace userpod::network

@@ -1,0 +1,100 @@
+// From a container's configuration to a running process: the OCI spec, conmon and the OCI runtime.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/network/network.hpp"
+#include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
+#include "daemon/sys/executor.hpp"
+#include "policy/settings.hpp"
+#include "userns/node.hpp"
+
+namespace userpod::oci {
+
+// Everything the spec of one container is made of. Paths are inside the node.
+struct SpecInput {
+  const PodRecord& pod;
+  const ContainerRecord& container;  // config, cgroup, id
+  const ImageRecord& image;
+  std::string rootfs;                // mounted
+  network::PodNamespaces namespaces;
+  std::string podDirectory;          // resolv.conf, hosts, hostname, shm below it
+  std::string hostname;
+  std::string runtimeDirectory;      // userpod's own: a mount of it is refused
+  std::string controllers;           // delegated ones: a limit without its controller is left out, with a warning
+  std::vector<std::string> warnings; // filled: what was asked and cannot be, in words
+};
+
+// What the spec decided and status shows.
+struct BuiltSpec {
+  std::string json;  // config.json
+  std::vector<std::string> args;
+  std::string workingDirectory;
+  EffectiveUser user;
+  int stopSignal = 15;
+};
+// InvalidArgument names the field and the mend. Pure but for reading passwd and group in the rootfs.
+Result<BuiltSpec> buildSpec(SpecInput& input);
+
+struct CreateInput {
+  std::string id;
+  std::string handler;       // runtime handler name; empty: the default
+  std::string bundle;        // directory with config.json
+  std::string logPath;       // empty: none
+  bool tty = false;
+  bool stdinOpen = false;
+  bool stdinOnce = false;
+};
+struct CreatedProcess {
+  pid_t pid = 0;  // in the node's PID namespace
+  std::uint64_t pidStart = 0;
+  pid_t monitorPid = 0;
+};
+
+struct ExecInput {
+  std::string id;
+  std::string handler;
+  std::string bundle;
+  std::vector<std::string> command;
+  std::chrono::milliseconds timeout{0};  // 0: none
+};
+struct ExecResult {
+  std::int32_t exitCode = 0;
+  std::string out;  // at most 16 MiB each, the rest is dropped
+  std::string err;
+};
+
+// Drives conmon and the runtime. Blocking methods, any worker thread; exec is asynchronous on a loop of its own.
+class Runtime {
+ public:
+  // Binds the runtime read-only below paths.node so that it does not copy itself at each start.
+  static Result<std::unique_ptr<Runtime>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
+  virtual ~Runtime() = default;
+
+  virtual bool hasHandler(const std::string& handler) const = 0;
+  virtual std::pair<std::string, std::string> version() const = 0;  // name and version of the default runtime
+  // conmon in /mon/<id>, which runs `crun create`; RuntimeFailed carries the runtime's own words.
+  virtual Result<CreatedProcess> create(const CreateInput& input) = 0;
+  virtual Status start(const std::string& id, const std::string& handler) = 0;
+  // `crun delete --force` and the monitor's cgroup. Unknown is fine.
+  virtual Status remove(const std::string& id, const std::string& handler) = 0;
+  // done is called once, on the exec loop's thread. A timeout kills the whole tree of the exec: Code::Timeout.
+  virtual void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) = 0;
+};
+
+// conmon's exit file <exits>/<id>: the code, and the file's mtime as the finish time in nanoseconds.
+struct ExitRecord {
+  std::int32_t code = 0;
+  std::int64_t finishedAt = 0;
+};
+Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::string& id);
+
+// memory.events oom_kill of a cgroup, 0 when there is none. Read before remove().
+std::uint64_t oomKills(const NodeInside& node, const std::string& cgroup);
+
+}  // namespace userpod::oci

@@ -1,0 +1,152 @@
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <future>
+
+#include "daemon/sys/child.hpp"
+#include "daemon/sys/executor.hpp"
+#include "daemon/sys/fd.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string temporaryDirectory() {
+  std::string name = ::testing::TempDir() + "/userpod-XXXXXX";
+  return ::mkdtemp(name.data());
+}
+
+TEST(Error, TableGivesEachCodeItsNames) {
+  EXPECT_EQ(codeName(Code::NoSuchPod), "NoSuchPod");
+  EXPECT_EQ(grpcStatus(Code::NoSuchPod), 5);
+  EXPECT_EQ(dbusErrorName(Code::InvalidArgument), "org.freedesktop.DBus.Error.InvalidArgs");
+  EXPECT_EQ(sysError("write", ENOSPC).code(), Code::NoSpace);
+  EXPECT_EQ(sysError("write", EPERM).text(), "write: Operation not permitted");
+}
+
+TEST(Child, ReportsExitCodeAndSignal) {
+  auto exits = spawn({.argv = {"/bin/sh", "-c", "exit 7"}});
+  ASSERT_TRUE(exits) << exits.error().text();
+  EXPECT_EQ(exits->wait()->code, 7);
+  auto killed = spawn({.argv = {"/bin/sleep", "60"}});
+  ASSERT_TRUE(killed);
+  EXPECT_FALSE(killed->waitFor(10ms)->has_value());
+  ASSERT_TRUE(killed->kill(SIGKILL));
+  auto status = killed->wait();
+  EXPECT_EQ(status->signal, SIGKILL);
+  EXPECT_EQ(status->code, 137);
+}
+
+TEST(Child, NamesTheStepThatFailed) {
+  auto missing = spawn({.argv = {"/nonexistent/program"}});
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().sysErrno(), ENOENT);
+  EXPECT_NE(missing.error().text().find("/nonexistent/program"), std::string::npos);
+  auto directory = spawn({.argv = {"/bin/true"}, .directory = "/nonexistent"});
+  ASSERT_FALSE(directory);
+  EXPECT_NE(directory.error().text().find("change directory"), std::string::npos);
+}
+
+TEST(Child, PlacesDescriptorsThatOverlap) {
+  auto first = makePipe();
+  auto second = makePipe();
+  // Each source number is the other's target.
+  int a = first->write.get();
+  int b = second->write.get();
+  auto child = spawn({.argv = {"/bin/sh", "-c", "echo one >&" + std::to_string(b) + "; echo two >&" + std::to_string(a)},
+                      .descriptors = {{a, b}, {b, a}}});
+  ASSERT_TRUE(child) << child.error().text();
+  EXPECT_EQ(child->wait()->code, 0);
+  first->write.reset();
+  second->write.reset();
+  EXPECT_EQ(*readAll(first->read.get(), 100), "one\n");
+  EXPECT_EQ(*readAll(second->read.get(), 100), "two\n");
+}
+
+TEST(Child, GivesOnlyTheEnvironmentItWasTold) {
+  ::setenv("NOTIFY_SOCKET", "/run/none", 1);
+  auto output = run({.argv = {"/usr/bin/env"}, .environment = {"A=b"}}, 5s);
+  ASSERT_TRUE(output);
+  EXPECT_EQ(output->out, "A=b\n");
+}
+
+TEST(Child, RunKillsAtTheTimeAndCapsOutput) {
+  auto late = run({.argv = {"/bin/sleep", "60"}}, 50ms);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code(), Code::Timeout);
+  auto long_output = run({.argv = {"/usr/bin/head", "-c", "100000", "/dev/zero"}}, 5s, 1000);
+  ASSERT_TRUE(long_output);
+  EXPECT_EQ(long_output->out.size(), 1000U);
+}
+
+TEST(Files, RemoveTreeTakesUnreadableDirectoriesAndKeepsLinkTargets) {
+  std::string top = temporaryDirectory();
+  ASSERT_TRUE(makeDirectories(top + "/tree/a/b/c"));
+  ASSERT_TRUE(writeFile(top + "/kept", "x"));
+  ASSERT_TRUE(writeFile(top + "/tree/a/file", "x"));
+  ASSERT_EQ(::symlink((top + "/kept").c_str(), (top + "/tree/a/link").c_str()), 0);
+  ASSERT_EQ(::chmod((top + "/tree/a/b").c_str(), 0), 0);
+  auto removed = removeTree(top + "/tree");
+  EXPECT_TRUE(removed) << removed.error().text();
+  EXPECT_FALSE(pathExists(top + "/tree"));
+  EXPECT_TRUE(pathExists(top + "/kept"));
+  EXPECT_TRUE(removeTree(top + "/tree"));
+  EXPECT_TRUE(removeTree(top));
+}
+
+TEST(Files, ReadFileRefusesMoreThanItsLimit) {
+  std::string top = temporaryDirectory();
+  ASSERT_TRUE(writeFileAtomic(top + "/f", "12345"));
+  EXPECT_EQ(*readFile(top + "/f"), "12345");
+  EXPECT_EQ(readFile(top + "/f", 4).error().code(), Code::LimitsExceeded);
+  EXPECT_TRUE(removeTree(top));
+}
+
+TEST(EventLoop, RunsTasksTimersAndWatchesInOneThread) {
+  auto loop = EventLoop::start("test");
+  ASSERT_TRUE(loop);
+  std::promise<std::string> result;
+  auto pipe = makePipe();
+  std::string order;
+  (*loop)->post([&] {
+    order += "a";
+    (*loop)->runAfter(20ms, [&] {
+      order += "c";
+      (void)writeAll(pipe->write.get(), "x");
+    });
+    auto cancelled = (*loop)->runAfter(5ms, [&] { order += "!"; });
+    (*loop)->cancel(cancelled);
+    (void)(*loop)->watch(pipe->read.get(), EPOLLIN, [&](std::uint32_t) {
+      (*loop)->unwatch(pipe->read.get());
+      result.set_value(order + "d");
+    });
+  });
+  (*loop)->post([&] { order += "b"; });
+  EXPECT_EQ(result.get_future().get(), "abcd");
+}
+
+TEST(Workers, RunEverythingBeforeTheyEnd) {
+  std::atomic<int> count = 0;
+  {
+    Workers workers(3, "test");
+    for (int i = 0; i < 100; ++i) workers.submit([&] { ++count; });
+  }
+  EXPECT_EQ(count, 100);
+}
+
+TEST(Text, ChecksUtf8) {
+  EXPECT_TRUE(isUtf8("gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80"));
+  EXPECT_FALSE(isUtf8("\xff"));
+  EXPECT_FALSE(isUtf8("\xc0\xaf"));
+  EXPECT_FALSE(isUtf8("\xed\xa0\x80"));
+  EXPECT_FALSE(isUtf8("\xe2\x82"));
+}
+
+}  // namespace
+}  // namespace userpod
