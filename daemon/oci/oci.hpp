@@ -28,6 +28,7 @@ struct SpecInput {
   std::string runtimeDirectory;      // userpod's own: a mount of it is refused
   std::string controllers;           // delegated ones: a limit without its controller is left out, with a warning
   std::vector<std::string> warnings; // filled: what was asked and cannot be, in words
+  std::int64_t pidsLimit = 0;        // pids.max when the request has none; 0: no limit
 };
 
 // What the spec decided and status shows.

@@ -25,10 +25,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::start(const std::string& threadNam
   return loop;
 }
 
-EventLoop::~EventLoop() {
-  stop();
-  if (thread_.joinable()) thread_.join();
-}
+EventLoop::~EventLoop() { shutdown(); }
 
 void EventLoop::post(Task task) {
   {
@@ -41,13 +38,14 @@ void EventLoop::post(Task task) {
   (void)!::write(wake_.get(), &one, sizeof(one));
 }
 
-void EventLoop::stop() {
+void EventLoop::shutdown() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   std::uint64_t one = 1;
   (void)!::write(wake_.get(), &one, sizeof(one));
+  if (thread_.joinable()) thread_.join();
 }
 
 Status EventLoop::watch(int fd, std::uint32_t events, std::function<void(std::uint32_t)> callback) {

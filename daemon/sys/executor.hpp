@@ -29,7 +29,7 @@ class EventLoop {
   using TimerId = std::uint64_t;
 
   static Result<std::unique_ptr<EventLoop>> start(const std::string& threadName);
-  ~EventLoop();  // stop() and join
+  ~EventLoop();  // shutdown()
 
   void post(Task task);
   bool inLoop() const { return std::this_thread::get_id() == thread_.get_id(); }
@@ -39,7 +39,8 @@ class EventLoop {
   TimerId runAt(Clock::time_point when, Task task);
   TimerId runAfter(Clock::duration delay, Task task) { return runAt(Clock::now() + delay, std::move(task)); }
   void cancel(TimerId timer);  // an unknown or past timer is fine
-  void stop();                 // tasks already posted still run; later ones are dropped
+  // Tasks already posted still run, later ones are dropped; returns when the thread has ended. Any thread but its own.
+  void shutdown();
 
  private:
   EventLoop() = default;

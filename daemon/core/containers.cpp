@@ -1,0 +1,276 @@
+// Making, starting and removing containers; exec.
+#include <unistd.h>
+
+#include "daemon/core/core_impl.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::core {
+namespace {
+
+std::string absoluteLogPath(const PodConfig& pod, const ContainerConfig& config) {
+  if (config.logPath.empty()) return "";
+  if (config.logPath.front() == '/') return config.logPath;
+  return pod.logDirectory.empty() ? "" : pod.logDirectory + "/" + config.logPath;
+}
+
+// What status shows as the image's name: the tag the user wrote, else one of the image's own, else its id.
+std::string imageNameFor(const ContainerConfig& config, const ImageRecord& image) {
+  if (!config.userSpecifiedImage.empty()) return config.userSpecifiedImage;
+  if (!image.repoTags.empty()) return image.repoTags.front();
+  if (!image.repoDigests.empty()) return image.repoDigests.front();
+  return image.id;
+}
+
+}  // namespace
+
+std::string CoreImpl::handlerOf(const ContainerRecord& record) const {
+  auto pod = pods_.find(record.podId);
+  return pod == pods_.end() ? "" : pod->second->record->runtimeHandler;
+}
+
+void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config, Origin origin,
+                               Callback<std::string> done) {
+  auto shared = std::make_shared<ContainerConfig>(std::move(config));
+  post([this, podKey, shared, origin, done = std::move(done)]() mutable {
+    auto podRecord = snapshot()->pod(podKey);
+    if (!podRecord) return done(std::move(podRecord).error());
+    PodPointer pod = pods_.at((*podRecord)->id);
+    const std::string& podId = pod->record->id;
+    std::string name = containerNameKey(podId, *shared);
+    if (auto known = containerNames_.find(name); known != containerNames_.end()) {
+      const ContainerPointer& container = containers_.at(known->second);
+      if (container->record->state == ContainerRecord::State::Creating)
+        return container->creating.push_back(std::move(done));
+      return done(container->record->id);
+    }
+    if (pod->stopping || pod->record->state != PodRecord::State::Ready)
+      return done(Error(Code::InvalidState, "pod " + podId + " is not ready: it takes no new containers"));
+    auto image = images_->find(shared->image);
+    if (!image)
+      return done(Error(Code::NoSuchImage, "image " + shared->image.substr(0, 512) + " is not here; pull it first"));
+    ContainerRecord record;
+    record.id = randomHex(32);
+    record.podId = podId;
+    record.imageId = image->id;
+    record.imageName = imageNameFor(*shared, *image);
+    record.logPath = absoluteLogPath(pod->record->config, *shared);
+    record.cgroup = pod->record->cgroup + "/" + record.id;
+    record.config = std::move(*shared);
+    record.origin = origin;
+    record.createdAt = nowNanos();
+    auto container = std::make_shared<ContainerEntity>();
+    containers_[record.id] = container;
+    containerNames_[name] = record.id;
+    pod->containers.insert(record.id);
+    container->creating.push_back(std::move(done));
+    commit(container, record);
+    CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname};
+    container->operations.acquire([this, container, plan = std::move(plan)]() mutable {
+      background<Result<ContainerMade>>(
+          [this, plan = std::move(plan)] { return makeContainer(plan); },
+          [this, container](Result<ContainerMade> made) { finishCreate(container, std::move(made)); });
+    });
+  });
+}
+
+Result<CoreImpl::ContainerMade> CoreImpl::makeContainer(const CreatePlan& plan) {
+  bool logWasThere = !plan.container.logPath.empty() && pathExists(plan.container.logPath);
+  auto made = makeContainerParts(plan);
+  if (!made) {
+    undoContainer(plan.container, plan.pod.runtimeHandler);
+    if (!plan.container.logPath.empty() && !logWasThere) ::unlink(plan.container.logPath.c_str());
+  }
+  return made;
+}
+
+Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& plan) {
+  ContainerMade made;
+  made.record = plan.container;
+  ContainerRecord& record = made.record;
+  USERPOD_TRY(layers, images_->layers(plan.image->id));
+  USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers));
+  oci::SpecInput input{plan.pod,
+                       record,
+                       *plan.image,
+                       rootfs,
+                       plan.namespaces,
+                       parts_.paths.podDirectory(plan.pod.id),
+                       plan.hostname,
+                       parts_.paths.runtime,
+                       node_.controllers,
+                       {}};
+  input.pidsLimit = parts_.settings.pidsLimit;
+  USERPOD_TRY(spec, oci::buildSpec(input));
+  for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});
+  std::string bundle = parts_.paths.containerDirectory(record.id);
+  USERPOD_CHECK(makeDirectories(bundle, 0700));
+  USERPOD_CHECK(writeFile(bundle + "/config.json", spec.json, 0600));
+  if (!record.logPath.empty()) {
+    auto directory = record.logPath.substr(0, record.logPath.rfind('/'));
+    if (auto status = makeDirectories(directory, 0755); !status) return std::move(status).error().wrap("log_path");
+  }
+  record.processArgs = spec.args;
+  record.workingDirectory = spec.workingDirectory;
+  record.user = spec.user;
+  record.stopSignal = spec.stopSignal;
+  USERPOD_TRY(process, runtime_->create({record.id, plan.pod.runtimeHandler, bundle, record.logPath, record.config.tty,
+                                         record.config.stdinOpen, record.config.stdinOnce}));
+  record.pid = process.pid;
+  record.pidStart = process.pidStart;
+  record.monitorPid = process.monitorPid;
+  USERPOD_TRY(pidfd, openPidfd(process.pid));
+  made.pidfd = std::move(pidfd);
+  if (auto monitor = openPidfd(process.monitorPid)) made.monitorPidfd = std::move(*monitor);
+  return made;
+}
+
+void CoreImpl::undoContainer(const ContainerRecord& record, const std::string& handler) {
+  auto note = [&](const Status& status) {
+    if (!status) logMessage(Level::Warning, status.error().text(), {{"CONTAINER_ID", record.id}});
+  };
+  note(runtime_->remove(record.id, handler));
+  note(storage_->removeContainer(record.id));
+  note(node_.removeCgroup(record.cgroup));
+  note(removeTree(parts_.paths.containerDirectory(record.id)));
+  ::unlink((parts_.paths.exits() + "/" + record.id).c_str());
+}
+
+void CoreImpl::finishCreate(const ContainerPointer& container, Result<ContainerMade> made) {
+  auto waiters = std::exchange(container->creating, {});
+  if (!made) {
+    logMessage(Level::Warning, "container not made: " + made.error().text(), {{"CONTAINER_ID", container->record->id}});
+    forget(container);
+    container->operations.release();
+    for (const auto& done : waiters) done(made.error());
+    return;
+  }
+  container->process = std::move(made->pidfd);
+  container->monitor = std::move(made->monitorPidfd);
+  made->record.state = ContainerRecord::State::Created;
+  std::string id = made->record.id;
+  commit(container, std::move(made->record));
+  watchMonitor(container);
+  container->operations.release();
+  for (const auto& done : waiters) done(id);
+}
+
+void CoreImpl::startContainer(const std::string& key, DoneCallback done) {
+  post([this, key, done = std::move(done)]() mutable {
+    auto record = snapshot()->container(key);
+    if (!record) return done(std::move(record).error());
+    ContainerPointer container = containers_.at((*record)->id);
+    container->operations.acquire([this, container, done = std::move(done)]() mutable {
+      const ContainerRecord& current = *container->record;
+      if (container->removed || current.state != ContainerRecord::State::Created || container->stop) {
+        bool running = current.state == ContainerRecord::State::Running;
+        Error error(Code::InvalidState, "container " + current.id + (running ? " is running already" : " has ended") +
+                                            ": only a created container can be started");
+        container->operations.release();
+        return done(std::move(error));
+      }
+      background<Status>(
+          [this, id = current.id, handler = handlerOf(current)] { return runtime_->start(id, handler); },
+          [this, container, done = std::move(done)](Status started) mutable {
+            finishStart(container, std::move(started), std::move(done));
+          });
+    });
+  });
+}
+
+void CoreImpl::finishStart(const ContainerPointer& container, Status started, DoneCallback done) {
+  ContainerRecord record = *container->record;
+  if (started) {
+    record.state = ContainerRecord::State::Running;
+    record.startedAt = nowNanos();
+    commit(container, std::move(record));
+    container->operations.release();
+    return done({});
+  }
+  // A failed start leaves an ended container with its reason, never a vanished one.
+  logMessage(Level::Warning, "container not started: " + started.error().text(), {{"CONTAINER_ID", record.id}});
+  record.state = ContainerRecord::State::Exited;
+  record.startedAt = record.finishedAt = nowNanos();
+  record.exitCode = 128;
+  record.reason = "StartError";
+  record.message = started.error().text();
+  record.pid = 0;
+  commit(container, std::move(record));
+  releaseAfterExit(container);
+  done(std::move(started));
+}
+
+// Called with the container's queue held, once it has ended: gives back what only a living container needs.
+void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
+  if (container->monitor) strand_->unwatch(container->monitor.get());
+  container->monitor.reset();
+  container->process.reset();
+  if (auto stop = std::exchange(container->stop, std::nullopt)) {
+    strand_->cancel(stop->timer);
+    for (const auto& waiter : stop->waiters) waiter({});
+  }
+  background<bool>(
+      [this, record = container->record, handler = handlerOf(*container->record)] {
+        auto note = [&](const Status& status) {
+          if (!status) logMessage(Level::Warning, status.error().text(), {{"CONTAINER_ID", record->id}});
+        };
+        note(runtime_->remove(record->id, handler));
+        note(storage_->unmountContainer(record->id));
+        note(node_.removeCgroup(record->cgroup));
+        return true;
+      },
+      [container](bool) { container->operations.release(); });
+}
+
+void CoreImpl::removeContainer(const std::string& key, DoneCallback done) {
+  post([this, key, done = std::move(done)]() mutable {
+    auto record = snapshot()->container(key);
+    if (!record)
+      return done(record.error().code() == Code::NoSuchContainer ? Status() : Status(std::move(record).error()));
+    removeContainerEntity(containers_.at((*record)->id), std::move(done));
+  });
+}
+
+void CoreImpl::removeContainerEntity(const ContainerPointer& container, DoneCallback done) {
+  stopEntity(container, std::chrono::milliseconds(0), [this, container, done = std::move(done)](Status stopped) mutable {
+    if (!stopped) return done(std::move(stopped));
+    container->operations.acquire([this, container, done = std::move(done)]() mutable {
+      if (container->removed) {
+        container->operations.release();
+        return done({});
+      }
+      background<Status>(
+          [this, record = container->record]() -> Status {
+            ::unlink((parts_.paths.exits() + "/" + record->id).c_str());
+            USERPOD_CHECK(storage_->removeContainer(record->id));
+            return removeTree(parts_.paths.containerDirectory(record->id));
+          },
+          [this, container, done = std::move(done)](Status status) {
+            if (status) forget(container);
+            container->operations.release();
+            done(std::move(status));
+          });
+    });
+  });
+}
+
+void CoreImpl::execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
+                        Callback<oci::ExecResult> done) {
+  post([this, key, command = std::move(command), timeout, done = std::move(done)]() mutable {
+    auto record = snapshot()->container(key);
+    if (!record) return done(std::move(record).error());
+    const ContainerPointer& container = containers_.at((*record)->id);
+    if (container->record->state != ContainerRecord::State::Running || (container->stop && container->stop->killed))
+      return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
+    oci::ExecInput input{(*record)->id, handlerOf(**record), parts_.paths.containerDirectory((*record)->id),
+                         std::move(command), timeout};
+    runtime_->exec(input, std::move(done));
+  });
+}
+
+std::string CoreImpl::containerSpec(const std::string& id) const {
+  auto spec = readFile(parts_.paths.containerDirectory(id) + "/config.json", 8U << 20);
+  return spec ? *spec : "";
+}
+
+}  // namespace userpod::core

@@ -1,0 +1,245 @@
+#include <sys/inotify.h>
+
+#include <algorithm>
+#include <future>
+
+#include "daemon/core/core_impl.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+#include "userns/uplink.hpp"
+
+namespace userpod::core {
+namespace {
+
+// Enough for many stops and creates at once; what they wait for is mostly other processes.
+constexpr unsigned kWorkers = 12;
+constexpr unsigned kPulls = 4;
+constexpr std::chrono::seconds kConditionInterval{15};
+
+template <typename Record>
+Result<std::shared_ptr<const Record>> findRecord(const std::vector<std::shared_ptr<const Record>>& list,
+                                                 const std::string& key, Code missing, std::string_view what) {
+  if (key.empty()) return Error(Code::InvalidArgument, fmt::format("{} id is empty", what));
+  auto less = [](const auto& record, const std::string& id) { return record->id < id; };
+  auto found = std::lower_bound(list.begin(), list.end(), key, less);
+  if (found == list.end() || !(*found)->id.starts_with(key))
+    return Error(missing, fmt::format("no {} with id {}", what, key.substr(0, 64)));
+  auto next = std::next(found);
+  if ((*found)->id != key && next != list.end() && (*next)->id.starts_with(key))
+    return Error(Code::InvalidArgument, fmt::format("{} id {} is the beginning of several; give more of it", what, key));
+  return *found;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const PodRecord>> Snapshot::pod(const std::string& key) const {
+  return findRecord(pods, key, Code::NoSuchPod, "pod");
+}
+
+Result<std::shared_ptr<const ContainerRecord>> Snapshot::container(const std::string& key) const {
+  return findRecord(containers, key, Code::NoSuchContainer, "container");
+}
+
+void OperationQueue::acquire(std::function<void()> operation) {
+  if (busy_) {
+    waiting_.push_back(std::move(operation));
+    return;
+  }
+  busy_ = true;
+  operation();
+}
+
+void OperationQueue::release() {
+  if (waiting_.empty()) {
+    busy_ = false;
+    return;
+  }
+  auto next = std::move(waiting_.front());
+  waiting_.pop_front();
+  next();
+}
+
+std::string podNameKey(const PodConfig& config) {
+  return fmt::format("k8s_{}_{}_{}_{}", config.name, config.nameSpace, config.uid, config.attempt);
+}
+
+std::string containerNameKey(const std::string& podId, const ContainerConfig& config) {
+  return fmt::format("{}/{}_{}", podId, config.name, config.attempt);
+}
+
+Result<std::unique_ptr<Core>> Core::open(Parts parts) {
+  auto core = std::make_unique<CoreImpl>(std::move(parts));
+  USERPOD_CHECK(core->start());
+  return std::unique_ptr<Core>(std::move(core));
+}
+
+CoreImpl::~CoreImpl() {
+  // The strand first: afterwards no task starts work. Work under way ends, its answers are dropped; what it did is
+  // found by the next daemon.
+  if (strand_) strand_->shutdown();
+  for (auto& [id, entity] : jobs_) entity.stop.request_stop();
+  pulls_.reset();
+  workers_.reset();
+}
+
+Status CoreImpl::start() {
+  const Paths& paths = parts_.paths;
+  for (const auto& directory : {paths.runtime + "/pods", paths.runtime + "/containers", paths.exits(), paths.data})
+    USERPOD_CHECK(makeDirectories(directory, 0700));
+  USERPOD_TRY(node, NodeInside::open(paths));
+  node_ = std::move(node);
+  USERPOD_TRY(store, store::LiveStore::open(paths.liveDatabase()));
+  store_ = std::move(store);
+  USERPOD_CHECK(openParts());
+  USERPOD_TRY(loop, EventLoop::start("core"));
+  strand_ = std::move(loop);
+  workers_ = std::make_unique<Workers>(kWorkers, "worker");
+  pulls_ = std::make_unique<Workers>(kPulls, "pull");
+  std::promise<Status> ready;
+  post([&] {
+    Status status = watchExits();
+    if (status) status = recover();
+    if (status) refreshConditions();
+    ready.set_value(std::move(status));
+  });
+  return ready.get_future().get();
+}
+
+Status CoreImpl::openParts() {
+  USERPOD_TRY(content, store_->load());
+  std::vector<std::string> inUse;
+  for (const auto& pod : content.pods)
+    if (pod.node == node_.instance && pod.state == PodRecord::State::Ready)
+      inUse.insert(inUse.end(), pod.addresses.begin(), pod.addresses.end());
+  USERPOD_TRY(storage, storage::Storage::open(parts_.paths));
+  storage_ = std::move(storage);
+  USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings));
+  images_ = std::move(images);
+  USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, inUse));
+  network_ = std::move(network);
+  USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
+  runtime_ = std::move(runtime);
+  auto [name, version] = runtime_->version();
+  info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack()};
+  imageList_ = images_->list();
+  return {};
+}
+
+Status CoreImpl::watchExits() {
+  // conmon writes a temporary file and renames it: the whole text is there at IN_MOVED_TO.
+  exitWatch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!exitWatch_)
+    return sysError("inotify (see fs.inotify.max_user_instances; `userpodctl doctor` names the mend)");
+  if (::inotify_add_watch(exitWatch_.get(), parts_.paths.exits().c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0)
+    return sysError("watch " + parts_.paths.exits());
+  return strand_->watch(exitWatch_.get(), EPOLLIN, [this](std::uint32_t) { readExitEvents(); });
+}
+
+void CoreImpl::subscribe(std::function<void(const Change&)> listener) {
+  post([this, listener = std::move(listener)]() mutable { listeners_.push_back(std::move(listener)); });
+}
+
+void CoreImpl::diagnose(std::function<void(std::vector<Check>)> done) {
+  workers_->submit([this, done = std::move(done)] { done(diagnoseHost(parts_.paths, parts_.settings)); });
+}
+
+void CoreImpl::publish(Change::Kind kind, const std::string& id, bool removed) {
+  auto next = std::make_shared<Snapshot>();
+  next->pods.reserve(pods_.size());
+  for (const auto& [key, pod] : pods_) next->pods.push_back(pod->record);
+  next->containers.reserve(containers_.size());
+  for (const auto& [key, container] : containers_) next->containers.push_back(container->record);
+  next->images = imageList_;
+  for (const auto& [key, job] : jobs_) next->jobs.push_back(job.record);
+  next->conditions = conditions();
+  std::shared_ptr<const Snapshot> snapshot = std::move(next);
+  snapshot_.store(snapshot);
+  Change change{kind, id, removed, snapshot};
+  for (const auto& listener : listeners_) listener(change);
+}
+
+std::vector<Condition> CoreImpl::conditions() const {
+  std::vector<Condition> list;
+  list.push_back({"RuntimeReady", true, "", ""});
+  std::string network = network_->problem();
+  list.push_back({"NetworkReady", network.empty(), network.empty() ? "" : "NetworkPluginNotReady", network});
+  list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
+  list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
+  return list;
+}
+
+// What may change under us without an event of ours: the uplink, and what the host delegates.
+void CoreImpl::refreshConditions() {
+  std::vector<Condition> host;
+  auto uplink = readUplinkState(parts_.paths);
+  bool up = uplink.state == "up";
+  host.push_back({"Uplink", up, up ? "" : "Uplink" + std::string(uplink.state == "none" ? "Disabled" : "Down"),
+                  uplink.reason});
+  std::string missing;
+  for (std::string_view controller : {"cpu", "memory", "pids"})
+    if (node_.controllers.find(controller) == std::string::npos)
+      missing += (missing.empty() ? "" : ", ") + std::string(controller);
+  host.push_back({"CgroupDelegation", missing.empty(), missing.empty() ? "" : "ControllersMissing",
+                  missing.empty() ? "" : "not delegated: " + missing + "; limits of these kinds are not enforced"});
+  auto same = [](const Condition& a, const Condition& b) {
+    return a.type == b.type && a.ok == b.ok && a.reason == b.reason && a.message == b.message;
+  };
+  if (!std::equal(host.begin(), host.end(), hostConditions_.begin(), hostConditions_.end(), same)) {
+    hostConditions_ = std::move(host);
+    publish(Change::Kind::Conditions, "");
+  }
+  strand_->runAfter(kConditionInterval, [this] { refreshConditions(); });
+}
+
+void CoreImpl::noteStore(const Status& status) {
+  std::string problem = status ? "" : status.error().text();
+  if (problem == storeProblem_) return;
+  storeProblem_ = problem;
+  if (!problem.empty()) logError("live store: {}; what runs goes on, a restart of the daemon may not know it", problem);
+}
+
+void CoreImpl::commit(const PodPointer& pod, PodRecord record) {
+  noteStore(store_->putPod(record));
+  pod->record = std::make_shared<const PodRecord>(std::move(record));
+  publish(Change::Kind::Pod, pod->record->id);
+}
+
+void CoreImpl::commit(const ContainerPointer& container, ContainerRecord record) {
+  noteStore(store_->putContainer(record));
+  container->record = std::make_shared<const ContainerRecord>(std::move(record));
+  publish(Change::Kind::Container, container->record->id);
+}
+
+void CoreImpl::forget(const PodPointer& pod) {
+  const PodRecord& record = *pod->record;
+  noteStore(store_->removePod(record.id));
+  auto name = podNames_.find(podNameKey(record.config));
+  if (name != podNames_.end() && name->second == record.id) podNames_.erase(name);
+  pod->removed = true;
+  pods_.erase(record.id);
+  publish(Change::Kind::Pod, record.id, true);
+}
+
+void CoreImpl::forget(const ContainerPointer& container) {
+  const ContainerRecord& record = *container->record;
+  noteStore(store_->removeContainer(record.id));
+  auto name = containerNames_.find(containerNameKey(record.podId, record.config));
+  if (name != containerNames_.end() && name->second == record.id) containerNames_.erase(name);
+  if (auto pod = pods_.find(record.podId); pod != pods_.end()) pod->second->containers.erase(record.id);
+  container->removed = true;
+  containers_.erase(record.id);
+  publish(Change::Kind::Container, record.id, true);
+}
+
+void CoreImpl::filesystemUsage(
+    std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) {
+  workers_->submit([this, done = std::move(done)] {
+    auto images = storage_->imageUsage();
+    if (!images) return done(std::move(images).error());
+    auto containers = storage_->containerUsage();
+    if (!containers) return done(std::move(containers).error());
+    done(std::pair(std::move(*images), std::move(*containers)));
+  });
+}
+
+}  // namespace userpod::core

@@ -1,0 +1,232 @@
+// The core's inside: entities, their locks, and one member function file per concern. Everything without a remark runs on
+// the core strand; functions that say "worker" block and touch no state.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <set>
+#include <unordered_map>
+
+#include "daemon/core/core.hpp"
+#include "daemon/network/network.hpp"
+#include "daemon/store/live_store.hpp"
+#include "daemon/sys/child.hpp"
+#include "daemon/sys/executor.hpp"
+#include "userns/node.hpp"
+
+namespace userpod::core {
+
+// Operations on one object follow each other: each runs whole before the next begins.
+class OperationQueue {
+ public:
+  // Runs the operation now, or when those before it have released.
+  void acquire(std::function<void()> operation);
+  void release();
+  bool busy() const { return busy_; }
+
+ private:
+  bool busy_ = false;
+  std::deque<std::function<void()>> waiting_;
+};
+
+struct PodEntity {
+  std::shared_ptr<const PodRecord> record;
+  OperationQueue operations;
+  std::set<std::string> containers;
+  std::vector<Callback<std::string>> creating;  // duplicate requests while the first is under way
+  bool stopping = false;                        // no new containers
+  bool removed = false;
+  std::string hostname;
+  network::PodNamespaces namespaces;
+};
+
+// A stop under way: the signal is out, everybody waits for the exit or the deadline.
+struct StopInProgress {
+  std::chrono::steady_clock::time_point deadline;
+  EventLoop::TimerId timer = 0;
+  bool killed = false;
+  std::vector<DoneCallback> waiters;
+};
+
+struct ContainerEntity {
+  std::shared_ptr<const ContainerRecord> record;
+  OperationQueue operations;
+  std::vector<Callback<std::string>> creating;
+  std::optional<StopInProgress> stop;
+  UniqueFd process;  // pidfd of the container's first process while it lives
+  UniqueFd monitor;  // pidfd of conmon, watched
+  bool exitSeen = false;
+  bool removed = false;
+};
+
+using PodPointer = std::shared_ptr<PodEntity>;
+using ContainerPointer = std::shared_ptr<ContainerEntity>;
+
+class CoreImpl final : public Core {
+ public:
+  explicit CoreImpl(Parts parts) : parts_(std::move(parts)) {}
+  ~CoreImpl() override;
+  Status start();
+
+  std::shared_ptr<const Snapshot> snapshot() const override { return snapshot_.load(); }
+  void subscribe(std::function<void(const Change&)> listener) override;
+  const Info& info() const override { return info_; }
+  const Paths& paths() const override { return parts_.paths; }
+  const Settings& settings() const override { return parts_.settings; }
+  bool hasHandler(const std::string& handler) const override { return runtime_->hasHandler(handler); }
+  Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
+  Result<bool> sandboxed(pid_t hostPid) override { return parts_.broker->sandboxed(hostPid); }
+  void diagnose(std::function<void(std::vector<Check>)> done) override;
+
+  void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) override;
+  void stopPod(const std::string& key, DoneCallback done) override;
+  void removePod(const std::string& key, DoneCallback done) override;
+  void createContainer(const std::string& podKey, ContainerConfig config, Origin origin,
+                       Callback<std::string> done) override;
+  void startContainer(const std::string& key, DoneCallback done) override;
+  void stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) override;
+  void removeContainer(const std::string& key, DoneCallback done) override;
+  void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) override;
+  void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
+                Callback<oci::ExecResult> done) override;
+  std::string containerSpec(const std::string& id) const override;
+
+  void pullImage(images::PullRequest request, Callback<std::string> done) override;
+  std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
+    return images_->find(reference);
+  }
+  void removeImage(const std::string& reference, DoneCallback done) override;
+  void filesystemUsage(
+      std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) override;
+
+  std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override;
+  std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
+                    std::function<void(DoneCallback)> operation) override;
+  Status cancelJob(std::uint32_t id) override;
+  void waitJob(std::uint32_t id, std::function<void(Result<std::shared_ptr<const JobRecord>>)> done) override;
+
+ private:
+  // core.cpp
+  void post(EventLoop::Task task) { strand_->post(std::move(task)); }
+  // Runs `work` on a worker, then `then` with its value on the strand.
+  template <typename T>
+  void background(std::function<T()> work, std::function<void(T)> then) {
+    workers_->submit([this, work = std::move(work), then = std::move(then)]() mutable {
+      auto value = std::make_shared<T>(work());
+      strand_->post([then = std::move(then), value] { then(std::move(*value)); });
+    });
+  }
+  Status openParts();
+  Status watchExits();
+  void publish(Change::Kind kind, const std::string& id, bool removed = false);
+  void refreshConditions();
+  std::vector<Condition> conditions() const;
+  template <typename Map>
+  static typename Map::mapped_type findByKey(const Map& map, const std::string& key);
+
+  // Commit to the store, then publish. A store that fails is logged and named by a condition: what runs goes on.
+  void commit(const PodPointer& pod, PodRecord record);
+  void commit(const ContainerPointer& container, ContainerRecord record);
+  void forget(const PodPointer& pod);
+  void forget(const ContainerPointer& container);
+  void noteStore(const Status& status);
+
+  // pods.cpp
+  struct PodMade {
+    network::PodNetwork network;
+    std::string hostname;
+  };
+  Result<PodMade> makePod(const PodRecord& record);  // worker
+  void finishRunPod(const PodPointer& pod, Result<PodMade> made);
+  void undoPod(const PodRecord& record);  // worker
+  void stopContainersOf(const PodPointer& pod, std::chrono::milliseconds grace, std::function<void()> then);
+  void stopPodEntity(const PodPointer& pod, std::chrono::milliseconds grace, DoneCallback done);
+  void removeStoppedPod(const PodPointer& pod, DoneCallback done);
+
+  // containers.cpp
+  struct ContainerMade {
+    ContainerRecord record;
+    oci::CreatedProcess process;
+    UniqueFd pidfd;
+    UniqueFd monitorPidfd;
+  };
+  struct CreatePlan {  // what the worker needs, copied from state
+    PodRecord pod;
+    ContainerRecord container;
+    std::shared_ptr<const ImageRecord> image;
+    network::PodNamespaces namespaces;
+    std::string hostname;
+  };
+  Result<ContainerMade> makeContainer(const CreatePlan& plan);          // worker
+  Result<ContainerMade> makeContainerParts(const CreatePlan& plan);     // worker
+  void undoContainer(const ContainerRecord& record, const std::string& handler);  // worker
+  void finishCreate(const ContainerPointer& container, Result<ContainerMade> made);
+  void finishStart(const ContainerPointer& container, Status started, DoneCallback done);
+  void releaseAfterExit(const ContainerPointer& container);
+  std::string handlerOf(const ContainerRecord& record) const;
+  void removeContainerEntity(const ContainerPointer& container, DoneCallback done);
+
+  // stop.cpp
+  void stopEntity(const ContainerPointer& container, std::chrono::milliseconds grace, DoneCallback done);
+  void beginStop(const ContainerPointer& container, std::chrono::milliseconds grace);
+  void armStopTimer(const ContainerPointer& container);
+  void killForStop(const ContainerPointer& container);
+  void watchMonitor(const ContainerPointer& container);
+  void monitorEnded(const ContainerPointer& container);
+  void readExitEvents();
+  void exitFileSeen(const std::string& id);
+  void handleExit(const ContainerPointer& container);
+  void commitExit(const ContainerPointer& container, const oci::ExitRecord& exit, bool known);
+
+  // recovery.cpp: before the strand serves anybody
+  Status recover();
+  void recoverPod(const PodRecord& record);
+  void recoverContainer(const ContainerRecord& record);
+  void removeLeftovers();
+
+  // jobs.cpp
+  struct JobEntity {
+    std::shared_ptr<const JobRecord> record;
+    std::stop_source stop;
+    bool cancelable = false;
+    std::vector<std::function<void(Result<std::shared_ptr<const JobRecord>>)>> waiters;
+    std::chrono::steady_clock::time_point lastProgress;
+  };
+  std::uint32_t addJob(JobRecord record, std::stop_source stop, bool cancelable);
+  void finishJob(std::uint32_t id, Status status, StringMap result);
+  void jobProgress(std::uint32_t id, const images::PullProgress& progress);
+  void refreshImages(const std::string& changedId, bool removed);
+
+  Parts parts_;
+  Info info_;
+  NodeInside node_;
+  std::unique_ptr<store::LiveStore> store_;
+  std::unique_ptr<storage::Storage> storage_;
+  std::unique_ptr<images::Images> images_;
+  std::unique_ptr<network::Network> network_;
+  std::unique_ptr<oci::Runtime> runtime_;
+  UniqueFd exitWatch_;  // the daemon's one inotify descriptor
+
+  std::map<std::string, PodPointer> pods_;
+  std::map<std::string, ContainerPointer> containers_;
+  std::unordered_map<std::string, std::string> podNames_;        // name_namespace_uid_attempt -> id
+  std::unordered_map<std::string, std::string> containerNames_;  // pod id/name_attempt -> id
+  std::map<std::uint32_t, JobEntity> jobs_;
+  std::vector<std::shared_ptr<const ImageRecord>> imageList_;
+  std::vector<Condition> hostConditions_;
+  std::string storeProblem_;
+  std::vector<std::function<void(const Change&)>> listeners_;
+  std::atomic<std::uint32_t> nextJob_{1};
+  std::atomic<std::shared_ptr<const Snapshot>> snapshot_;
+
+  // Last, so that they end first: nothing of the above is touched afterwards.
+  std::unique_ptr<EventLoop> strand_;
+  std::unique_ptr<Workers> pulls_;
+  std::unique_ptr<Workers> workers_;
+};
+
+std::string podNameKey(const PodConfig& config);
+std::string containerNameKey(const std::string& podId, const ContainerConfig& config);
+
+}  // namespace userpod::core

@@ -1,0 +1,212 @@
+// Making, stopping and removing pods.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "daemon/core/core_impl.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::core {
+namespace {
+
+// What CRI-O gives containers at StopPodSandbox when the caller has not stopped them before.
+constexpr std::chrono::milliseconds kPodStopGrace{10000};
+
+std::string hostnameOf(const PodRecord& pod) {
+  if (!pod.config.hostname.empty()) return pod.config.hostname;
+  std::array<char, 256> name{};
+  if (pod.config.security.namespaces.network == NamespaceMode::Node && ::gethostname(name.data(), name.size() - 1) == 0)
+    return name.data();
+  return pod.id.substr(0, 12);
+}
+
+// The cgroup that will hold the pod's containers, below the node's root.
+Result<std::string> podCgroup(const PodConfig& config, const std::string& id) {
+  if (config.cgroupParent.empty()) return "/pods/" + id;
+  std::string path = config.cgroupParent.front() == '/' ? config.cgroupParent : "/" + config.cgroupParent;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  auto parts = split(std::string_view(path).substr(1), '/');
+  bool bad = std::any_of(parts.begin(), parts.end(),
+                         [](const std::string& part) { return part.empty() || part == "." || part == ".."; });
+  if (bad || path.size() > 2048)
+    return Error(Code::InvalidArgument, "cgroup_parent " + config.cgroupParent.substr(0, 256) +
+                                            " is not a path below the node's cgroup, like /kubepods/burstable/podUID");
+  if (path == "/init" || path == "/uplink" || path.starts_with("/init/") || path.starts_with("/uplink/"))
+    return Error(Code::InvalidArgument, "cgroup_parent " + path + " is the node's own");
+  return path;
+}
+
+}  // namespace
+
+void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) {
+  auto shared = std::make_shared<PodConfig>(std::move(config));
+  post([this, shared, handler = std::move(handler), origin, done = std::move(done)]() mutable {
+    if (!runtime_->hasHandler(handler))
+      return done(Error(Code::InvalidArgument, "runtime handler " + handler + " is not configured in userpod.toml"));
+    std::string name = podNameKey(*shared);
+    if (auto known = podNames_.find(name); known != podNames_.end()) {
+      const PodPointer& pod = pods_.at(known->second);
+      if (pod->record->state == PodRecord::State::Creating) return pod->creating.push_back(std::move(done));
+      if (pod->record->state == PodRecord::State::Ready && !pod->stopping) return done(pod->record->id);
+      return done(Error(Code::NameInUse, fmt::format("pod {}/{} attempt {} exists as {} and is stopped; remove it first",
+                                                     shared->nameSpace, shared->name, shared->attempt, pod->record->id)));
+    }
+    PodRecord record;
+    record.id = randomHex(32);
+    auto cgroup = podCgroup(*shared, record.id);
+    if (!cgroup) return done(std::move(cgroup).error());
+    record.cgroup = *cgroup;
+    record.config = std::move(*shared);
+    record.origin = origin;
+    record.runtimeHandler = handler;
+    record.createdAt = nowNanos();
+    record.node = node_.instance;
+    auto pod = std::make_shared<PodEntity>();
+    pods_[record.id] = pod;
+    podNames_[name] = record.id;
+    pod->creating.push_back(std::move(done));
+    commit(pod, record);
+    pod->operations.acquire([this, pod] {
+      background<Result<PodMade>>([this, record = pod->record] { return makePod(*record); },
+                                  [this, pod](Result<PodMade> made) { finishRunPod(pod, std::move(made)); });
+    });
+  });
+}
+
+Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
+  auto make = [&]() -> Result<PodMade> {
+    std::string directory = parts_.paths.podDirectory(record.id);
+    USERPOD_CHECK(makeDirectories(directory, 0700));
+    if (!record.config.logDirectory.empty()) {
+      if (auto made = makeDirectories(record.config.logDirectory, 0755); !made)
+        return std::move(made).error().wrap("log_directory");
+    }
+    if (auto cgroup = node_.makeCgroup(record.cgroup); !cgroup) return std::move(cgroup).error();
+    PodMade made;
+    made.hostname = hostnameOf(record);
+    PodConfig config = record.config;
+    config.hostname = made.hostname;
+    USERPOD_TRY(network, network_->setUp(record.id, config));
+    made.network = std::move(network);
+    USERPOD_CHECK(network::writePodFiles(directory, config, made.hostname, made.network.addresses));
+    return made;
+  };
+  auto made = make();
+  if (!made) undoPod(record);
+  return made;
+}
+
+void CoreImpl::undoPod(const PodRecord& record) {
+  auto note = [&](const Status& status) {
+    if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
+  };
+  note(network_->tearDown(record.id, record.addresses));
+  // A cgroup that the caller gave stays: kubelet made it and removes it.
+  if (record.cgroup == "/pods/" + record.id) note(node_.removeCgroup(record.cgroup));
+  note(removeTree(parts_.paths.podDirectory(record.id)));
+}
+
+void CoreImpl::finishRunPod(const PodPointer& pod, Result<PodMade> made) {
+  auto waiters = std::exchange(pod->creating, {});
+  std::string id = pod->record->id;
+  if (!made) {
+    logMessage(Level::Warning, "pod not made: " + made.error().text(), {{"POD_ID", id}});
+    forget(pod);
+    pod->operations.release();
+    for (const auto& done : waiters) done(made.error());
+    return;
+  }
+  pod->namespaces = made->network.namespaces;
+  pod->hostname = made->hostname;
+  PodRecord record = *pod->record;
+  record.state = PodRecord::State::Ready;
+  record.addresses = made->network.addresses;
+  commit(pod, std::move(record));
+  pod->operations.release();
+  for (const auto& done : waiters) done(id);
+}
+
+void CoreImpl::stopContainersOf(const PodPointer& pod, std::chrono::milliseconds grace, std::function<void()> then) {
+  auto left = std::make_shared<std::size_t>(pod->containers.size() + 1);
+  auto one = [left, then = std::move(then)] {
+    if (--*left == 0) then();
+  };
+  auto ids = pod->containers;
+  for (const auto& id : ids) stopEntity(containers_.at(id), grace, [one](const Status&) { one(); });
+  one();
+}
+
+void CoreImpl::stopPod(const std::string& key, DoneCallback done) {
+  post([this, key, done = std::move(done)]() mutable {
+    auto record = snapshot()->pod(key);
+    if (!record) return done(record.error().code() == Code::NoSuchPod ? Status() : Status(std::move(record).error()));
+    stopPodEntity(pods_.at((*record)->id), kPodStopGrace, std::move(done));
+  });
+}
+
+void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds grace, DoneCallback done) {
+  pod->stopping = true;
+  // The queue first: a pod still being made is stopped once it is there.
+  stopContainersOf(pod, grace, [this, pod, done = std::move(done)]() mutable {
+    pod->operations.acquire([this, pod, done = std::move(done)]() mutable {
+      if (pod->removed || pod->record->state == PodRecord::State::NotReady) {
+        pod->operations.release();
+        return done({});
+      }
+      background<Status>(
+          [this, record = pod->record] { return network_->tearDown(record->id, record->addresses); },
+          [this, pod, done = std::move(done)](Status status) {
+            if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
+            PodRecord record = *pod->record;
+            record.state = PodRecord::State::NotReady;
+            commit(pod, std::move(record));
+            pod->operations.release();
+            done({});
+          });
+    });
+  });
+}
+
+void CoreImpl::removePod(const std::string& key, DoneCallback done) {
+  post([this, key, done = std::move(done)]() mutable {
+    auto record = snapshot()->pod(key);
+    if (!record) return done(record.error().code() == Code::NoSuchPod ? Status() : Status(std::move(record).error()));
+    PodPointer pod = pods_.at((*record)->id);
+    stopPodEntity(pod, std::chrono::milliseconds(0), [this, pod, done = std::move(done)](const Status&) mutable {
+      auto left = std::make_shared<std::size_t>(pod->containers.size() + 1);
+      auto failure = std::make_shared<Status>();
+      auto one = [this, pod, left, failure, done = std::move(done)](Status status) mutable {
+        if (!status) *failure = std::move(status);
+        if (--*left > 0) return;
+        if (!*failure) return done(std::move(*failure));
+        removeStoppedPod(pod, std::move(done));
+      };
+      auto ids = pod->containers;
+      for (const auto& id : ids) removeContainerEntity(containers_.at(id), one);
+      one({});
+    });
+  });
+}
+
+void CoreImpl::removeStoppedPod(const PodPointer& pod, DoneCallback done) {
+  pod->operations.acquire([this, pod, done = std::move(done)]() mutable {
+    if (pod->removed) {
+      pod->operations.release();
+      return done({});
+    }
+    background<bool>(
+        [this, record = pod->record] {
+          undoPod(*record);
+          return true;
+        },
+        [this, pod, done = std::move(done)](bool) {
+          forget(pod);
+          pod->operations.release();
+          done({});
+        });
+  });
+}
+
+}  // namespace userpod::core

@@ -1,0 +1,183 @@
+// Stopping containers, and how their exits are seen.
+#include <sys/inotify.h>
+
+#include <csignal>
+
+#include "daemon/core/core_impl.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::core {
+namespace {
+
+// How long after conmon's end its exit file may still be on its way through the watch.
+constexpr std::chrono::milliseconds kExitFileDelay{500};
+constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
+
+bool ended(const ContainerRecord& record) {
+  return record.state == ContainerRecord::State::Exited || record.state == ContainerRecord::State::Unknown;
+}
+
+}  // namespace
+
+void CoreImpl::stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) {
+  post([this, key, grace, done = std::move(done)]() mutable {
+    auto record = snapshot()->container(key);
+    if (!record)
+      return done(record.error().code() == Code::NoSuchContainer ? Status() : Status(std::move(record).error()));
+    stopEntity(containers_.at((*record)->id), grace, std::move(done));
+  });
+}
+
+void CoreImpl::stopEntity(const ContainerPointer& container, std::chrono::milliseconds grace, DoneCallback done) {
+  if (container->removed || ended(*container->record)) return done({});
+  if (container->stop) {
+    auto deadline = EventLoop::Clock::now() + grace;
+    container->stop->waiters.push_back(std::move(done));
+    if (deadline < container->stop->deadline && !container->stop->killed) {
+      container->stop->deadline = deadline;
+      armStopTimer(container);
+    }
+    return;
+  }
+  if (container->operations.busy()) {
+    // Being created or started: that ends first, then it is stopped.
+    container->operations.acquire([this, container, grace, done = std::move(done)]() mutable {
+      container->operations.release();
+      stopEntity(container, grace, std::move(done));
+    });
+    return;
+  }
+  container->stop.emplace();
+  container->stop->waiters.push_back(std::move(done));
+  beginStop(container, grace);
+}
+
+void CoreImpl::beginStop(const ContainerPointer& container, std::chrono::milliseconds grace) {
+  const ContainerRecord& record = *container->record;
+  container->stop->deadline = EventLoop::Clock::now() + grace;
+  // A container that was never started waits inside the OCI runtime: there is nobody to be asked.
+  if (grace.count() <= 0 || record.state == ContainerRecord::State::Created) return killForStop(container);
+  if (auto sent = signalPidfd(container->process.get(), record.stopSignal); !sent && sent.error().sysErrno() != ESRCH)
+    logMessage(Level::Warning, sent.error().text(), {{"CONTAINER_ID", record.id}});
+  armStopTimer(container);
+}
+
+void CoreImpl::armStopTimer(const ContainerPointer& container) {
+  strand_->cancel(container->stop->timer);
+  container->stop->timer = strand_->runAt(container->stop->deadline, [this, container] {
+    if (container->stop && !container->stop->killed) killForStop(container);
+  });
+}
+
+void CoreImpl::killForStop(const ContainerPointer& container) {
+  container->stop->killed = true;
+  // The whole cgroup: with a PID namespace that is shared, the first process's end would not be everybody's.
+  (void)writeFile(node_.cgroupRoot + container->record->cgroup + "/cgroup.kill", "1");
+  if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
+}
+
+void CoreImpl::killContainer(const std::string& key, int signal, bool whole, DoneCallback done) {
+  post([this, key, signal, whole, done = std::move(done)] {
+    auto record = snapshot()->container(key);
+    if (!record) return done(std::move(record).error());
+    const ContainerPointer& container = containers_.at((*record)->id);
+    if (container->record->state != ContainerRecord::State::Running || !container->process)
+      return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
+    if (!whole) return done(signalPidfd(container->process.get(), signal));
+    if (signal == SIGKILL) return done(writeFile(node_.cgroupRoot + (*record)->cgroup + "/cgroup.kill", "1"));
+    auto list = readFile(node_.cgroupRoot + (*record)->cgroup + "/cgroup.procs");
+    if (!list) return done(std::move(list).error());
+    for (const auto& line : split(trim(*list), '\n')) {
+      auto pidfd = openPidfd(static_cast<pid_t>(std::strtol(line.c_str(), nullptr, 10)));
+      if (pidfd) (void)signalPidfd(pidfd->get(), signal);
+    }
+    done({});
+  });
+}
+
+void CoreImpl::readExitEvents() {
+  alignas(inotify_event) std::array<char, 16384> buffer{};
+  for (;;) {
+    ssize_t count = ::read(exitWatch_.get(), buffer.data(), buffer.size());
+    if (count <= 0) return;
+    for (ssize_t at = 0; at < count;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+      if ((event->mask & IN_Q_OVERFLOW) != 0) {
+        auto all = containers_;
+        for (const auto& [id, container] : all) exitFileSeen(id);
+      } else if (event->len > 0) {
+        exitFileSeen(event->name);
+      }
+    }
+  }
+}
+
+void CoreImpl::exitFileSeen(const std::string& id) {
+  auto found = containers_.find(id);
+  if (found == containers_.end() || found->second->exitSeen) return;
+  ContainerPointer container = found->second;
+  if (!pathExists(parts_.paths.exits() + "/" + id)) return;
+  container->exitSeen = true;
+  container->operations.acquire([this, container] { handleExit(container); });
+}
+
+// With the container's queue held; every path releases it.
+void CoreImpl::handleExit(const ContainerPointer& container) {
+  if (container->removed || ended(*container->record)) return container->operations.release();
+  auto exit = oci::readExitFile(parts_.paths, container->record->id);
+  if (!exit || !*exit) {
+    logMessage(Level::Warning, exit ? "exit file vanished" : exit.error().text(),
+               {{"CONTAINER_ID", container->record->id}});
+    return commitExit(container, {kLostExitCode, nowNanos()}, false);
+  }
+  commitExit(container, **exit, true);
+}
+
+void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitRecord& exit, bool known) {
+  ContainerRecord record = *container->record;
+  record.state = ContainerRecord::State::Exited;
+  record.exitCode = exit.code;
+  record.finishedAt = std::max(exit.finishedAt, record.startedAt);
+  record.pid = 0;
+  // Before the OCI runtime deletes the cgroup, and its figures with it.
+  record.oomKilled = oci::oomKills(node_, record.cgroup) > 0 && exit.code == 128 + SIGKILL;
+  record.reason = record.oomKilled ? "OOMKilled" : exit.code == 0 ? "Completed" : "Error";
+  if (!known) {
+    record.reason = "ContainerStatusUnknown";
+    record.message = "the container's monitor ended without reporting an exit code";
+  }
+  commit(container, std::move(record));
+  releaseAfterExit(container);
+}
+
+void CoreImpl::watchMonitor(const ContainerPointer& container) {
+  if (!container->monitor) return;
+  std::weak_ptr<ContainerEntity> weak = container;
+  auto watched = strand_->watch(container->monitor.get(), EPOLLIN, [this, weak](std::uint32_t) {
+    if (auto locked = weak.lock()) monitorEnded(locked);
+  });
+  if (!watched) logMessage(Level::Warning, watched.error().text(), {{"CONTAINER_ID", container->record->id}});
+}
+
+// conmon ends after each exit; without an exit file it was killed, and the container's output has no reader any more.
+void CoreImpl::monitorEnded(const ContainerPointer& container) {
+  strand_->unwatch(container->monitor.get());
+  container->monitor.reset();
+  strand_->runAfter(kExitFileDelay, [this, container] {
+    exitFileSeen(container->record->id);
+    if (container->exitSeen || container->removed || ended(*container->record)) return;
+    logMessage(Level::Warning, "conmon ended without an exit code: the container is killed, its output has no reader",
+               {{"CONTAINER_ID", container->record->id}});
+    container->exitSeen = true;
+    (void)writeFile(node_.cgroupRoot + container->record->cgroup + "/cgroup.kill", "1");
+    if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
+    container->operations.acquire([this, container] {
+      if (container->removed || ended(*container->record)) return container->operations.release();
+      commitExit(container, {kLostExitCode, nowNanos()}, false);
+    });
+  });
+}
+
+}  // namespace userpod::core

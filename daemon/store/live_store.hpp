@@ -1,0 +1,57 @@
+// live.db: pods and containers of this boot, in the runtime directory. Written at every change before it is published;
+// not synced to disk: it goes with the runtime directory, as pods do.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/store/model.hpp"
+#include "daemon/store/sqlite.hpp"
+#include "daemon/sys/error.hpp"
+#include "policy/settings.hpp"
+
+namespace userpod::store {
+
+// Used by one thread (the core strand) at a time.
+class LiveStore {
+ public:
+  // A database that cannot be read is set aside as live.db.damaged and a new one begun.
+  static Result<std::unique_ptr<LiveStore>> open(const std::string& path);
+
+  struct Content {
+    std::vector<PodRecord> pods;
+    std::vector<ContainerRecord> containers;
+  };
+  Result<Content> load();
+  Status putPod(const PodRecord& pod);
+  Status removePod(const std::string& id);
+  Status putContainer(const ContainerRecord& container);
+  Status removeContainer(const std::string& id);
+
+ private:
+  explicit LiveStore(Database database) : database_(std::move(database)) {}
+  Status prepare();
+
+  Database database_;
+};
+
+// A running container, as the node's stop needs it: read without the daemon.
+struct DrainTarget {
+  std::string id;
+  std::string name;
+  pid_t pid = 0;               // in the node's PID namespace
+  std::uint64_t pidStart = 0;  // field 22 of /proc/PID/stat
+  int stopSignal = 15;
+  std::chrono::milliseconds grace{10000};
+};
+// What runs according to the live store; empty when there is none. Opens the database read-only.
+Result<std::vector<DrainTarget>> drainTargets(const Paths& paths);
+
+// The grace period kubelet gave the pod (annotation io.kubernetes.pod.terminationGracePeriod, seconds), else 10 s.
+std::chrono::milliseconds stopGrace(const ContainerConfig& config);
+
+}  // namespace userpod::store
