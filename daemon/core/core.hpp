@@ -73,6 +73,7 @@ struct Info {
   std::string version;
   std::string ociRuntimeName, ociRuntimeVersion;
   std::string storageDriver, graphRoot, networkStack;
+  std::string nodeCgroup;  // of the node as the host sees it, absolute below /sys/fs/cgroup: prefix of record cgroups
 };
 
 // Every method may be called from any thread. Work goes on when the caller goes away: a retry finds it.
