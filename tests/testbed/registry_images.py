@@ -307,7 +307,7 @@ def bench_layer(job):
     """Text-like bytes that deflate shrinks as much as it does an ordinary image; repeats lie beyond its window."""
     path, seed, files, total = job
     r = random.Random(seed)
-    words = [r.randbytes(r.randint(3, 12)) for _ in range(6000)]
+    words = [r.randbytes(r.randint(3, 12)) for _ in range(1500)]
     pool = b''.join(r.choices(words, [1 / (i + 8) for i in range(len(words))], k=1200000))
     sizes = [r.paretovariate(1.3) for _ in range(files)]
     scale = total / sum(sizes)

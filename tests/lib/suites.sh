@@ -1,0 +1,104 @@
+# Sourced by tests/run, as the ordinary user: builds and runs the suites.
+# Uses: root, suites, build, long.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
+
+work='' results=''
+
+say() { printf '== %s\n' "$*"; }
+result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >> "$results"; } # STATUS NAME [REASON]
+wants() { local s; for s in "${suites[@]}"; do [ "$s" = "$1" ] && return; done; return 1; }
+
+# configureAndBuild DIR MESON-OPTION...
+configureAndBuild() {
+  local dir=$1 log; shift; log=$work/build.log
+  say "build in $dir"
+  # A build directory of another checkout, or one whose set-up broke off, is of no use.
+  if [ -e "$dir/build.ninja" ] && ! grep -qsF "\"$root\"" "$dir/meson-info/meson-info.json"; then rm -rf "$dir"; fi
+  if [ ! -e "$dir/build.ninja" ]; then
+    rm -rf "$dir"
+    meson setup "$dir" "$root" "$@" > "$log" 2>&1 || { tail -n 30 "$log"; return 1; }
+  fi
+  ninja -C "$dir" > "$log" 2>&1 || { grep -E -A15 'FAILED|error' "$log" | head -n 80; return 1; }
+}
+
+# unitSuite NAME DIR
+unitSuite() {
+  local name=$1 dir=$2 status=0
+  say "$name: unit tests"
+  rm -f "$dir/meson-logs/testlog.junit.xml"
+  meson test -C "$dir" --suite unit --no-rebuild --print-errorlogs > "$work/unit.log" 2>&1 || status=$?
+  [ "$status" -eq 0 ] || grep -vE '^ninja:|^$' "$work/unit.log" | tail -n 150
+  /usr/bin/python3 "$root/tests/lib/junit_results.py" "$dir/meson-logs/testlog.junit.xml" "$name" "$status" >> "$results"
+}
+
+startRegistry() {
+  [ -z "${USERPOD_REGISTRY:-}" ] || return 0
+  say "local registry"
+  local dir=$work/registry
+  "$root/tests/testbed/registry" up "$dir" --hostile ${long:+--bench} > /dev/null || return 1
+  USERPOD_REGISTRY=127.0.0.1:$(cat "$dir/port")
+  USERPOD_TOKEN_REGISTRY=127.0.0.1:$(cat "$dir/token_port")
+  USERPOD_REGISTRY_DIR=$dir
+  export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR
+}
+
+# integrationSuite NAME DIR
+integrationSuite() {
+  local name=$1 dir=$2 t test log status began
+  startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
+  say "$name: integration tests"
+  /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
+  for t in "$root"/tests/integration/*_test.py; do
+    [ -x "$t" ] || continue
+    test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
+    USERPOD_BUILD=$dir timeout -k 20 "${USERPOD_TEST_TIMEOUT:-400}" "$t" > "$log" 2>&1 < /dev/null || status=$?
+    case $status in
+      0) result PASS "$name/$test"; grep -a '^SKIP: ' "$log" | while read -r _ reason; do result SKIP "$name/$test" "$reason"; done ;;
+      77) result SKIP "$name/$test" "$(tail -n 1 "$log")" ;;
+      *) if [ "$status" -eq 124 ]; then result FAIL "$name/$test" "timed out"; else result FAIL "$name/$test" "exit status $status"; fi
+         say "output of $test:"; tail -n 60 "$log" ;;
+    esac
+    printf '   %s: %s (%d s)\n' "$test" "$(tail -n 1 "$results" | cut -f1)" $((SECONDS - began))
+  done
+  if /usr/bin/python3 "$root/tests/oracle" check "$work/oracle"; then result PASS "$name/nothing-left"
+  else result FAIL "$name/nothing-left" "see above"; fi
+}
+
+summary() {
+  local failed; failed=$(grep -c '^FAIL' "$results" || true)
+  echo
+  say "summary"
+  awk -F'\t' '{ split($2, n, "/"); count[n[1], $1]++; suites[n[1]] } END { for (s in suites)
+    printf "%-12s %4d passed  %4d failed  %4d skipped\n", s, count[s, "PASS"], count[s, "FAIL"], count[s, "SKIP"] }' "$results" | sort
+  awk -F'\t' '$1 == "SKIP" { printf "skipped %s: %s\n", $2, $3 }' "$results"
+  awk -F'\t' '$1 == "FAIL" { printf "FAILED %s: %s\n", $2, $3 }' "$results"
+  printf '%s in %d:%02d\n' "$([ "$failed" -eq 0 ] && echo passed || echo FAILED)" $((SECONDS / 60)) $((SECONDS % 60))
+  [ "$failed" -eq 0 ]
+}
+
+cleanUp() {
+  [ ! -d "$work/registry" ] || "$root/tests/testbed/registry" down "$work/registry" || true
+  rm -rf "$work"
+}
+
+runSuites() {
+  build=${build:-${XDG_CACHE_HOME:-$HOME/.cache}/userpod-tests/build}
+  mkdir -p "$build"; build=$(cd "$build" && pwd)
+  work=$(mktemp -d "${TMPDIR:-/var/tmp}/userpod-tests.XXXXXX"); results=$work/results; : > "$results"
+  trap cleanUp EXIT
+  trap 'exit 143' TERM INT HUP
+  [ -z "$long" ] || export USERPOD_LONG=1
+  if wants unit || wants integration; then
+    if configureAndBuild "$build"; then
+      ! wants unit || unitSuite unit "$build"
+      ! wants integration || integrationSuite integration "$build"
+    else result FAIL build/plain "does not build"; fi
+  fi
+  if wants sanitize; then
+    if configureAndBuild "$build-sanitize" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1 -Ddebug=true; then
+      export USERPOD_SANITIZE=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=1
+      unitSuite sanitize "$build-sanitize"
+      integrationSuite sanitize "$build-sanitize"
+    else result FAIL build/sanitize "does not build"; fi
+  fi
+  summary
+}
