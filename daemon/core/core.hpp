@@ -98,6 +98,8 @@ class Core {
   virtual Result<pid_t> hostPid(pid_t nodePid) = 0;
   virtual Result<bool> sandboxed(pid_t hostPid) = 0;
   virtual void diagnose(std::function<void(std::vector<Check>)> done) = 0;
+  // Answered on the core strand: the watchdog asks whether it still moves.
+  virtual void ping(std::function<void()> answer) = 0;
 
   // Pods and containers. Ids may be prefixes. Semantics of the CRI: stop and remove of unknown ids succeed.
   virtual void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) = 0;

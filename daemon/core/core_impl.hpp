@@ -78,6 +78,7 @@ class CoreImpl final : public Core {
   Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
   Result<bool> sandboxed(pid_t hostPid) override { return parts_.broker->sandboxed(hostPid); }
   void diagnose(std::function<void(std::vector<Check>)> done) override;
+  void ping(std::function<void()> answer) override { post(std::move(answer)); }
 
   void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) override;
   void stopPod(const std::string& key, DoneCallback done) override;
