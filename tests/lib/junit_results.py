@@ -1,16 +1,27 @@
-"""Results of a meson test run as tests/run collects them: junit_results.py XML SUITE STATUS
+"""Results of a meson test run as tests/run collects them: junit_results.py LOGS SUITE STATUS
 
-One line for each test case: STATUS, SUITE/TEST.CASE, reason, separated by tabs.  STATUS is meson's exit status; when it
-failed and no case says so (a crash, a sanitizer's report at the end), a line of its own does.
+LOGS is meson-logs: testlog.junit.xml has gtest's cases, testlog.json meson's own word on each binary.
+
+One line for each test case: STATUS, SUITE/TEST.CASE, reason, separated by tabs.  A binary that failed without a failed
+case (a crash, a sanitizer's report at the end) has a line of its own.  STATUS is meson's exit status.
 """
+import json
 import sys
 import xml.etree.ElementTree as ET
 
-path, suite, status = sys.argv[1:]
+logs, suite, status = sys.argv[1:]
 failed = False
 try:
-    suites = list(ET.parse(path).getroot())
-except (OSError, ET.ParseError) as e:
+    with open(f'{logs}/testlog.json') as f:
+        for line in f:
+            test = json.loads(line)
+            code = test.get('returncode', 0)
+            # gtest says 1 for failed cases, which are named below.
+            if test['result'] in ('TIMEOUT', 'INTERRUPT') or code not in (0, 1):
+                failed = True
+                print(f'FAIL\t{suite}/{test["name"]}\t{test["result"].lower()}, exit status {code}')
+    suites = list(ET.parse(f'{logs}/testlog.junit.xml').getroot())
+except (OSError, ValueError, ET.ParseError) as e:
     suites = []
     print(f'FAIL\t{suite}/unit\tno results: {e}')
     failed = True
@@ -20,8 +31,10 @@ for s in suites:
         kind = {child.tag: child for child in case}
         bad = next((kind[k] for k in ('failure', 'error') if k in kind), None)
         if bad is not None:
+            text = ' '.join((bad.get('message') or bad.text or '').split())[:200]
+            if text or not failed:                   # without a text it is a binary that is named above already
+                print(f'FAIL\t{name}\t{text}')
             failed = True
-            print(f'FAIL\t{name}\t{" ".join((bad.get("message") or bad.text or "").split())[:200]}')
         elif 'skipped' in kind or case.get('result') == 'skipped':
             text = kind['skipped'].get('message') or kind['skipped'].text if 'skipped' in kind else ''
             # gtest puts "file:line" on the first line.
