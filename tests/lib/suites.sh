@@ -17,7 +17,7 @@ configureAndBuild() {
     rm -rf "$dir"
     meson setup "$dir" "$root" "$@" > "$log" 2>&1 || { tail -n 30 "$log"; return 1; }
   fi
-  ninja -C "$dir" > "$log" 2>&1 || { grep -E -A15 'FAILED|error' "$log" | head -n 80; return 1; }
+  ninja -C "$dir" > "$log" 2>&1 || { grep -iE -A15 'FAILED|error' "$log" | head -n 80; return 1; }
 }
 
 # unitSuite NAME DIR
