@@ -1,0 +1,132 @@
+#include "daemon/network/pod_files.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "daemon/network/network.hpp"
+#include "daemon/sys/fd.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::network {
+namespace {
+
+constexpr std::size_t kMostValues = 256;
+constexpr std::size_t kLongestValue = 1024;
+constexpr std::size_t kLongestHostname = 64;     // HOST_NAME_MAX of the kernel
+constexpr std::size_t kLargestFile = 1U << 20;   // of the node's own files
+constexpr const char* kUplinkServer = "10.0.2.3";  // of libslirp: slirp4netns(1)
+
+Status checkValues(const char* field, const std::vector<std::string>& values) {
+  if (values.size() > kMostValues)
+    return Error(Code::InvalidArgument, fmt::format("{}: {} values are too many, {} at most", field, values.size(), kMostValues));
+  for (const auto& value : values) {
+    bool bad = value.empty() || value.size() > kLongestValue ||
+               std::any_of(value.begin(), value.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f; });
+    if (bad)
+      return Error(Code::InvalidArgument,
+                   fmt::format("{}: each value must be one word of at most {} bytes, without blanks and line breaks", field,
+                               kLongestValue));
+  }
+  return {};
+}
+
+std::string joined(const char* keyword, const std::vector<std::string>& values) {
+  std::string line;
+  for (const auto& value : values) line += " " + value;
+  return line.empty() ? line : keyword + line + "\n";
+}
+
+bool isLoopback(const std::string& server) { return server.starts_with("127.") || server == "::1"; }
+
+// Words of a line of resolv.conf, comment lines giving none.
+std::vector<std::string> words(const std::string& line) {
+  std::vector<std::string> list;
+  if (line.starts_with('#') || line.starts_with(';')) return list;
+  std::string word;
+  for (char c : line + " ") {
+    if (c != ' ' && c != '\t' && c != '\r') {
+      word += c;
+    } else if (!word.empty()) {
+      list.push_back(std::exchange(word, {}));
+    }
+  }
+  return list;
+}
+
+Result<std::string> resolvConfOf(const PodConfig& config) {
+  const auto& dns = config.dns;
+  if (dns && !(dns->servers.empty() && dns->searches.empty() && dns->options.empty())) return resolvConf(*dns);
+  auto text = readFile("/etc/resolv.conf", kLargestFile);
+  return podResolvConf(text ? *text : "");  // no such file: the uplink's server
+}
+
+}  // namespace
+
+Result<std::string> resolvConf(const DnsConfig& dns) {
+  USERPOD_CHECK(checkValues("dns_config.servers", dns.servers));
+  USERPOD_CHECK(checkValues("dns_config.searches", dns.searches));
+  USERPOD_CHECK(checkValues("dns_config.options", dns.options));
+  std::string text = joined("search", dns.searches);
+  for (const auto& server : dns.servers) text += "nameserver " + server + "\n";
+  return text + joined("options", dns.options);
+}
+
+std::string podResolvConf(const std::string& nodeText) {
+  std::string text;
+  bool server = false;
+  for (const auto& line : split(nodeText, '\n')) {
+    auto parts = words(line);
+    if (parts.empty()) continue;
+    if (parts[0] != "nameserver") {
+      text += std::string(trim(line)) + "\n";
+      continue;
+    }
+    // A scoped address ("fe80::1%wlan0") names a link that the pod does not have.
+    if (parts.size() < 2 || isLoopback(parts[1]) || parts[1].find('%') != std::string::npos) continue;
+    text += "nameserver " + parts[1] + "\n";
+    server = true;
+  }
+  if (!server) text += std::string("nameserver ") + kUplinkServer + "\n";
+  return text;
+}
+
+std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses) {
+  std::string text =
+      "127.0.0.1\tlocalhost\n"
+      "::1\tlocalhost ip6-localhost ip6-loopback\n"
+      "fe00::0\tip6-localnet\n"
+      "fe00::0\tip6-mcastprefix\n"
+      "fe00::1\tip6-allnodes\n"
+      "fe00::2\tip6-allrouters\n";
+  for (const auto& address : addresses) text += address + "\t" + hostname + "\n";
+  return text;
+}
+
+Status checkHostname(const std::string& hostname) {
+  bool good = !hostname.empty() && hostname.size() <= kLongestHostname &&
+              std::all_of(hostname.begin(), hostname.end(), [](unsigned char c) {
+                return std::isalnum(c) != 0 || c == '-' || c == '.' || c == '_';
+              });
+  if (good) return {};
+  return Error(Code::InvalidArgument,
+               fmt::format("hostname: \"{}\" is not a host name of 1 to {} letters, digits, dots and hyphens",
+                           isUtf8(hostname) ? hostname.substr(0, kLongestHostname) : "?", kLongestHostname));
+}
+
+Status writePodFiles(const std::string& directory, const PodConfig& config, const std::string& hostname,
+                     const std::vector<std::string>& addresses) {
+  USERPOD_CHECK(checkHostname(hostname));
+  USERPOD_TRY(resolv, resolvConfOf(config));
+  std::string hosts = podHosts(hostname, addresses);
+  if (config.security.namespaces.network == NamespaceMode::Node) {
+    if (auto node = readFile("/etc/hosts", kLargestFile); node && !node->empty()) hosts = std::move(*node);
+  }
+  USERPOD_CHECK(makeDirectories(directory, 0700));
+  USERPOD_CHECK(writeFile(directory + "/resolv.conf", resolv));
+  USERPOD_CHECK(writeFile(directory + "/hosts", hosts));
+  return writeFile(directory + "/hostname", hostname + "\n");
+}
+
+}  // namespace userpod::network
