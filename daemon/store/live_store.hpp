@@ -34,6 +34,7 @@ class LiveStore {
 
  private:
   explicit LiveStore(Database database) : database_(std::move(database)) {}
+  static Result<std::unique_ptr<LiveStore>> openWhole(const std::string& path);
   Status prepare();
 
   Database database_;
