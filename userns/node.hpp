@@ -4,7 +4,9 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "daemon/sys/error.hpp"
 #include "daemon/sys/fd.hpp"
@@ -20,6 +22,11 @@ struct HolderState {
   std::string cgroup;           // of the unit, absolute below /sys/fs/cgroup, in the host's view
 };
 
+std::string holderStateText(const HolderState& state);               // JSON, as written
+Result<HolderState> parseHolderState(std::string_view text);
+// Field 22 of /proc/PID/stat, in clock ticks since boot; an error when there is no such process.
+Result<std::uint64_t> processStartTime(pid_t pid);
+
 // The node seen from the host's namespaces (userpodctl, the outer daemon).
 class Node {
  public:
@@ -31,6 +38,8 @@ class Node {
   // setns(pidfd, NEWUSER|NEWNS|NEWPID|NEWIPC|NEWUTS) in one call, from a single-threaded process. The caller is uid 0
   // inside afterwards, cwd and root are "/", and its *children* are in the PID namespace. `network` adds NEWNET.
   Status join(bool network) const;
+  // Joins every namespace of the node, its cgroup namespace too: the caller must be in one of the node's cgroups.
+  Status joinAll() const;
 
  private:
   HolderState state_;

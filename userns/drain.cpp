@@ -1,0 +1,104 @@
+#include "userns/drain.hpp"
+
+#include <poll.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+#include "userns/fork.hpp"
+
+namespace userpod {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Waiting {
+  const StopTarget* target;
+  UniqueFd pidfd;
+  bool killed = false;
+};
+
+// Opens the process and makes sure that it is still the one on record. Null when it has ended.
+UniqueFd openTarget(const StopTarget& target) {
+  auto pidfd = openPidfd(target.pid);
+  if (!pidfd) return {};
+  auto start = processStartTime(target.pid);
+  if (!start || *start != target.pidStart) return {};
+  return std::move(*pidfd);
+}
+
+std::vector<Waiting> signalAll(const std::vector<StopTarget>& targets) {
+  std::vector<Waiting> list;
+  for (const auto& target : targets) {
+    UniqueFd pidfd = openTarget(target);
+    if (!pidfd || !signalPidfd(pidfd.get(), target.signal)) continue;
+    logInfo("stopping {} with signal {}, grace {:.1f} s", target.name, target.signal,
+            static_cast<double>(target.grace.count()) / 1000);
+    list.push_back({&target, std::move(pidfd)});
+  }
+  return list;
+}
+
+double secondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// Until the next grace ends, at most a minute.
+int timeToNext(const std::vector<Waiting>& list, Clock::time_point begin) {
+  std::int64_t least = 60000;
+  for (const auto& item : list) {
+    if (item.killed) continue;
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(begin + item.target->grace - Clock::now());
+    least = std::min<std::int64_t>(least, std::max<std::int64_t>(left.count(), 0));
+  }
+  return static_cast<int>(least);
+}
+
+int waitForAll(std::vector<Waiting> list) {
+  auto begin = Clock::now();
+  while (!list.empty()) {
+    std::vector<pollfd> entries;
+    for (const auto& item : list) entries.push_back({item.pidfd.get(), POLLIN, 0});
+    if (::poll(entries.data(), entries.size(), timeToNext(list, begin)) < 0 && errno != EINTR) return 1;
+    std::vector<Waiting> rest;
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      Waiting& item = list[i];
+      if (entries[i].revents != 0) {
+        logInfo("{} ended after {:.1f} s", item.target->name, secondsSince(begin));
+        continue;
+      }
+      if (!item.killed && Clock::now() >= begin + item.target->grace) {
+        logWarning("{} did not end within its grace, killing it", item.target->name);
+        (void)signalPidfd(item.pidfd.get(), SIGKILL);
+        item.killed = true;
+      }
+      rest.push_back(std::move(item));
+    }
+    list = std::move(rest);
+  }
+  return 0;
+}
+
+// conmon writes the container's last output and its exit after the process has gone.
+void waitForMonitors(const Node& node) {
+  std::string file = "/sys/fs/cgroup" + node.state().cgroup + "/mon/cgroup.events";
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    auto text = readFile(file, 4096);
+    if (!text || text->find("populated 1") == std::string::npos) return;
+    ::poll(nullptr, 0, 20);
+  }
+}
+
+}  // namespace
+
+Status drainNode(const Node& node, const std::vector<StopTarget>& targets) {
+  if (targets.empty()) return {};
+  USERPOD_TRY(child, forkInside(node, {}, [&] { return waitForAll(signalAll(targets)); }));
+  USERPOD_TRY(status, child.wait());
+  waitForMonitors(node);
+  if (status.code != 0) return Error(Code::Internal, "the process that stops the containers failed");
+  return {};
+}
+
+}  // namespace userpod
