@@ -172,9 +172,9 @@ std::vector<Condition> CoreImpl::conditions() const {
 void CoreImpl::refreshConditions() {
   std::vector<Condition> host;
   auto uplink = readUplinkState(parts_.paths);
-  bool up = uplink.state == "up";
-  host.push_back({"Uplink", up, up ? "" : "Uplink" + std::string(uplink.state == "none" ? "Disabled" : "Down"),
-                  uplink.reason});
+  bool up = uplink.phase == UplinkState::Phase::Up;
+  bool disabled = uplink.phase == UplinkState::Phase::None;
+  host.push_back({"Uplink", up, up ? "" : disabled ? "UplinkDisabled" : "UplinkDown", uplink.reason});
   std::string missing;
   for (std::string_view controller : {"cpu", "memory", "pids"})
     if (node_.controllers.find(controller) == std::string::npos)
