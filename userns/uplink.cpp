@@ -147,7 +147,7 @@ void Uplink::onDeath() {
   std::string how = !status              ? status.error().text()
                     : status->signal != 0 ? fmt::format("killed by signal {}", status->signal)
                                           : fmt::format("exit status {}", status->code);
-  std::string last = lastLine(text_);
+  std::string last = status && status->signal != 0 ? std::string() : lastLine(text_);
   if (up_ && Clock::now() - upSince_ >= kProvenAfter) delay_ = std::chrono::milliseconds(100);
   up_ = false;
   failed(fmt::format("slirp4netns ended: {}{}{}", how, last.empty() ? "" : ": ", last));
