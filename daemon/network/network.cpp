@@ -184,7 +184,7 @@ Result<PodNetwork> BridgeNetwork::setUp(const std::string& podId, const PodConfi
   const auto& modes = config.security.namespaces;
   USERPOD_TRY(sysctls, checkSysctls(config.sysctls, modes));
   if (!ofNode(modes.network)) USERPOD_CHECK(checkHostname(config.hostname));
-  USERPOD_CHECK(tearDown(podId, {}));
+  if (pins_.known(podId)) USERPOD_CHECK(tearDown(podId, {}));
   PodNetwork network;
   network.namespaces = namespacesOf(podId, config);
   std::optional<Port> port;
@@ -218,9 +218,9 @@ Status BridgeNetwork::tearDown(const std::string& podId, const std::vector<std::
     // The pod goes all the same: its port's name does not come back, so a rule left behind lets nothing through.
     if (!removed) logMessage(Level::Warning, removed.error().text(), {{"POD_ID", podId}});
   }
-  Status unpinned = pins_.remove(podId);
+  // The pins last: while they are there, the next setUp of this id knows that there is something to undo.
   Status unmounted = pins_.unmountShm(podId);
-  if (!unpinned) return unpinned;
+  USERPOD_CHECK(pins_.remove(podId));
   // Only now, so that two pods never have the same address.
   if (port) release(podId, port->address);
   for (const auto& text : addresses) {

@@ -47,7 +47,8 @@ add rule inet userpod postrouting ip saddr {} oifname != "upbr0" masquerade
 
 std::string guardRules() {
   // Ports of the bridge are named up<hex>; other bridges of the node are not ours. No pod has an IPv6 address yet, so
-  // only what the link itself needs may be its source; router advertisements could redirect the neighbours.
+  // only what the link itself needs may be its source; router advertisements could redirect the neighbours. No anonymous
+  // set of ranges: libnftables would read its elements back at each later command.
   return R"(add table bridge userpod
 add set bridge userpod macs { type ifname . ether_addr; }
 add set bridge userpod pods { type ifname . ether_addr . ipv4_addr; }
@@ -58,7 +59,8 @@ add rule bridge userpod prerouting iifname . ether saddr != @macs drop
 add rule bridge userpod prerouting ether type ip iifname . ether saddr . ip saddr != @pods drop
 add rule bridge userpod prerouting arp operation { request, reply } iifname . ether saddr . arp saddr ip != @pods drop
 add rule bridge userpod prerouting ether type ip6 icmpv6 type nd-router-advert drop
-add rule bridge userpod prerouting ether type ip6 ip6 saddr != { fe80::/10, :: } drop
+add rule bridge userpod prerouting ether type ip6 ip6 saddr :: accept
+add rule bridge userpod prerouting ether type ip6 ip6 saddr != fe80::/10 drop
 )";
 }
 

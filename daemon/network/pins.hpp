@@ -23,6 +23,7 @@ class Pins {
   Status begin(const std::string& podId, const std::optional<Port>& port) const;
   // Binds a namespace of the calling thread: "net", "ipc", "uts".
   Status pin(const std::string& podId, const std::string& name) const;
+  bool known(const std::string& podId) const;  // begun and not removed
   std::optional<Port> port(const std::string& podId) const;
   std::vector<std::string> pods() const;
   // Drops all pins of the pod. What is not there is fine.
