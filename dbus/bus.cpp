@@ -1,0 +1,134 @@
+#include "dbus/bus.hpp"
+
+#include <algorithm>
+#include <chrono>
+
+#include "daemon/sys/log.hpp"
+#include "dbus/front.hpp"
+#include "dbus/log_control.hpp"
+
+namespace userpod::bus {
+namespace {
+
+constexpr int kLongestRetrySeconds = 30;
+// Messages handled before the core's changes get their turn.
+constexpr int kMessagesAtOnce = 64;
+
+}  // namespace
+
+Result<std::unique_ptr<Bus>> Bus::start(core::Core& core) {
+  std::unique_ptr<Bus> bus(new Bus(core));
+  USERPOD_TRY(loop, EventLoop::start("bus"));
+  bus->loop_ = std::move(loop);
+  auto courier = std::make_shared<Courier>(*bus->loop_, [raw = bus.get()] { raw->pump(); });
+  bus->courier_ = courier;
+  core.subscribe([raw = bus.get(), courier](const core::Change& change) {
+    courier->post([raw, change] {
+      raw->latest_ = change.snapshot;
+      if (raw->front_) raw->front_->apply(change);
+    });
+  });
+  // On the core strand after the subscription: nothing lies between this snapshot and the first change.
+  core.ping([raw = bus.get(), courier, &core] {
+    courier->post([raw, snapshot = core.snapshot()] {
+      raw->latest_ = snapshot;
+      raw->connect();
+    });
+  });
+  return bus;
+}
+
+Bus::~Bus() {
+  if (!loop_) return;
+  if (courier_) courier_->close();
+  loop_->post([this] { disconnect(); });
+  loop_->shutdown();
+}
+
+void Bus::connect() {
+  retryTimer_ = 0;
+  try {
+    connection_ = sdbus::createSessionBusConnection();
+    logControl_ = std::make_unique<LogControl>(*connection_);
+    front_ = std::make_unique<Front>(core_, courier_, *connection_, latest_);
+  } catch (const sdbus::Error& error) {
+    return lost(error.what());
+  }
+  claimName();
+}
+
+// The objects stand before the name is taken: whoever the name wakes up sees all of them.
+void Bus::claimName() {
+  retryTimer_ = 0;
+  try {
+    requestName(*connection_, kBusName);
+    retrySeconds_ = 1;
+    problem_.clear();
+    logInfo("bus: {} is on the session bus", kBusName);
+  } catch (const sdbus::Error& error) {
+    if (std::string_view(error.what()).find("ile exists") == std::string_view::npos) return lost(error.what());
+    std::string problem = std::string("another process has the name ") + kBusName;
+    if (problem != problem_)
+      logWarning("bus: {} (`busctl --user status {}` shows it); waiting for it to go", problem, kBusName);
+    problem_ = problem;
+    retry(&Bus::claimName);
+  }
+  pump();
+}
+
+void Bus::retry(void (Bus::*action)()) {
+  retryTimer_ = loop_->runAfter(std::chrono::seconds(retrySeconds_), [this, action] { (this->*action)(); });
+  retrySeconds_ = std::min(retrySeconds_ * 2, kLongestRetrySeconds);
+}
+
+void Bus::lost(const std::string& why) {
+  disconnect();
+  if (why != problem_) logWarning("bus: no session bus ({}); the CRI works without, trying again", why);
+  problem_ = why;
+  retry(&Bus::connect);
+}
+
+void Bus::disconnect() {
+  if (retryTimer_ != 0) loop_->cancel(std::exchange(retryTimer_, 0));
+  if (timer_ != 0) loop_->cancel(std::exchange(timer_, 0));
+  if (watchedFd_ >= 0) loop_->unwatch(std::exchange(watchedFd_, -1));
+  watchedEvents_ = 0;
+  front_.reset();
+  logControl_.reset();
+  connection_.reset();
+}
+
+// Handles what has come and tells the loop what libsystemd waits for next. After everything that may have queued
+// something in the connection.
+void Bus::pump() {
+  if (!connection_) return;
+  try {
+    int handled = 0;
+    while (handled < kMessagesAtOnce && processOne(*connection_)) ++handled;
+    if (handled == kMessagesAtOnce) courier_->post([] {});
+    watchConnection();
+  } catch (const sdbus::Error& error) {
+    lost(error.what());
+  }
+}
+
+void Bus::watchConnection() {
+  auto data = connection_->getEventLoopPollData();
+  auto events = static_cast<std::uint32_t>(data.events);  // poll's and epoll's numbers are the same
+  if (data.fd != watchedFd_ || events != watchedEvents_) {
+    if (watchedFd_ >= 0 && data.fd != watchedFd_) loop_->unwatch(watchedFd_);
+    if (auto status = loop_->watch(data.fd, events, [this](std::uint32_t) { pump(); }); !status)
+      logError("bus: {}", status.error().text());
+    watchedFd_ = data.fd;
+    watchedEvents_ = events;
+  }
+  if (timer_ != 0) loop_->cancel(std::exchange(timer_, 0));
+  int timeout = data.getPollTimeout();
+  if (timeout < 0) return;
+  timer_ = loop_->runAfter(std::chrono::milliseconds(timeout), [this] {
+    timer_ = 0;
+    pump();
+  });
+}
+
+}  // namespace userpod::bus

@@ -1,0 +1,109 @@
+#include "dbus/objects.hpp"
+
+#include "dbus/front.hpp"
+
+namespace userpod::bus {
+
+void PodObject::Stop(JobResult&& result, VariantMap options) {
+  front_.stopPod(front_.hold(std::move(result)), view_.id, sender(), options);
+}
+
+void PodObject::Remove(JobResult&& result, VariantMap options) {
+  front_.removePod(front_.hold(std::move(result)), view_.id, sender(), options);
+}
+
+void ContainerObject::Start(sdbus::Result<>&& result, VariantMap options) {
+  front_.startContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+}
+
+void ContainerObject::Kill(sdbus::Result<>&& result, std::int32_t signal, std::string whom, VariantMap options) {
+  front_.killContainer(front_.hold(std::move(result)), view_.id, signal, whom, sender(), options);
+}
+
+void ContainerObject::Stop(JobResult&& result, VariantMap options) {
+  front_.stopContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+}
+
+void ContainerObject::Remove(JobResult&& result, VariantMap options) {
+  front_.removeContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+}
+
+void ImageObject::Remove(JobResult&& result, VariantMap) {
+  front_.removeImage(front_.hold(std::move(result)), view_.id, sender());
+}
+
+void ImageObject::GetConfig(sdbus::Result<std::string>&& result, VariantMap) {
+  front_.imageText(front_.hold(std::move(result)), view_.id, &ImageRecord::config);
+}
+
+void ImageObject::GetManifest(sdbus::Result<std::string>&& result, VariantMap) {
+  front_.imageText(front_.hold(std::move(result)), view_.id, &ImageRecord::manifest);
+}
+
+void JobObject::Cancel(sdbus::Result<>&& result, VariantMap) {
+  front_.cancelJob(front_.hold(std::move(result)), view_.id, sender());
+}
+
+void JobObject::Wait(sdbus::Result<VariantMap>&& result, VariantMap) {
+  front_.waitJob(front_.hold(std::move(result)), view_.id);
+}
+
+void ManagerObject::GetPod(PathResult&& result, std::string key, VariantMap) {
+  front_.getPod(front_.hold(std::move(result)), key);
+}
+
+void ManagerObject::GetContainer(PathResult&& result, std::string key, VariantMap) {
+  front_.getContainer(front_.hold(std::move(result)), key);
+}
+
+void ManagerObject::GetImage(PathResult&& result, std::string reference, VariantMap) {
+  front_.getImage(front_.hold(std::move(result)), reference);
+}
+
+void ManagerObject::ListPods(ListResult&& result, VariantMap options) {
+  front_.listPods(front_.hold(std::move(result)), options);
+}
+
+void ManagerObject::ListContainers(ListResult&& result, VariantMap options) {
+  front_.listContainers(front_.hold(std::move(result)), options);
+}
+
+void ManagerObject::ListImages(ListResult&& result, VariantMap options) {
+  front_.listImages(front_.hold(std::move(result)), options);
+}
+
+void ManagerObject::PullImage(JobResult&& result, std::string reference, VariantMap options) {
+  front_.pullImage(front_.hold(std::move(result)), reference, sender(), options);
+}
+
+void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap) {
+  front_.diagnose(front_.hold(std::move(result)));
+}
+
+std::vector<std::string> ManagerObject::Features() {
+  return {"Container.Kill:force-managed",
+          "Container.Remove:force",
+          "Container.Remove:force-managed",
+          "Container.Start:force-managed",
+          "Container.Stop:force-managed",
+          "Container.Stop:timeout-usec",
+          "Manager.ListContainers:fields",
+          "Manager.ListContainers:labels",
+          "Manager.ListContainers:pod",
+          "Manager.ListContainers:state",
+          "Manager.ListImages:fields",
+          "Manager.ListImages:labels",
+          "Manager.ListPods:fields",
+          "Manager.ListPods:labels",
+          "Manager.ListPods:state",
+          "Manager.PullImage:password",
+          "Manager.PullImage:username",
+          "Pod.Remove:force-managed",
+          "Pod.Stop:force-managed"};
+}
+
+sdbus::Struct<std::string, std::string> ManagerObject::OciRuntime() {
+  return {cleanText(core_.info().ociRuntimeName), cleanText(core_.info().ociRuntimeVersion)};
+}
+
+}  // namespace userpod::bus
