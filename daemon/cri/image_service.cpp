@@ -1,0 +1,97 @@
+#include "daemon/cri/image_service.hpp"
+
+#include "daemon/cri/images.hpp"
+#include "daemon/cri/lists.hpp"
+
+namespace userpod::cri {
+namespace {
+
+void fillUsage(const storage::FilesystemUsage& usage, v1::FilesystemUsage* message) {
+  message->set_timestamp(usage.timestamp);
+  message->mutable_fs_id()->set_mountpoint(usage.mountpoint);
+  message->mutable_used_bytes()->set_value(usage.usedBytes);
+  message->mutable_inodes_used()->set_value(usage.inodesUsed);
+}
+
+}  // namespace
+
+std::vector<std::shared_ptr<const ImageRecord>> ImageService::selectImages(const v1::ImageFilter& filter) const {
+  if (filter.image().image().empty()) return core_.snapshot()->images;
+  auto image = core_.findImage(filter.image().image());
+  if (!image) return {};
+  return {std::move(image)};
+}
+
+grpc::ServerUnaryReactor* ImageService::ListImages(Context* context, const v1::ListImagesRequest* request,
+                                                   v1::ListImagesResponse* response) {
+  for (const auto& image : selectImages(request->filter())) fillItem(*image, "", response->add_images());
+  return answer(context, {"ListImages"}, {});
+}
+
+grpc::ServerWriteReactor<v1::StreamImagesResponse>* ImageService::StreamImages(Context*,
+                                                                               const v1::StreamImagesRequest* request) {
+  return new ListStream<ImageRecord, v1::StreamImagesResponse>(
+      selectImages(request->filter()), [](const ImageRecord& image, v1::StreamImagesResponse* response) {
+        fillItem(image, "", response->add_images());
+      });
+}
+
+grpc::ServerUnaryReactor* ImageService::ImageStatus(Context* context, const v1::ImageStatusRequest* request,
+                                                    v1::ImageStatusResponse* response) {
+  CallName name{"ImageStatus", "IMAGE", request->image().image()};
+  auto reference = toReference("image", request->image());
+  if (!reference) return answer(context, name, std::move(reference).error());
+  // Not here is an answer without an image, not an error.
+  if (auto image = core_.findImage(*reference)) {
+    fillItem(*image, *reference, response->mutable_image());
+    if (request->verbose()) (*response->mutable_info())["info"] = imageInfo(*image);
+  }
+  return answer(context, name, {});
+}
+
+grpc::ServerUnaryReactor* ImageService::PullImage(Context* context, const v1::PullImageRequest* request,
+                                                  v1::PullImageResponse* response) {
+  CallName name{"PullImage", "IMAGE", request->image().image()};
+  auto reference = toReference("image", request->image());
+  if (!reference) return answer(context, name, std::move(reference).error());
+  auto credentials = toCredentials(request->auth());
+  if (!credentials) return answer(context, name, std::move(credentials).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token cancelled) {
+    // The one call that ends when its client does: nobody else may want the bytes.
+    images::PullRequest pull{std::move(*reference), std::move(*credentials), {}, std::move(cancelled)};
+    core_.pullImage(std::move(pull), [reply, response](Result<std::string> id) {
+      if (!id) return reply->fail(id.error());
+      reply->ok([&] { response->set_image_ref(*id); });
+    });
+  });
+}
+
+grpc::ServerUnaryReactor* ImageService::RemoveImage(Context* context, const v1::RemoveImageRequest* request,
+                                                    v1::RemoveImageResponse*) {
+  CallName name{"RemoveImage", "IMAGE", request->image().image()};
+  auto reference = toReference("image", request->image());
+  if (!reference) return answer(context, name, std::move(reference).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.removeImage(*reference, [reply](const Status& status) {
+      // Unknown is success here, whatever the core makes of it for other callers.
+      if (!status && status.error().code() == Code::NoSuchImage) return reply->ok();
+      reply->finish(status);
+    });
+  });
+}
+
+grpc::ServerUnaryReactor* ImageService::ImageFsInfo(Context*, const v1::ImageFsInfoRequest*,
+                                                    v1::ImageFsInfoResponse* response) {
+  return calls_->run({"ImageFsInfo"}, [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.filesystemUsage(
+        [reply, response](Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>> usage) {
+          if (!usage) return reply->fail(usage.error());
+          reply->ok([&] {
+            fillUsage(usage->first, response->add_image_filesystems());
+            fillUsage(usage->second, response->add_container_filesystems());
+          });
+        });
+  });
+}
+
+}  // namespace userpod::cri

@@ -1,0 +1,94 @@
+// RuntimeService: the calls about pods.
+#include "daemon/cri/fields.hpp"
+#include "daemon/cri/lists.hpp"
+#include "daemon/cri/pods.hpp"
+#include "daemon/cri/runtime_service.hpp"
+
+namespace userpod::cri {
+
+Result<RuntimeService::PodPointer> RuntimeService::findPod(const std::string& key, bool whole) const {
+  USERPOD_CHECK(checkId("pod_sandbox_id", key));
+  USERPOD_TRY(pod, core_.snapshot()->pod(key));
+  if (pod->origin != Origin::Cri || (whole && !visible(*pod)))
+    return Error(Code::NoSuchPod, "no pod with id " + key);
+  return std::move(pod);
+}
+
+Result<std::string> RuntimeService::endingPod(const std::string& key) const {
+  auto pod = findPod(key, false);
+  if (pod) return (*pod)->id;
+  if (pod.error().code() == Code::NoSuchPod) return std::string();
+  return std::move(pod).error();
+}
+
+Result<PodConfig> RuntimeService::checkRun(const v1::RunPodSandboxRequest& request) const {
+  if (!request.has_config()) return invalidField("config", "is missing");
+  const std::string& handler = request.runtime_handler();
+  USERPOD_CHECK(checkText("runtime_handler", handler, 253));
+  if (!core_.hasHandler(handler))
+    return invalidField("runtime_handler", "is \"" + handler + "\", which is not configured; name it in userpod.toml under "
+                                           "[runtimes], or leave it empty");
+  return toPodConfig(request.config(), core_.paths().podLogs());
+}
+
+grpc::ServerUnaryReactor* RuntimeService::RunPodSandbox(Context* context, const v1::RunPodSandboxRequest* request,
+                                                        v1::RunPodSandboxResponse* response) {
+  const auto& metadata = request->config().metadata();
+  CallName name{"RunPodSandbox", "POD_NAME", metadata.namespace_() + "/" + metadata.name()};
+  auto config = checkRun(*request);
+  if (!config) return answer(context, name, std::move(config).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.runPod(std::move(*config), request->runtime_handler(), Origin::Cri, [reply, response](Result<std::string> id) {
+      if (!id) return reply->fail(id.error());
+      reply->ok([&] { response->set_pod_sandbox_id(*id); });
+    });
+  });
+}
+
+grpc::ServerUnaryReactor* RuntimeService::StopPodSandbox(Context* context, const v1::StopPodSandboxRequest* request,
+                                                         v1::StopPodSandboxResponse*) {
+  CallName name{"StopPodSandbox", "POD_ID", request->pod_sandbox_id()};
+  auto id = endingPod(request->pod_sandbox_id());
+  if (!id) return answer(context, name, std::move(id).error());
+  if (id->empty()) return answer(context, name, {});
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.stopPod(*id, [reply](const userpod::Status& status) { reply->finish(status); });
+  });
+}
+
+grpc::ServerUnaryReactor* RuntimeService::RemovePodSandbox(Context* context, const v1::RemovePodSandboxRequest* request,
+                                                           v1::RemovePodSandboxResponse*) {
+  CallName name{"RemovePodSandbox", "POD_ID", request->pod_sandbox_id()};
+  auto id = endingPod(request->pod_sandbox_id());
+  if (!id) return answer(context, name, std::move(id).error());
+  if (id->empty()) return answer(context, name, {});
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.removePod(*id, [reply](const userpod::Status& status) { reply->finish(status); });
+  });
+}
+
+grpc::ServerUnaryReactor* RuntimeService::PodSandboxStatus(Context* context, const v1::PodSandboxStatusRequest* request,
+                                                           v1::PodSandboxStatusResponse* response) {
+  CallName name{"PodSandboxStatus", "POD_ID", request->pod_sandbox_id()};
+  auto pod = findPod(request->pod_sandbox_id(), true);
+  if (!pod) return answer(context, name, std::move(pod).error());
+  fillStatus(**pod, response->mutable_status());
+  if (request->verbose()) (*response->mutable_info())["info"] = podInfo(**pod);
+  return answer(context, name, {});
+}
+
+grpc::ServerUnaryReactor* RuntimeService::ListPodSandbox(Context* context, const v1::ListPodSandboxRequest* request,
+                                                         v1::ListPodSandboxResponse* response) {
+  for (const auto& pod : core_.snapshot()->pods)
+    if (matches(request->filter(), *pod)) fillItem(*pod, response->add_items());
+  return answer(context, {"ListPodSandbox"}, {});
+}
+
+grpc::ServerWriteReactor<v1::StreamPodSandboxesResponse>* RuntimeService::StreamPodSandboxes(
+    Context*, const v1::StreamPodSandboxesRequest* request) {
+  return new ListStream<PodRecord, v1::StreamPodSandboxesResponse>(
+      select(core_.snapshot()->pods, [&](const PodRecord& pod) { return matches(request->filter(), pod); }),
+      [](const PodRecord& pod, v1::StreamPodSandboxesResponse* response) { fillItem(pod, response->add_pod_sandboxes()); });
+}
+
+}  // namespace userpod::cri

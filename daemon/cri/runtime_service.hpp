@@ -1,0 +1,66 @@
+// RuntimeService of the CRI: checks, translates, hands to the core. Holds no state of pods.
+#pragma once
+
+#include "api.grpc.pb.h"
+#include "daemon/core/core.hpp"
+#include "daemon/cri/calls.hpp"
+
+namespace userpod::cri {
+
+namespace v1 = ::runtime::v1;
+
+// Calls that are not overridden answer UNIMPLEMENTED.
+class RuntimeService final : public v1::RuntimeService::CallbackService {
+ public:
+  RuntimeService(core::Core& core, std::shared_ptr<CallRegistry> calls) : core_(core), calls_(std::move(calls)) {}
+
+  using Context = grpc::CallbackServerContext;
+  using Reactor = grpc::ServerUnaryReactor;
+
+  Reactor* Version(Context*, const v1::VersionRequest*, v1::VersionResponse*) override;
+  Reactor* Status(Context*, const v1::StatusRequest*, v1::StatusResponse*) override;
+  Reactor* RuntimeConfig(Context*, const v1::RuntimeConfigRequest*, v1::RuntimeConfigResponse*) override;
+  Reactor* UpdateRuntimeConfig(Context*, const v1::UpdateRuntimeConfigRequest*, v1::UpdateRuntimeConfigResponse*) override;
+
+  Reactor* RunPodSandbox(Context*, const v1::RunPodSandboxRequest*, v1::RunPodSandboxResponse*) override;
+  Reactor* StopPodSandbox(Context*, const v1::StopPodSandboxRequest*, v1::StopPodSandboxResponse*) override;
+  Reactor* RemovePodSandbox(Context*, const v1::RemovePodSandboxRequest*, v1::RemovePodSandboxResponse*) override;
+  Reactor* PodSandboxStatus(Context*, const v1::PodSandboxStatusRequest*, v1::PodSandboxStatusResponse*) override;
+  Reactor* ListPodSandbox(Context*, const v1::ListPodSandboxRequest*, v1::ListPodSandboxResponse*) override;
+  grpc::ServerWriteReactor<v1::StreamPodSandboxesResponse>* StreamPodSandboxes(
+      Context*, const v1::StreamPodSandboxesRequest*) override;
+
+  Reactor* CreateContainer(Context*, const v1::CreateContainerRequest*, v1::CreateContainerResponse*) override;
+  Reactor* StartContainer(Context*, const v1::StartContainerRequest*, v1::StartContainerResponse*) override;
+  Reactor* StopContainer(Context*, const v1::StopContainerRequest*, v1::StopContainerResponse*) override;
+  Reactor* RemoveContainer(Context*, const v1::RemoveContainerRequest*, v1::RemoveContainerResponse*) override;
+  Reactor* ContainerStatus(Context*, const v1::ContainerStatusRequest*, v1::ContainerStatusResponse*) override;
+  Reactor* ListContainers(Context*, const v1::ListContainersRequest*, v1::ListContainersResponse*) override;
+  grpc::ServerWriteReactor<v1::StreamContainersResponse>* StreamContainers(Context*,
+                                                                           const v1::StreamContainersRequest*) override;
+  Reactor* ExecSync(Context*, const v1::ExecSyncRequest*, v1::ExecSyncResponse*) override;
+
+ private:
+  using PodPointer = std::shared_ptr<const PodRecord>;
+  using ContainerPointer = std::shared_ptr<const ContainerRecord>;
+  // By id or prefix. Objects of the bus do not exist here. `whole` leaves out those still being made.
+  Result<PodPointer> findPod(const std::string& key, bool whole) const;
+  Result<ContainerPointer> findContainer(const std::string& key, bool whole) const;
+  std::string imageIdOf(const std::string& reference) const;
+  // The whole id of a pod that is told to end, "" when it is unknown, which is success.
+  Result<std::string> endingPod(const std::string& key) const;
+  Result<std::string> endingContainer(const std::string& key) const;
+  Result<ContainerConfig> checkCreate(const v1::CreateContainerRequest& request, std::string* podId) const;
+  Result<PodConfig> checkRun(const v1::RunPodSandboxRequest& request) const;
+
+  core::Core& core_;
+  std::shared_ptr<CallRegistry> calls_;
+};
+
+// The parts of Status that only the core's answers decide.
+void fillConditions(const core::Core& core, v1::RuntimeStatus* status);
+void fillHandlers(const core::Core& core, v1::StatusResponse* response);
+std::string configInfo(const core::Core& core);
+std::string diagnosisInfo(const std::vector<Check>& checks);
+
+}  // namespace userpod::cri
