@@ -2,12 +2,12 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <systemd/sd-daemon.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "daemon/sys/log.hpp"
-#include "daemon/sys/util.hpp"
 #include "userns/fork.hpp"
 
 namespace userpod {
@@ -80,6 +80,15 @@ int waitForAll(std::vector<Waiting> list) {
   return 0;
 }
 
+// Told to systemd, which otherwise kills everything after the unit's TimeoutStopSec.
+void askForTime(const std::vector<StopTarget>& targets) {
+  std::chrono::milliseconds longest{0};
+  for (const auto& target : targets) longest = std::max(longest, target.grace);
+  constexpr std::chrono::seconds kAfterwards{15};  // for the kill, the monitors and the end of the namespaces
+  auto needed = std::chrono::microseconds(longest + kAfterwards);
+  sd_notify(0, fmt::format("EXTEND_TIMEOUT_USEC={}\nSTATUS=Stopping {} containers", needed.count(), targets.size()).c_str());
+}
+
 // conmon writes the container's last output and its exit after the process has gone.
 void waitForMonitors(const Node& node) {
   std::string file = "/sys/fs/cgroup" + node.state().cgroup + "/mon/cgroup.events";
@@ -94,6 +103,7 @@ void waitForMonitors(const Node& node) {
 
 Status drainNode(const Node& node, const std::vector<StopTarget>& targets) {
   if (targets.empty()) return {};
+  askForTime(targets);
   USERPOD_TRY(child, forkInside(node, {}, [&] { return waitForAll(signalAll(targets)); }));
   USERPOD_TRY(status, child.wait());
   waitForMonitors(node);
