@@ -8,15 +8,15 @@
 #include "daemon/network/network.hpp"
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/util.hpp"
+#include "userns/resolver.hpp"
 
 namespace userpod::network {
 namespace {
 
 constexpr std::size_t kMostValues = 256;
 constexpr std::size_t kLongestValue = 1024;
-constexpr std::size_t kLongestHostname = 64;     // HOST_NAME_MAX of the kernel
-constexpr std::size_t kLargestFile = 1U << 20;   // of the node's own files
-constexpr const char* kUplinkServer = "10.0.2.3";  // of libslirp: slirp4netns(1)
+constexpr std::size_t kLongestHostname = 64;    // HOST_NAME_MAX of the kernel
+constexpr std::size_t kLargestFile = 1U << 20;  // of the node's own hosts file
 
 Status checkValues(const char* field, const std::vector<std::string>& values) {
   if (values.size() > kMostValues)
@@ -38,28 +38,10 @@ std::string joined(const char* keyword, const std::vector<std::string>& values) 
   return line.empty() ? line : keyword + line + "\n";
 }
 
-bool isLoopback(const std::string& server) { return server.starts_with("127.") || server == "::1"; }
-
-// Words of a line of resolv.conf, comment lines giving none.
-std::vector<std::string> words(const std::string& line) {
-  std::vector<std::string> list;
-  if (line.starts_with('#') || line.starts_with(';')) return list;
-  std::string word;
-  for (char c : line + " ") {
-    if (c != ' ' && c != '\t' && c != '\r') {
-      word += c;
-    } else if (!word.empty()) {
-      list.push_back(std::exchange(word, {}));
-    }
-  }
-  return list;
-}
-
 Result<std::string> resolvConfOf(const PodConfig& config) {
   const auto& dns = config.dns;
   if (dns && !(dns->servers.empty() && dns->searches.empty() && dns->options.empty())) return resolvConf(*dns);
-  auto text = readFile("/etc/resolv.conf", kLargestFile);
-  return podResolvConf(text ? *text : "");  // no such file: the uplink's server
+  return nodeResolvConf();
 }
 
 }  // namespace
@@ -71,25 +53,6 @@ Result<std::string> resolvConf(const DnsConfig& dns) {
   std::string text = joined("search", dns.searches);
   for (const auto& server : dns.servers) text += "nameserver " + server + "\n";
   return text + joined("options", dns.options);
-}
-
-std::string podResolvConf(const std::string& nodeText) {
-  std::string text;
-  bool server = false;
-  for (const auto& line : split(nodeText, '\n')) {
-    auto parts = words(line);
-    if (parts.empty()) continue;
-    if (parts[0] != "nameserver") {
-      text += std::string(trim(line)) + "\n";
-      continue;
-    }
-    // A scoped address ("fe80::1%wlan0") names a link that the pod does not have.
-    if (parts.size() < 2 || isLoopback(parts[1]) || parts[1].find('%') != std::string::npos) continue;
-    text += "nameserver " + parts[1] + "\n";
-    server = true;
-  }
-  if (!server) text += std::string("nameserver ") + kUplinkServer + "\n";
-  return text;
 }
 
 std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses) {

@@ -11,9 +11,6 @@ namespace userpod::network {
 
 // As asked for. InvalidArgument names the field with a line break, blank or other byte that could begin another line.
 Result<std::string> resolvConf(const DnsConfig& dns);
-// The node's file for a pod: servers on a loopback address, which is another one in the pod, give way to the uplink's,
-// which asks the host's own resolver.
-std::string podResolvConf(const std::string& nodeText);
 std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses);
 Status checkHostname(const std::string& hostname);
 

@@ -10,6 +10,7 @@
 #include "daemon/network/pod_files.hpp"
 #include "daemon/network/sysctls.hpp"
 #include "daemon/sys/fd.hpp"
+#include "userns/resolver.hpp"
 
 namespace userpod::network {
 namespace {
@@ -127,14 +128,6 @@ TEST(PodFiles, ResolvConfAsAskedFor) {
   EXPECT_FALSE(resolvConf({.servers = std::vector<std::string>(1000, "1.1.1.1")}));
 }
 
-TEST(PodFiles, NodeResolvConfLosesServersThatThePodCannotReach) {
-  EXPECT_EQ(podResolvConf("# comment\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"),
-            "options edns0 trust-ad\nsearch lan\nnameserver 10.0.2.3\n");
-  EXPECT_EQ(podResolvConf("nameserver 127.0.0.1\nnameserver  192.0.2.1 \nnameserver ::1\nnameserver fe80::1%wlan0"),
-            "nameserver 192.0.2.1\n");
-  EXPECT_EQ(podResolvConf(""), "nameserver 10.0.2.3\n");
-}
-
 TEST(PodFiles, AreWrittenForAPodAndForTheNodesNetwork) {
   std::string name = ::testing::TempDir() + "/userpod-XXXXXX";
   std::string top = ::mkdtemp(name.data());
@@ -147,10 +140,12 @@ TEST(PodFiles, AreWrittenForAPodAndForTheNodesNetwork) {
   EXPECT_NE(hosts.find("127.0.0.1\tlocalhost\n"), std::string::npos);
   EXPECT_NE(hosts.find("10.88.0.2\tweb-1\n"), std::string::npos);
   config.security.namespaces.network = NamespaceMode::Node;
+  config.dns.reset();
   ASSERT_TRUE(writePodFiles(top + "/node", config, "machine", {}));
   if (pathExists("/etc/hosts")) {
     EXPECT_EQ(*readFile(top + "/node/hosts"), *readFile("/etc/hosts"));
   }
+  EXPECT_EQ(*readFile(top + "/node/resolv.conf"), nodeResolvConf());
   auto bad = writePodFiles(top + "/bad", config, "a\nb", {});
   ASSERT_FALSE(bad);
   EXPECT_EQ(bad.error().code(), Code::InvalidArgument);
