@@ -296,11 +296,13 @@ TEST(CriSignal, NumbersAreTheKernelsNotTheContracts) {
   for (int value = 1; value <= v1::SIGNAL_SIGRTMAX; ++value) {
     auto name = v1::Signal_Name(static_cast<v1::Signal>(value)).substr(7);
     int number = toKernelSignal(value);
-    if (value < v1::SIGNAL_SIGRTMIN && name != "SIGCLD" && name != "SIGIOT" && name != "SIGPOLL") {
+    if (value < v1::SIGNAL_SIGRTMIN && name != "SIGCLD" && name != "SIGIOT" && name != "SIGPOLL" && name != "SIGIO") {
       EXPECT_EQ(std::string("SIG") + ::sigabbrev_np(number), name);
       EXPECT_EQ(toCriSignal(number), value);
     }
   }
+  EXPECT_EQ(toKernelSignal(v1::SIGNAL_SIGIO), SIGIO);
+  EXPECT_EQ(toCriSignal(SIGIO), v1::SIGNAL_SIGIO);  // the first of the names of one number
   EXPECT_EQ(toCriSignal(64), v1::SIGNAL_SIGRTMAX);
   EXPECT_EQ(toCriSignal(32), 0);
 }
