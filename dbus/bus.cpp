@@ -38,6 +38,8 @@ Result<std::unique_ptr<Bus>> Bus::start(core::Core& core) {
   return bus;
 }
 
+Bus::Bus(core::Core& core) : core_(core) {}
+
 Bus::~Bus() {
   if (!loop_) return;
   if (courier_) courier_->close();

@@ -32,7 +32,7 @@ class Bus {
   Bus& operator=(const Bus&) = delete;
 
  private:
-  explicit Bus(core::Core& core) : core_(core) {}
+  explicit Bus(core::Core& core);
   // All on the bus thread.
   void connect();
   void disconnect();

@@ -1,0 +1,450 @@
+// The bus front end on a private dbus-daemon, asked by busctl: a small core of the test's own stands behind it, so that
+// each change and each answer can be made at will.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "daemon/sys/child.hpp"
+#include "daemon/sys/executor.hpp"
+#include "daemon/sys/util.hpp"
+#include "dbus/bus.hpp"
+
+namespace userpod::bus {
+namespace {
+
+using namespace std::chrono_literals;
+using core::Change;
+using core::JobRecord;
+using core::Snapshot;
+using nlohmann::json;
+
+const std::string kCriPod(64, 'a');
+const std::string kDesktopPod(64, 'b');
+const std::string kContainer(64, 'c');
+const std::string kImage = "sha256:" + std::string(64, '1');
+
+// Publishes as the real one does: from one thread, each change with its snapshot.
+class TestCore final : public core::Core {
+ public:
+  TestCore() : strand_(*EventLoop::start("test-core")) {
+    Snapshot first;
+    for (const auto& id : {kCriPod, kDesktopPod}) {
+      auto pod = std::make_shared<PodRecord>();
+      pod->id = id;
+      pod->config.name = "pod-" + id.substr(0, 1);
+      pod->config.labels = {{"bytes", "\xff"}, {"app", id == kCriPod ? "web" : "db"}};
+      pod->origin = id == kCriPod ? Origin::Cri : Origin::Desktop;
+      pod->state = PodRecord::State::Ready;
+      pod->createdAt = 1'000'000;
+      first.pods.push_back(pod);
+    }
+    auto image = std::make_shared<ImageRecord>();
+    image->id = kImage;
+    image->repoTags = {"localhost/test:1"};
+    image->config = "{}";
+    first.images.push_back(image);
+    first.conditions = {{"RuntimeReady", true, "", ""}};
+    snapshot_.store(std::make_shared<const Snapshot>(first));
+    info_.version = "test";
+    info_.nodeCgroup = "/node";
+  }
+  ~TestCore() override { strand_->shutdown(); }
+
+  void change(Change::Kind kind, const std::string& id, const std::function<void(Snapshot&)>& edit) {
+    strand_->post([this, kind, id, edit] {
+      auto next = std::make_shared<Snapshot>(*snapshot_.load());
+      edit(*next);
+      snapshot_.store(next);
+      for (const auto& listener : listeners_) listener({kind, id, false, next});
+    });
+  }
+  void putContainer(ContainerRecord record) {
+    change(Change::Kind::Container, record.id, [record](Snapshot& next) {
+      next.containers = {std::make_shared<const ContainerRecord>(record)};
+    });
+  }
+  ContainerRecord containerRecord(ContainerRecord::State state) {
+    ContainerRecord record;
+    record.id = kContainer;
+    record.podId = kDesktopPod;
+    record.origin = Origin::Desktop;
+    record.imageId = kImage;
+    record.state = state;
+    record.createdAt = 2'000'000;
+    if (state == ContainerRecord::State::Running) record.pid = 42;
+    if (state != ContainerRecord::State::Created) record.startedAt = 3'000'000;
+    return record;
+  }
+
+  std::shared_ptr<const Snapshot> snapshot() const override { return snapshot_.load(); }
+  void subscribe(std::function<void(const Change&)> listener) override {
+    strand_->post([this, listener = std::move(listener)] { listeners_.push_back(listener); });
+  }
+  const core::Info& info() const override { return info_; }
+  const Paths& paths() const override { return paths_; }
+  const Settings& settings() const override { return settings_; }
+  bool hasHandler(const std::string&) const override { return true; }
+  Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
+  Result<bool> sandboxed(pid_t hostPid) override {
+    lastCaller = hostPid;
+    return callerSandboxed.load();
+  }
+  void diagnose(std::function<void(std::vector<Check>)> done) override {
+    done({{"subordinate-ids", Check::Severity::Error, "none", {"usermod --add-subuids"}}});
+  }
+  void ping(std::function<void()> answer) override { strand_->post(std::move(answer)); }
+
+  void runPod(PodConfig, std::string, Origin, core::Callback<std::string>) override {}
+  void stopPod(const std::string& key, core::DoneCallback done) override {
+    change(Change::Kind::Pod, key, [key](Snapshot& next) {
+      for (auto& pod : next.pods) {
+        if (pod->id != key) continue;
+        auto stopped = std::make_shared<PodRecord>(*pod);
+        stopped->state = PodRecord::State::NotReady;
+        pod = stopped;
+      }
+    });
+    strand_->post([done = std::move(done)] { done({}); });
+  }
+  void removePod(const std::string& key, core::DoneCallback done) override {
+    change(Change::Kind::Pod, key,
+           [key](Snapshot& next) { std::erase_if(next.pods, [&](const auto& pod) { return pod->id == key; }); });
+    strand_->post([done = std::move(done)] { done({}); });
+  }
+  void createContainer(const std::string&, ContainerConfig, Origin, core::Callback<std::string>) override {}
+  void startContainer(const std::string&, core::DoneCallback done) override { held = std::move(done); }
+  void stopContainer(const std::string&, std::chrono::milliseconds grace, core::DoneCallback done) override {
+    lastGrace = grace.count();
+    done(Error(Code::RuntimeFailed, "no\xff"));
+  }
+  void removeContainer(const std::string&, core::DoneCallback done) override { done({}); }
+  void killContainer(const std::string&, int, bool, core::DoneCallback) override {}  // forgets its callback
+  void execSync(const std::string&, std::vector<std::string>, std::chrono::milliseconds,
+                core::Callback<oci::ExecResult>) override {}
+  std::string containerSpec(const std::string&) const override { return ""; }
+  void pullImage(images::PullRequest, core::Callback<std::string>) override {}
+  std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
+    auto now = snapshot_.load();
+    for (const auto& image : now->images)
+      if (image->id == reference || image->repoTags.at(0) == reference) return image;
+    return nullptr;
+  }
+  void removeImage(const std::string&, core::DoneCallback done) override { done({}); }
+  void filesystemUsage(
+      std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)>) override {}
+  std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override {
+    return job("pull-image", request.reference, sender, [](core::DoneCallback done) { done({}); });
+  }
+  std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
+                    std::function<void(core::DoneCallback)> operation) override {
+    auto id = nextJob_++;
+    JobRecord record;
+    record.id = id;
+    record.type = type;
+    record.object = object;
+    record.sender = sender;
+    record.state = JobRecord::State::Running;
+    record.startedAt = nowNanos();
+    putJob(record);
+    operation([this, record](Status status) mutable {
+      record.state = status ? JobRecord::State::Done : JobRecord::State::Failed;
+      if (!status) record.error = std::move(status).error();
+      record.finishedAt = nowNanos();
+      putJob(record);
+    });
+    return id;
+  }
+  void putJob(const JobRecord& record) {
+    change(Change::Kind::Job, std::to_string(record.id), [record](Snapshot& next) {
+      std::erase_if(next.jobs, [&](const auto& job) { return job->id == record.id; });
+      next.jobs.push_back(std::make_shared<const JobRecord>(record));
+    });
+  }
+  Status cancelJob(std::uint32_t) override { return Error(Code::InvalidState, "job is over"); }
+  void waitJob(std::uint32_t id, std::function<void(Result<std::shared_ptr<const JobRecord>>)> done) override {
+    strand_->post([this, id, done = std::move(done)] {
+      auto now = snapshot_.load();
+      for (const auto& job : now->jobs)
+        if (job->id == id && job->finishedAt != 0) return done(job);
+      waitJob(id, done);
+    });
+  }
+
+  core::DoneCallback held;
+  std::atomic<bool> callerSandboxed{false};
+  std::atomic<pid_t> lastCaller{0};
+  std::atomic<std::int64_t> lastGrace{-1};
+
+ private:
+  std::unique_ptr<EventLoop> strand_;
+  std::atomic<std::shared_ptr<const Snapshot>> snapshot_;
+  std::vector<std::function<void(const Change&)>> listeners_;
+  core::Info info_;
+  Paths paths_{"/run/user/1/userpod", "/data", "/config", "/run/userpod"};
+  Settings settings_;
+  std::atomic<std::uint32_t> nextJob_{1};
+};
+
+std::vector<std::string> environment() {
+  std::vector<std::string> list;
+  for (char** entry = environ; *entry != nullptr; ++entry) list.emplace_back(*entry);
+  return list;
+}
+
+class BusOnADaemon : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto daemon = findProgram("dbus-daemon");
+    auto client = findProgram("busctl");
+    if (!daemon || !client) GTEST_SKIP() << "no dbus-daemon or busctl here";
+    program_ = *daemon;
+    busctl_ = *client;
+    std::string name = ::testing::TempDir() + "/userpod-bus-XXXXXX";
+    directory_ = ::mkdtemp(name.data());
+    address_ = "unix:path=" + directory_ + "/bus";
+    ::setenv("DBUS_SESSION_BUS_ADDRESS", address_.c_str(), 1);
+  }
+  void TearDown() override {
+    bus_.reset();
+    daemon_ = Child();
+    if (!directory_.empty()) (void)removeTree(directory_);
+  }
+
+  void startDaemon() {
+    auto child = spawn({.argv = {program_, "--session", "--nofork", "--nopidfile", "--address=" + address_},
+                        .environment = environment()});
+    ASSERT_TRUE(child) << child.error().text();
+    daemon_ = std::move(*child);
+  }
+  void startBus() {
+    auto started = Bus::start(core_);
+    ASSERT_TRUE(started);
+    bus_ = std::move(*started);
+  }
+  void start() {
+    startDaemon();
+    waitFor([&] { return pathExists(directory_ + "/bus"); });
+    startBus();
+    waitFor([&] { return present(); });
+  }
+  void waitFor(const std::function<bool()>& condition) {
+    for (int i = 0; i < 400; ++i) {
+      if (condition()) return;
+      std::this_thread::sleep_for(25ms);
+    }
+    FAIL() << "waited for 10 s";
+  }
+  // Standard output, or standard error when it failed.
+  std::string busctl(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {busctl_, "--address=" + address_, "--json=short", "--timeout=10"});
+    auto output = run({.argv = std::move(arguments), .environment = environment()}, 15s, 1 << 20);
+    if (!output) return output.error().text();
+    return output->status.code == 0 ? output->out : output->err;
+  }
+  std::string call(const std::string& path, const std::string& interface, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"--", "call", "org.userpod1", path, "org.userpod1." + interface});
+    return busctl(std::move(arguments));
+  }
+  json property(const std::string& path, const std::string& interface, const std::string& name) {
+    auto text = busctl({"get-property", "org.userpod1", path, "org.userpod1." + interface, name});
+    auto value = json::parse(text, nullptr, false);
+    return value.is_object() ? value["data"] : json(text);
+  }
+  bool present() {
+    return busctl({"call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "NameHasOwner", "s", "org.userpod1"})
+               .find("true") != std::string::npos;
+  }
+  json objects() {
+    auto text = busctl({"call", "org.userpod1", "/org/userpod1", "org.freedesktop.DBus.ObjectManager",
+                        "GetManagedObjects"});
+    auto value = json::parse(text, nullptr, false);
+    return value.is_object() ? value["data"][0] : json(text);
+  }
+
+  std::string program_, busctl_, directory_, address_;
+  Child daemon_;
+  TestCore core_;
+  std::unique_ptr<Bus> bus_;
+};
+
+const std::string kCriPodPath = "/org/userpod1/pods/" + kCriPod;
+const std::string kDesktopPodPath = "/org/userpod1/pods/" + kDesktopPod;
+const std::string kContainerPath = "/org/userpod1/containers/" + kContainer;
+const std::string kRoot = "/org/userpod1";
+
+TEST_F(BusOnADaemon, ShowsTheSnapshotAndFollowsChanges) {
+  start();
+  auto tree = objects();
+  EXPECT_TRUE(tree.contains(kCriPodPath)) << tree.dump();
+  EXPECT_EQ(property(kCriPodPath, "Pod", "Labels")["bytes"], "\xEF\xBF\xBD");
+  EXPECT_EQ(property(kRoot, "Manager", "PodCount"), 2);
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Creating));
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Created));
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
+  waitFor([&] { return property(kContainerPath, "Container", "State") == "running"; });
+  EXPECT_EQ(property(kContainerPath, "Container", "Pid"), 1042);
+  EXPECT_EQ(property(kDesktopPodPath, "Pod", "Containers"), json({kContainerPath}));
+  EXPECT_EQ(property("/org/userpod1/images/" + std::string(64, '1'), "Image", "UsedBy"), json({kContainerPath}));
+  core_.change(Change::Kind::Container, kContainer, [](Snapshot& next) { next.containers.clear(); });
+  waitFor([&] { return !objects().contains(kContainerPath); });
+  EXPECT_EQ(property(kDesktopPodPath, "Pod", "Containers"), json::array());
+}
+
+TEST_F(BusOnADaemon, FindsAndListsWithFilters) {
+  start();
+  EXPECT_NE(call(kRoot, "Manager", {"GetPod", "sa{sv}", "aaa", "0"}).find(kCriPodPath), std::string::npos);
+  EXPECT_NE(call(kRoot, "Manager", {"GetPod", "sa{sv}", "dd", "0"}).find("no pod"), std::string::npos);
+  EXPECT_NE(call(kRoot, "Manager", {"GetImage", "sa{sv}", "localhost/test:1", "0"}).find("/images/11"),
+            std::string::npos);
+  auto rows = json::parse(call(kRoot, "Manager", {"ListPods", "a{sv}", "2", "labels", "a{ss}", "1", "app", "db",
+                                                  "fields", "as", "1", "Name"}))["data"][0];
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0][0], kDesktopPodPath);
+  EXPECT_EQ(rows[0][1].size(), 1U);
+  EXPECT_EQ(rows[0][1]["Name"]["data"], "pod-b");
+  auto wrong = call(kRoot, "Manager", {"ListPods", "a{sv}", "1", "labels", "s", "app"});
+  EXPECT_NE(wrong.find("option \"labels\" has D-Bus type s"), std::string::npos) << wrong;
+  EXPECT_NE(call(kRoot, "Manager", {"Diagnose", "a{sv}", "0"}).find("usermod"), std::string::npos);
+}
+
+TEST_F(BusOnADaemon, WhatAKubeletManagesNeedsForce) {
+  start();
+  EXPECT_NE(call(kCriPodPath, "Pod", {"Stop", "a{sv}", "0"}).find("force-managed"), std::string::npos);
+  EXPECT_EQ(property(kCriPodPath, "Pod", "State"), "ready");
+  auto forced = json::parse(call(kCriPodPath, "Pod", {"Stop", "a{sv}", "1", "force-managed", "b", "true"}));
+  EXPECT_EQ(forced["data"][1], "/org/userpod1/jobs/1");
+  EXPECT_NE(call("/org/userpod1/jobs/1", "Job", {"Wait", "a{sv}", "0"}).find("a{sv}"), std::string::npos);
+  EXPECT_EQ(property(kCriPodPath, "Pod", "State"), "notready");
+  EXPECT_EQ(property("/org/userpod1/jobs/1", "Job", "Objects"), json({kCriPodPath}));
+  EXPECT_TRUE(json::accept(call(kDesktopPodPath, "Pod", {"Remove", "a{sv}", "0"})));
+  call("/org/userpod1/jobs/2", "Job", {"Wait", "a{sv}", "0"});
+  EXPECT_FALSE(objects().contains(kDesktopPodPath));
+}
+
+TEST_F(BusOnADaemon, ASandboxedCallerMayOnlyLook) {
+  start();
+  core_.callerSandboxed = true;
+  EXPECT_NE(call(kDesktopPodPath, "Pod", {"Stop", "a{sv}", "0"}).find("sandbox"), std::string::npos);
+  EXPECT_GT(core_.lastCaller, 0);
+  EXPECT_NE(call(kRoot, "Manager", {"PullImage", "sa{sv}", "name", "0"}).find("sandbox"), std::string::npos);
+  EXPECT_NE(call(kRoot, "Manager", {"ListPods", "a{sv}", "0"}).find("pod-b"), std::string::npos);
+}
+
+TEST_F(BusOnADaemon, AFailedJobTellsItsError) {
+  start();
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
+  waitFor([&] { return objects().contains(kContainerPath); });
+  auto tooEarly = call(kContainerPath, "Container", {"Remove", "a{sv}", "0"});
+  EXPECT_NE(tooEarly.find("\"force\""), std::string::npos) << tooEarly;
+  EXPECT_TRUE(json::accept(call(kContainerPath, "Container", {"Stop", "a{sv}", "1", "timeout-usec", "t", "1500001"})));
+  EXPECT_EQ(core_.lastGrace, 1501);
+  EXPECT_NE(call("/org/userpod1/jobs/1", "Job", {"Wait", "a{sv}", "0"}).find("no\xEF\xBF\xBD"), std::string::npos);
+  EXPECT_EQ(property("/org/userpod1/jobs/1", "Job", "ErrorName"), "org.userpod1.Error.RuntimeFailed");
+  EXPECT_EQ(property("/org/userpod1/jobs/1", "Job", "State"), "failed");
+}
+
+TEST_F(BusOnADaemon, EveryCallGetsAnAnswer) {
+  start();
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
+  waitFor([&] { return objects().contains(kContainerPath); });
+  auto forgotten = call(kContainerPath, "Container", {"Kill", "isa{sv}", "15", "main", "0"});
+  EXPECT_NE(forgotten.find("before it could answer"), std::string::npos) << forgotten;
+  EXPECT_NE(call(kContainerPath, "Container", {"Kill", "isa{sv}", "99", "main", "0"}).find("no signal"),
+            std::string::npos);
+  auto waiting = std::async(std::launch::async,
+                            [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
+  std::this_thread::sleep_for(500ms);
+  bus_.reset();
+  EXPECT_NE(waiting.get().find("before it could answer"), std::string::npos);
+  if (core_.held) core_.held({});  // the core answers late: nobody is there, nothing happens
+}
+
+TEST_F(BusOnADaemon, ChangesAreAnnouncedBeforeSignalsAndReplies) {
+  start();
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
+  waitFor([&] { return objects().contains(kContainerPath); });
+  auto out = makePipe();
+  ASSERT_TRUE(out);
+  auto monitor = spawn({.argv = {busctl_, "--address=" + address_, "--json=short", "monitor", "org.userpod1"},
+                        .environment = environment(),
+                        .descriptors = {{out->write.get(), 1}}});
+  ASSERT_TRUE(monitor);
+  out->write.reset();
+  std::this_thread::sleep_for(700ms);
+  auto exited = core_.containerRecord(ContainerRecord::State::Exited);
+  exited.finishedAt = 4'000'000;
+  exited.exitCode = 3;
+  exited.reason = "Error";
+  core_.putContainer(exited);
+  waitFor([&] { return property(kContainerPath, "Container", "State") == "exited"; });
+  EXPECT_TRUE(json::accept(call(kDesktopPodPath, "Pod", {"Stop", "a{sv}", "0"})));
+  std::this_thread::sleep_for(300ms);
+  (void)monitor->kill(SIGTERM);
+  (void)monitor->wait();
+  auto text = readAll(out->read.get(), 1 << 20);
+  ASSERT_TRUE(text);
+  std::vector<std::string> seen;
+  for (const auto& line : split(*text, '\n')) {
+    auto message = json::parse(line, nullptr, false);
+    if (!message.is_object()) continue;
+    if (message["type"] == "signal") seen.push_back(message.value("member", ""));
+    if (message["type"] == "method_return" && message["payload"].is_object() &&
+        message["payload"].value("type", "") == "uo")
+      seen.emplace_back("reply");
+  }
+  auto at = [&](const std::string& name) { return std::find(seen.begin(), seen.end(), name) - seen.begin(); };
+  auto all = json(seen).dump();
+  EXPECT_LT(at("PropertiesChanged"), at("Exited")) << all;
+  EXPECT_LT(at("Exited"), at("Event")) << all;
+  EXPECT_LT(at("InterfacesAdded"), at("JobNew")) << all;
+  EXPECT_LT(at("JobNew"), at("reply")) << all;
+  EXPECT_NE(at("reply"), static_cast<long>(seen.size())) << all;
+}
+
+TEST_F(BusOnADaemon, ComesAndGoesWithTheBus) {
+  startBus();  // there is none yet
+  std::this_thread::sleep_for(100ms);
+  startDaemon();
+  waitFor([&] { return present(); });
+  ASSERT_TRUE(daemon_.kill(SIGKILL));
+  (void)daemon_.wait();
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
+  std::this_thread::sleep_for(200ms);
+  (void)removeTree(directory_ + "/bus");
+  startDaemon();
+  waitFor([&] { return present(); });
+  EXPECT_TRUE(objects().contains(kContainerPath));
+}
+
+TEST_F(BusOnADaemon, WaitsForTheNameAndTakesIt) {
+  start();
+  auto second = std::make_unique<TestCore>();
+  auto other = Bus::start(*second);
+  ASSERT_TRUE(other);
+  std::this_thread::sleep_for(300ms);
+  bus_.reset();
+  waitFor([&] { return present(); });
+  EXPECT_EQ(property(kRoot, "Manager", "Version"), "test");
+  other->reset();
+}
+
+TEST_F(BusOnADaemon, TheLogLevelCanBeSet) {
+  start();
+  const std::vector<std::string> where = {"org.userpod1", "/org/freedesktop/LogControl1",
+                                          "org.freedesktop.LogControl1", "LogLevel"};
+  auto set = [&](const std::string& level) {
+    return busctl({"set-property", where[0], where[1], where[2], where[3], "s", level});
+  };
+  EXPECT_EQ(set("err"), "");
+  EXPECT_NE(busctl({"get-property", where[0], where[1], where[2], where[3]}).find("err"), std::string::npos);
+  EXPECT_NE(set("loud").find("no log level"), std::string::npos);
+  EXPECT_EQ(set("info"), "");
+}
+
+}  // namespace
+}  // namespace userpod::bus

@@ -1,0 +1,157 @@
+// The parts of the bus front end that need no bus: paths, text, comparison of views, options and filters.
+#include <gtest/gtest.h>
+
+#include "daemon/sys/util.hpp"
+#include "dbus/options.hpp"
+#include "dbus/paths.hpp"
+#include "dbus/views.hpp"
+
+namespace userpod::bus {
+namespace {
+
+using Names = std::vector<std::string>;
+
+TEST(BusPaths, AnyIdGivesAValidPath) {
+  EXPECT_EQ(podPath("0af3"), "/org/userpod1/pods/0af3");
+  EXPECT_EQ(containerPath("0af3"), "/org/userpod1/containers/0af3");
+  EXPECT_EQ(imagePath("sha256:beef"), "/org/userpod1/images/beef");
+  EXPECT_EQ(imagePath(""), "/org/userpod1/images/_");
+  EXPECT_EQ(imagePath("a/b_"), "/org/userpod1/images/a_2fb_5f");
+  EXPECT_EQ(jobPath(7), "/org/userpod1/jobs/7");
+}
+
+TEST(BusText, MalformedBytesAreReplacedAndTheRestStays) {
+  EXPECT_EQ(cleanText("plain äöü €"), "plain äöü €");
+  EXPECT_EQ(cleanText("a\xff\xfe z"), "a\xEF\xBF\xBD\xEF\xBF\xBD z");
+  EXPECT_EQ(cleanText("cut \xE2\x82"), "cut \xEF\xBF\xBD\xEF\xBF\xBD");
+  EXPECT_EQ(cleanText("surrogate \xED\xA0\x80"), "surrogate \xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+  EXPECT_EQ(cleanText(std::string("nul\0nul", 7)), "nul\xEF\xBF\xBDnul");
+  for (int byte = 0; byte < 256; ++byte) EXPECT_TRUE(isUtf8(cleanText(std::string(3, static_cast<char>(byte)))));
+}
+
+ContainerRecord runningContainer() {
+  ContainerRecord record;
+  record.id = std::string(64, 'c');
+  record.podId = std::string(64, 'a');
+  record.imageId = "sha256:" + std::string(64, '1');
+  record.state = ContainerRecord::State::Running;
+  record.config.environment = {{"PASSWORD", "hunter2"}};
+  record.processArgs = {"/bin/sh", "-c", "\xff"};
+  record.cgroup = "/pods/a/c";
+  record.createdAt = 5'000'000;
+  record.startedAt = 7'000'999;
+  return record;
+}
+
+TEST(BusViews, AContainerEndedByASignalSaysSo) {
+  auto record = runningContainer();
+  auto before = makeContainerView(record, "/user.slice/node", 4711);
+  EXPECT_EQ(before.state, "running");
+  EXPECT_EQ(before.pid, 4711U);
+  EXPECT_EQ(before.startedAt, 7000U);
+  EXPECT_EQ(before.cgroupPath, "/user.slice/node/pods/a/c");
+  EXPECT_EQ(before.command.at(2), Bytes{0xff});
+  record.state = ContainerRecord::State::Exited;
+  record.finishedAt = 9'000'000;
+  record.exitCode = 137;
+  record.reason = "OOMKilled";
+  auto after = makeContainerView(record, "/user.slice/node", 0);
+  EXPECT_EQ(after.exitSignal, 9U);
+  EXPECT_EQ(changedProperties(before, after), (Names{"State", "Pid", "ExitCode", "ExitSignal", "Reason", "FinishedAt"}));
+  EXPECT_TRUE(changedProperties(after, after).empty());
+  record.exitCode = 200;
+  EXPECT_EQ(makeContainerView(record, "", 0).exitSignal, 0U);
+}
+
+TEST(BusViews, ConstPropertiesAreNeverAnnounced) {
+  PodView before;
+  PodView after;
+  after.id = "x";
+  after.cgroupPath = "/other";
+  after.state = "ready";
+  EXPECT_EQ(changedProperties(before, after), Names{"State"});
+}
+
+TEST(BusViews, NoPropertyHoldsTheEnvironment) {
+  for (const auto& name : propertyNames<ContainerView>()) EXPECT_EQ(name.find("Env"), std::string::npos);
+}
+
+TEST(BusViews, AddressesAreBytes) {
+  PodRecord record;
+  record.addresses = {"10.88.0.7", "fd00::1", "not an address"};
+  auto view = makePodView(record, "", {});
+  ASSERT_EQ(view.addresses.size(), 2U);
+  EXPECT_EQ(view.addresses[0], (Address{2, Bytes{10, 88, 0, 7}}));
+  EXPECT_EQ(view.addresses[1].get<0>(), 10);
+  EXPECT_EQ(view.addresses[1].get<1>().size(), 16U);
+}
+
+TEST(BusViews, AJobShowsProgressAndEnd) {
+  core::JobRecord record;
+  record.id = 3;
+  record.type = "pull-image";
+  record.object = "registry/name";
+  record.state = core::JobRecord::State::Running;
+  auto unknown = makeJobView(record);
+  EXPECT_EQ(unknown.progress, -1);
+  EXPECT_TRUE(unknown.cancelable);
+  EXPECT_TRUE(unknown.objects.empty());
+  record.progress = {"downloading", 25, 100, {{"sha256:1", "downloading", 25, 100}}};
+  EXPECT_EQ(makeJobView(record).progress, 0.25);
+  record.state = core::JobRecord::State::Done;
+  record.finishedAt = 1'000'000;
+  record.result["image"] = "sha256:beef";
+  auto done = makeJobView(record);
+  EXPECT_EQ(done.progress, 1);
+  EXPECT_FALSE(done.cancelable);
+  EXPECT_EQ(done.result.at("image"), "/org/userpod1/images/beef");
+  EXPECT_EQ(done.objects.at(0), "/org/userpod1/images/beef");
+  record.state = core::JobRecord::State::Failed;
+  record.error = Error(Code::NoSpace, "write: No space left on device");
+  EXPECT_EQ(makeJobView(record).errorName, "org.userpod1.Error.NoSpace");
+}
+
+TEST(BusViews, TheManagerCountsWhatIsShown) {
+  core::Snapshot snapshot;
+  auto record = runningContainer();
+  snapshot.containers.push_back(std::make_shared<ContainerRecord>(record));
+  record.state = ContainerRecord::State::Creating;
+  snapshot.containers.push_back(std::make_shared<ContainerRecord>(record));
+  snapshot.conditions = {{"RuntimeReady", true, "", ""}, {"Uplink", false, "UplinkDown", "it ended"}};
+  auto view = makeManagerView(snapshot);
+  EXPECT_EQ(view.containerCount, 1U);
+  EXPECT_EQ(view.runningCount, 1U);
+  EXPECT_EQ(view.state, "degraded");
+}
+
+TEST(BusOptions, AWrongTypeNamesTheOption) {
+  VariantMap options = {{"force", sdbus::Variant{true}}, {"timeout-usec", sdbus::Variant{std::string("10")}}};
+  EXPECT_TRUE(*flag(options, "force"));
+  EXPECT_FALSE(*flag(options, "force-managed"));
+  auto timeout = option<std::uint64_t>(options, "timeout-usec");
+  ASSERT_FALSE(timeout);
+  EXPECT_EQ(timeout.error().code(), Code::InvalidArgument);
+  EXPECT_EQ(timeout.error().text(), "option \"timeout-usec\" has D-Bus type s, it must be t");
+}
+
+TEST(BusOptions, FiltersAreChecked) {
+  auto parse = [](VariantMap options) { return Filter::parse(options, propertyNames<PodView>(), podStates()); };
+  auto everything = parse({{"later", sdbus::Variant{true}}});
+  ASSERT_TRUE(everything);
+  EXPECT_TRUE(everything->wants("Labels"));
+  auto some = parse({{"fields", sdbus::Variant{Names{"Id"}}}, {"labels", sdbus::Variant{StringMap{{"app", "web"}}}}});
+  ASSERT_TRUE(some);
+  EXPECT_TRUE(some->wants("Id"));
+  EXPECT_FALSE(some->wants("Labels"));
+  PodView view;
+  EXPECT_FALSE(some->fitsLabels(view));
+  view.labels = {{"app", "web"}, {"tier", "front"}};
+  EXPECT_TRUE(some->fitsLabels(view));
+  auto map = propertyMap(view, [&](const char* name) { return some->wants(name); });
+  EXPECT_EQ(map.size(), 1U);
+  EXPECT_FALSE(parse({{"fields", sdbus::Variant{Names{"Nope"}}}}));
+  EXPECT_FALSE(parse({{"state", sdbus::Variant{std::string("asleep")}}}));
+}
+
+}  // namespace
+}  // namespace userpod::bus
