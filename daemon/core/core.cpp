@@ -163,6 +163,8 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"RuntimeReady", true, "", ""});
   std::string network = network_->problem();
   list.push_back({"NetworkReady", network.empty(), network.empty() ? "" : "NetworkPluginNotReady", network});
+  std::string note = network_->note();
+  list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
   return list;
