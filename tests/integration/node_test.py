@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -102,11 +103,12 @@ class Running(unittest.TestCase):
 
     def test_cgroup_is_the_root_inside(self):
         self.assertRegex(enter('cat', '/proc/self/cgroup').stdout, r'(?m)^0::/enter/[0-9a-f]+$')
-        self.assertEqual(open(f'{cgroup()}/cgroup.procs').read(), '')
+        self.assertEqual(processes('.'), [])
         self.assertEqual(len(processes('init')), 2)
         with open(f'{cgroup()}/cgroup.controllers') as have, open(f'{cgroup()}/cgroup.subtree_control') as on:
             self.assertEqual(sorted(have.read().split()), sorted(on.read().split()))
-        self.assertFalse(os.path.exists(f'{cgroup()}/enter'))
+        own = enter('cat', '/proc/self/cgroup').stdout.strip().rpartition('0::')[2]
+        self.assertFalse(os.path.exists(cgroup() + own))
 
     def test_network(self):
         self.assertRegex(enter('ip', '-4', 'address', 'show', 'tap0').stdout, r'mtu 65520.*(?s:.*)inet 10\.0\.2\.100/24')
@@ -142,6 +144,11 @@ class Enter(unittest.TestCase):
     def setUpClass(cls):
         systemctl('start', NODE)
 
+    def popen(self, *command):
+        child = subprocess.Popen([CTL, 'enter', '--', *command], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(child.stdout.close)
+        return child
+
     def test_exit_status(self):
         self.assertEqual(enter('sh', '-c', 'exit 7', check=False).returncode, 7)
         self.assertEqual(enter('sh', '-c', 'kill -9 $$', check=False).returncode, 137)
@@ -156,15 +163,14 @@ class Enter(unittest.TestCase):
         self.assertEqual(enter('printf', '%s\\n', *words).stdout, ''.join(w + '\n' for w in words))
 
     def test_signals_are_passed_on(self):
-        child = subprocess.Popen([CTL, 'enter', '--', 'sh', '-c', 'trap "echo got; exit 3" TERM; echo ready; while :; do sleep 0.05; done'],
-                                 stdout=subprocess.PIPE, text=True)
+        child = self.popen('sh', '-c', 'trap "echo got; exit 3" TERM; echo ready; while :; do sleep 0.05; done')
         self.assertEqual(child.stdout.readline(), 'ready\n')
         child.terminate()
         self.assertEqual(child.communicate(timeout=10)[0], 'got\n')
         self.assertEqual(child.returncode, 3)
 
     def test_a_killed_caller_leaves_nothing(self):
-        child = subprocess.Popen([CTL, 'enter', '--', 'sh', '-c', 'echo ready; exec sleep 4711'], stdout=subprocess.PIPE, text=True)
+        child = self.popen('sh', '-c', 'echo ready; exec sleep 4711')
         self.assertEqual(child.stdout.readline(), 'ready\n')
         child.kill()
         child.wait()
@@ -200,13 +206,17 @@ class Enter(unittest.TestCase):
 
     def test_terminal_job_control(self):
         pid, master = self.terminal('bash', '--norc', '-i')
-        os.write(master, b'PS1=; stty -echo size; echo on=$-\n')
-        self.assertRegex(self.read_until(master, 'on='), '')
-        os.write(master, b'sleep 60\n')
-        time.sleep(0.5)
+        os.write(master, b'PS1=; echo sl""eeping; sleep 60\n')
+        self.read_until(master, 'sleeping')
+        time.sleep(0.3)
         os.write(master, b'\x1a')
         self.read_until(master, 'Stopped')
-        os.write(master, b'kill %1; wait; exit 4\n')
+        os.write(master, b'fg\n')
+        time.sleep(0.3)
+        os.write(master, b'\x03')
+        time.sleep(0.3)
+        os.write(master, b'echo status=$?; exit 4\n')
+        self.read_until(master, 'status=130')
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 4)
 
 
@@ -226,6 +236,40 @@ class Stop(unittest.TestCase):
         missing = enter('true', check=False)
         self.assertNotEqual(missing.returncode, 0)
         self.assertIn('systemctl --user start userpod-node', missing.stderr)
+
+    def test_containers_get_their_signal_and_grace(self):
+        """From the live store alone: here with records of two plain processes, and no daemon."""
+        systemctl('stop', 'userpod.socket', 'userpod.service', check=False)
+        systemctl('start', NODE)
+        database, home = f'{RUNTIME}/live.db', os.environ['HOME']
+        if os.path.exists(database):
+            os.rename(database, database + '.kept')
+            self.addCleanup(os.rename, database + '.kept', database)
+        done = f'{home}/.test-node-done'
+        self.addCleanup(lambda: os.path.exists(done) and os.unlink(done))
+        scripts = {'polite': f'trap "sleep 0.5; echo wrote > {done}; exit 0" USR1; echo $$; while :; do sleep 0.05; done',
+                   'deaf': 'trap "" TERM; echo $$; while :; do sleep 0.05; done'}
+        store = sqlite3.connect(database)
+        self.addCleanup(os.unlink, database)
+        store.execute('CREATE TABLE containers (id TEXT, name TEXT, pid INT, pid_start INT, stop_signal INT, grace_ms INT, running INT)')
+        for name, script in scripts.items():
+            child = subprocess.Popen([CTL, 'enter', '--', 'sh', '-c', script], stdout=subprocess.PIPE, text=True)
+            self.addCleanup(child.stdout.close)
+            self.addCleanup(child.wait)
+            pid = int(child.stdout.readline())
+            start = int(enter('cat', f'/proc/{pid}/stat').stdout.rpartition(')')[2].split()[19])
+            number = signal.SIGUSR1 if name == 'polite' else signal.SIGTERM
+            store.execute('INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, 1)', (name, name, pid, start, int(number), 1500))
+        store.execute("INSERT INTO containers VALUES ('old', 'old', 1, 1, 9, 60000, 1)")  # a recycled number: left alone
+        store.commit()
+        store.close()
+        begin = time.monotonic()
+        systemctl('stop', NODE)
+        took = time.monotonic() - begin
+        self.assertTrue(1.4 < took < 8, took)
+        with open(done) as f:
+            self.assertEqual(f.read(), 'wrote\n')
+        self.assertEqual(systemctl('show', '-P', 'Result', NODE), 'success')
 
     def test_death_of_the_first_process_is_told(self):
         systemctl('start', NODE)
