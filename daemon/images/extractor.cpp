@@ -1,0 +1,209 @@
+#include "daemon/images/extractor.hpp"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <fmt/core.h>
+#include <locale.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+#include <optional>
+
+#include "daemon/images/layer_tree.hpp"
+#include "daemon/sys/log.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+constexpr std::int64_t kMostEntries = 10'000'000;
+constexpr std::uint64_t kFreeCheckEvery = 64ULL << 20;
+constexpr std::uint64_t kLeastFree = 64ULL << 20;  // a full home directory breaks more than the pull
+
+Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
+
+struct ArchiveDeleter {
+  void operator()(struct archive* reader) const { archive_read_free(reader); }
+};
+
+// libarchive converts names of pax headers to the locale's character set, and to NFC on the way. Into ASCII it cannot, and
+// then leaves the bytes as they are, which is what a file name is.
+class ByteNames {
+ public:
+  ByteNames() : previous_(::uselocale(plain())) {}
+  ~ByteNames() { ::uselocale(previous_); }
+  ByteNames(const ByteNames&) = delete;
+  ByteNames& operator=(const ByteNames&) = delete;
+
+ private:
+  static locale_t plain() {
+    static locale_t locale = ::newlocale(LC_ALL_MASK, "C", nullptr);
+    return locale;
+  }
+  locale_t previous_;
+};
+
+EntryInfo readInfo(struct archive_entry* entry) {
+  EntryInfo info;
+  info.owner = {archive_entry_uid(entry), archive_entry_gid(entry)};
+  info.mode = archive_entry_perm(entry) & 07777;
+  info.modified = {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
+  archive_entry_xattr_reset(entry);
+  const char* name = nullptr;
+  const void* value = nullptr;
+  std::size_t size = 0;
+  while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
+    info.attributes.emplace_back(name, std::string(static_cast<const char*>(value), size));
+  return info;
+}
+
+class Extraction {
+ public:
+  Extraction(int root, const TarSource& source) : root_(root), source_(source), tree_(root) {}
+
+  Result<Extracted> run();
+
+ private:
+  static la_ssize_t read(struct archive* reader, void* self, const void** bytes);
+  Error readerError(std::string_view what);
+  Status unpack(struct archive_entry* entry);
+  Status unpackFile(const EntryPath& path, const EntryInfo& info, std::int64_t size);
+  Status writeBlock(int file, const EntryPath& path, const void* data, std::size_t size, std::int64_t offset);
+  Status unpackWhiteout(const EntryPath& path);
+
+  int root_;
+  const TarSource& source_;
+  LayerTree tree_;
+  std::unique_ptr<struct archive, ArchiveDeleter> reader_;
+  std::optional<Error> sourceError_;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t nextFreeCheck_ = 0;
+};
+
+la_ssize_t Extraction::read(struct archive* reader, void* self, const void** bytes) {
+  auto* extraction = static_cast<Extraction*>(self);
+  auto block = extraction->source_();
+  if (!block) {
+    extraction->sourceError_ = std::move(block).error();
+    archive_set_error(reader, EIO, "source");
+    return -1;
+  }
+  *bytes = block->data();
+  return static_cast<la_ssize_t>(block->size());
+}
+
+Error Extraction::readerError(std::string_view what) {
+  if (sourceError_) return *sourceError_;
+  const char* text = archive_error_string(reader_.get());
+  return invalid(fmt::format("{}: {}", what, text == nullptr ? "damaged" : text));
+}
+
+Result<Extracted> Extraction::run() {
+  ByteNames names;
+  reader_.reset(archive_read_new());
+  if (!reader_) return Error(Code::LimitsExceeded, "no memory to read a layer");
+  archive_read_support_format_tar(reader_.get());
+  archive_read_support_format_empty(reader_.get());
+  archive_read_set_read_callback(reader_.get(), read);
+  archive_read_set_callback_data(reader_.get(), this);
+  if (archive_read_open1(reader_.get()) != ARCHIVE_OK) return readerError("the layer's tar");
+  struct archive_entry* entry = nullptr;
+  for (std::int64_t count = 0;; ++count) {
+    int code = archive_read_next_header(reader_.get(), &entry);
+    if (code == ARCHIVE_EOF) break;
+    if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError("the layer's tar");
+    if (count >= kMostEntries) return invalid(fmt::format("the layer has more than {} entries", kMostEntries));
+    USERPOD_CHECK(unpack(entry));
+  }
+  USERPOD_CHECK(tree_.finish());
+  for (;;) {
+    USERPOD_TRY(rest, source_());
+    if (rest.empty()) break;
+  }
+  return Extracted{static_cast<std::int64_t>(bytes_), tree_.inodes()};
+}
+
+Status Extraction::unpackWhiteout(const EntryPath& path) {
+  constexpr std::string_view kPrefix = ".wh.";
+  if (path.name == ".wh..wh..opq") return tree_.makeOpaque(path.parent);
+  if (path.name.starts_with(".wh..wh.")) return {};  // notes of aufs to itself
+  return tree_.makeWhiteout({path.parent, path.name.substr(kPrefix.size())});
+}
+
+Status Extraction::unpack(struct archive_entry* entry) {
+  const char* text = archive_entry_pathname(entry);
+  if (text == nullptr) return invalid("an entry of the layer has no readable name");
+  USERPOD_TRY(path, parseEntryPath(text));
+  if (path.name.starts_with(".wh.")) return unpackWhiteout(path);
+  if (const char* target = archive_entry_hardlink(entry); target != nullptr) {
+    USERPOD_TRY(source, parseEntryPath(target));
+    return tree_.makeHardLink(path, source);
+  }
+  EntryInfo info = readInfo(entry);
+  switch (archive_entry_filetype(entry)) {
+    case AE_IFDIR:
+      return path.name.empty() ? tree_.setRoot(info) : tree_.makeDirectory(path, info);
+    case AE_IFLNK: {
+      const char* target = archive_entry_symlink(entry);
+      if (target == nullptr) return invalid(fmt::format("/{}: a link to nothing", path.text()));
+      return tree_.makeSymlink(path, target, info);
+    }
+    case AE_IFIFO:
+      return tree_.makeFifo(path, info);
+    case AE_IFCHR:
+    case AE_IFBLK:
+    case AE_IFSOCK:
+      logDebug("/{} of a layer is a device node or socket: left out", path.text());
+      return {};
+    default:
+      return unpackFile(path, info, archive_entry_size(entry));
+  }
+}
+
+Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std::int64_t size) {
+  USERPOD_TRY(file, tree_.createFile(path));
+  std::int64_t end = 0;
+  for (;;) {
+    const void* data = nullptr;
+    std::size_t length = 0;
+    la_int64_t offset = 0;
+    int code = archive_read_data_block(reader_.get(), &data, &length, &offset);
+    if (code == ARCHIVE_EOF) break;
+    if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError(fmt::format("/{} of the layer", path.text()));
+    if (length == 0) continue;
+    USERPOD_CHECK(writeBlock(file.get(), path, data, length, offset));
+    end = offset + static_cast<std::int64_t>(length);
+  }
+  // A sparse file may end in a hole.
+  if (size > end && ::ftruncate(file.get(), size) < 0) return sysError(fmt::format("extend /{} of the layer", path.text()));
+  return tree_.finishFile(file, path, info);
+}
+
+Status Extraction::writeBlock(int file, const EntryPath& path, const void* data, std::size_t size, std::int64_t offset) {
+  if (bytes_ >= nextFreeCheck_) {
+    struct statvfs info{};
+    if (::fstatvfs(root_, &info) == 0 && std::uint64_t{info.f_bavail} * info.f_frsize < kLeastFree)
+      return Error(Code::NoSpace, "less than 64 MB are free where images are stored: remove images or make room");
+    nextFreeCheck_ = bytes_ + kFreeCheckEvery;
+  }
+  bytes_ += size;
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    ssize_t count = ::pwrite(file, at, size, offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return sysError(fmt::format("write /{} of the layer", path.text()));
+    at += count;
+    offset += count;
+    size -= static_cast<std::size_t>(count);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Extracted> extractTar(int root, const TarSource& source) { return Extraction(root, source).run(); }
+
+}  // namespace userpod::images

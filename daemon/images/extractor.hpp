@@ -1,0 +1,27 @@
+// Unpacks the tar of a layer into an empty directory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "daemon/sys/error.hpp"
+
+namespace userpod::images {
+
+// The next bytes of the tar, valid until the next call; empty: the end.
+using TarSource = std::function<Result<std::string_view>()>;
+
+struct Extracted {
+  std::int64_t bytes = 0;   // of file contents written
+  std::int64_t inodes = 0;
+};
+
+// Reads the source to its end (what follows the archive too, for the digest's sake) and writes below `root`, an open
+// directory, as uid 0 of a user namespace. Whiteouts become those of overlayfs (character device 0:0,
+// user.overlay.opaque). Device nodes cannot be made without root and are left out.
+// ImageInvalid for what no honest image has; NoSpace before the file system is full; SubIdMissing for owners that are
+// not mapped; errors of the source as they are. The directory is then half filled: the caller removes it.
+Result<Extracted> extractTar(int root, const TarSource& source);
+
+}  // namespace userpod::images

@@ -1,0 +1,208 @@
+#include "daemon/images/images.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include "daemon/images/puller.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+using ImagePointer = std::shared_ptr<const ImageRecord>;
+
+// Stored images by id and by name. Any thread; nothing here waits for disk or network.
+class Index {
+ public:
+  // The names of the record are taken from whatever image had them.
+  void put(ImagePointer image) {
+    std::lock_guard lock(mutex_);
+    for (const auto* names : {&image->repoTags, &image->repoDigests})
+      for (const auto& name : *names) {
+        auto& holder = byName_[name];
+        if (!holder.empty() && holder != image->id) dropName(holder, name);
+        holder = image->id;
+      }
+    byId_[image->id] = std::move(image);
+  }
+  void erase(const std::string& id) {
+    std::lock_guard lock(mutex_);
+    byId_.erase(id);
+    std::erase_if(byName_, [&](const auto& entry) { return entry.second == id; });
+  }
+  ImagePointer id(const std::string& id) const {
+    std::lock_guard lock(mutex_);
+    auto found = byId_.find(id);
+    return found == byId_.end() ? nullptr : found->second;
+  }
+  ImagePointer name(const std::string& name) const {
+    std::lock_guard lock(mutex_);
+    auto found = byName_.find(name);
+    return found == byName_.end() ? nullptr : byId_.at(found->second);
+  }
+  // nullptr also when several begin so.
+  ImagePointer prefix(const std::string& hex) const {
+    std::string start = "sha256:" + hex;
+    std::lock_guard lock(mutex_);
+    auto found = byId_.lower_bound(start);
+    if (found == byId_.end() || !found->first.starts_with(start)) return nullptr;
+    auto next = std::next(found);
+    return next != byId_.end() && next->first.starts_with(start) ? nullptr : found->second;
+  }
+  std::vector<ImagePointer> all() const {
+    std::lock_guard lock(mutex_);
+    std::vector<ImagePointer> images;
+    for (const auto& [id, image] : byId_) images.push_back(image);
+    return images;
+  }
+
+ private:
+  void dropName(const std::string& holder, const std::string& name) {
+    auto found = byId_.find(holder);
+    if (found == byId_.end()) return;
+    auto changed = std::make_shared<ImageRecord>(*found->second);
+    std::erase(changed->repoTags, name);
+    std::erase(changed->repoDigests, name);
+    found->second = std::move(changed);
+  }
+
+  mutable std::mutex mutex_;
+  std::map<std::string, ImagePointer> byId_;
+  std::unordered_map<std::string, std::string> byName_;
+};
+
+// Pulls of one name with the same credentials share one transfer: the first caller does the work, the others wait. When the
+// first gives up, one of the others begins anew.
+class Coalescer {
+ public:
+  using Work = std::function<Result<ImageRecord>(const PullRequest&)>;
+
+  Result<ImageRecord> run(const PullRequest& request, const Work& work) {
+    std::string key = request.reference + '\n' + request.credentials.username + '\n' + request.credentials.password;
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      auto [entry, first] = running_.try_emplace(key);
+      if (first) entry->second = std::make_shared<Operation>();
+      auto operation = entry->second;
+      if (first) {
+        lock.unlock();
+        return lead(key, *operation, request, work);
+      }
+      auto listener = operation->listeners.insert(operation->listeners.end(), request.progress);
+      bool ended = changed_.wait(lock, request.stop, [&] { return operation->result.has_value(); });
+      operation->listeners.erase(listener);
+      if (!ended) return Error(Code::Canceled, "pull " + request.reference + ": canceled");
+      if (*operation->result || operation->result->error().code() != Code::Canceled) return *operation->result;
+    }
+  }
+
+ private:
+  struct Operation {
+    std::list<std::function<void(const PullProgress&)>> listeners;
+    std::optional<Result<ImageRecord>> result;
+  };
+
+  Result<ImageRecord> lead(const std::string& key, Operation& operation, const PullRequest& request, const Work& work) {
+    PullRequest shared = request;
+    shared.progress = [&](const PullProgress& progress) {
+      if (request.progress) request.progress(progress);
+      std::lock_guard lock(mutex_);
+      for (const auto& listener : operation.listeners)
+        if (listener) listener(progress);
+    };
+    auto result = work(shared);
+    std::lock_guard lock(mutex_);
+    running_.erase(key);
+    operation.result = result;
+    changed_.notify_all();
+    return result;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::unordered_map<std::string, std::shared_ptr<Operation>> running_;
+};
+
+void addNames(std::vector<std::string>& names, const std::vector<std::string>& more) {
+  for (const auto& name : more)
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+}
+
+class ImagesImpl : public Images {
+ public:
+  ImagesImpl(std::unique_ptr<LayerPool> pool, const Settings& settings) : settings_(settings), pool_(std::move(pool)) {
+    for (auto& image : pool_->takeLoaded()) index_.put(std::make_shared<const ImageRecord>(std::move(image)));
+  }
+
+  Result<ImageRecord> pull(const PullRequest& request) override {
+    PullContext context{.settings = settings_,
+                        .pool = *pool_,
+                        .known = [this](const std::string& id) { return index_.id(id); },
+                        .commit = [this](ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
+                          return commit(std::move(image), std::move(fresh));
+                        }};
+    return coalescer_.run(request, [&](const PullRequest& shared) { return pullImage(context, shared); });
+  }
+
+  ImagePointer find(const std::string& reference) const override {
+    constexpr std::size_t kShortestPrefix = 3;
+    if (isSha256Digest(reference)) return index_.id(reference);
+    if (reference.size() >= kShortestPrefix && reference.size() <= 64 && isHex(reference))
+      if (auto image = index_.prefix(reference)) return image;
+    auto parsed = parseReference(reference);
+    if (!parsed) return nullptr;
+    for (const auto& name : qualify(*parsed, settings_.unqualifiedSearchRegistries))
+      if (auto image = index_.name(name.digest.empty() ? name.tagged() : name.digested(name.digest))) return image;
+    return nullptr;
+  }
+
+  std::vector<ImagePointer> list() const override { return index_.all(); }
+
+  Status remove(const std::string& id) override {
+    std::lock_guard lock(commitMutex_);
+    USERPOD_CHECK(pool_->removeImage(id));
+    index_.erase(id);
+    return {};
+  }
+
+  Result<std::vector<std::string>> layers(const std::string& id) const override {
+    auto image = index_.id(id);
+    if (!image) return Error(Code::NoSuchImage, "there is no image " + id);
+    return pool_->directories(image->diffIds);
+  }
+
+ private:
+  Result<ImageRecord> commit(ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
+    std::lock_guard lock(commitMutex_);
+    if (auto known = index_.id(image.id)) {
+      addNames(image.repoTags, known->repoTags);
+      addNames(image.repoDigests, known->repoDigests);
+      image.createdAt = known->createdAt;
+      image.pinned = known->pinned;
+    }
+    USERPOD_CHECK(pool_->commit(image, std::move(fresh)));
+    index_.put(std::make_shared<const ImageRecord>(image));
+    return image;
+  }
+
+  const Settings settings_;
+  std::unique_ptr<LayerPool> pool_;
+  Index index_;
+  Coalescer coalescer_;
+  std::mutex commitMutex_;  // one change of store and index at a time
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings) {
+  USERPOD_TRY(pool, LayerPool::open(paths));
+  return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(std::move(pool), settings));
+}
+
+}  // namespace userpod::images

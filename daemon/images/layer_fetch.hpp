@@ -1,0 +1,18 @@
+// One layer from the registry into a directory: download, inflate, unpack, each in a thread of its own.
+#pragma once
+
+#include <functional>
+#include <stop_token>
+#include <string>
+
+#include "daemon/images/extractor.hpp"
+#include "daemon/images/registry.hpp"
+
+namespace userpod::images {
+
+// Fills `directory` (open, empty). Both digests are verified over the whole streams: the compressed bytes against
+// the descriptor, the tar against the DiffID. `received` gets the number of each piece of compressed bytes, from the download thread. Blocks.
+Result<Extracted> fetchLayer(Registry& registry, const Descriptor& descriptor, const std::string& diffId, int directory,
+                             const std::stop_token& stop, const std::function<void(std::size_t)>& received);
+
+}  // namespace userpod::images

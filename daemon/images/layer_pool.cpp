@@ -1,0 +1,234 @@
+#include "daemon/images/layer_pool.hpp"
+
+#include <dirent.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+
+#include "daemon/images/manifest.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+constexpr const char* kTemporary = ".tmp-";
+
+Result<std::vector<std::string>> entriesOf(const std::string& directory) {
+  struct Closer {
+    void operator()(DIR* open) const { ::closedir(open); }
+  };
+  std::unique_ptr<DIR, Closer> open(::opendir(directory.c_str()));
+  if (!open) return sysError("read directory " + directory);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(open.get())) {
+    std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(std::move(name));
+  }
+  return names;
+}
+
+}  // namespace
+
+LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store)
+    : root_(std::move(root)), rootFd_(std::move(fd)), store_(std::move(store)),
+      remover_([this](const std::stop_token& stop) { removeInBackground(stop); }) {}
+
+LayerPool::~LayerPool() = default;
+
+Result<std::unique_ptr<LayerPool>> LayerPool::open(const Paths& paths) {
+  std::string root = paths.data + "/layers";
+  USERPOD_CHECK(makeDirectories(paths.data, 0700));
+  USERPOD_CHECK(makeDirectories(root, 0711));
+  USERPOD_TRY(fd, openFile(root, O_RDONLY | O_DIRECTORY));
+  USERPOD_TRY(store, store::ImageStore::open(paths.imageDatabase()));
+  std::unique_ptr<LayerPool> pool(new LayerPool(root, std::move(fd), std::move(store)));
+  USERPOD_CHECK(pool->load());
+  return pool;
+}
+
+Status LayerPool::load() {
+  USERPOD_TRY(names, entriesOf(root_));
+  std::set<std::string> present(names.begin(), names.end());
+  std::lock_guard lock(mutex_);
+  USERPOD_TRY(content, store_->load());
+  for (const auto& layer : content.layers) {
+    if (present.erase(layer.directory) == 0) {
+      logWarning("layer {} has no directory {}/{}: the images that need it are forgotten", layer.diffId, root_, layer.directory);
+      continue;
+    }
+    layers_.emplace(layer.diffId, layer);
+  }
+  for (auto& image : content.images) {
+    auto read = readConfig(image.config, image);
+    bool whole = read && std::all_of(image.diffIds.begin(), image.diffIds.end(),
+                                     [this](const std::string& id) { return layers_.contains(id); });
+    if (whole) {
+      if (auto manifest = parseManifest(image.manifest, {})) image.manifestAnnotations = std::move(manifest->annotations);
+      loaded_.push_back(std::move(image));
+    } else {
+      logWarning("image {} is incomplete and forgotten: pull it again", image.id);
+      USERPOD_CHECK(store_->removeImage(image.id));
+    }
+  }
+  for (const auto& layer : content.layers)
+    if (!layers_.contains(layer.diffId)) USERPOD_CHECK(store_->removeLayer(layer.diffId));
+  for (const auto& name : present) discard(name);
+  collect();
+  return {};
+}
+
+Result<LayerPool::Lease> LayerPool::lease(const std::set<std::string>& diffIds, const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  auto isMissing = [&](const std::string& id) { return !layers_.contains(id); };
+  auto isFree = [&] {
+    return std::none_of(diffIds.begin(), diffIds.end(),
+                        [&](const std::string& id) { return isMissing(id) && fetching_.contains(id); });
+  };
+  if (!changed_.wait(lock, stop, isFree)) return Error(Code::Canceled, "canceled while another pull fetches a shared layer");
+  std::set<std::string> missing;
+  std::copy_if(diffIds.begin(), diffIds.end(), std::inserter(missing, missing.end()), isMissing);
+  fetching_.insert(missing.begin(), missing.end());
+  for (const auto& id : diffIds) ++leased_[id];
+  return Lease(this, diffIds, std::move(missing));
+}
+
+LayerPool::Lease::~Lease() {
+  if (pool_ != nullptr) pool_->release(*this);
+}
+
+void LayerPool::release(const Lease& lease) {
+  std::lock_guard lock(mutex_);
+  for (const auto& id : lease.missing_) fetching_.erase(id);
+  for (const auto& id : lease.all_)
+    if (auto found = leased_.find(id); --found->second == 0) leased_.erase(found);
+  collect();
+  changed_.notify_all();
+}
+
+void LayerPool::collect() {
+  auto unreferenced = store_->unreferencedLayers();
+  if (!unreferenced) return logError("{}", unreferenced.error().text());
+  for (const auto& layer : *unreferenced) {
+    if (leased_.contains(layer.diffId)) continue;
+    if (auto removed = store_->removeLayer(layer.diffId); !removed) {
+      logError("{}", removed.error().text());
+      continue;
+    }
+    layers_.erase(layer.diffId);
+    discard(layer.directory);
+  }
+}
+
+void LayerPool::discard(const std::string& name) {
+  std::string hidden = name;
+  if (!name.starts_with(kTemporary)) {
+    hidden = kTemporary + randomHex(8);
+    if (::renameat(rootFd_.get(), name.c_str(), rootFd_.get(), hidden.c_str()) < 0) {
+      if (errno != ENOENT) logError("{}", sysError(fmt::format("rename {}/{}", root_, name)).text());
+      return;
+    }
+  }
+  std::lock_guard lock(trashMutex_);
+  trash_.push_back(std::move(hidden));
+  trashReady_.notify_one();
+}
+
+void LayerPool::removeInBackground(const std::stop_token& stop) {
+  for (;;) {
+    std::string name;
+    {
+      std::unique_lock lock(trashMutex_);
+      if (!trashReady_.wait(lock, stop, [this] { return !trash_.empty(); }) || stop.stop_requested()) return;
+      name = std::move(trash_.front());
+      trash_.pop_front();
+    }
+    if (auto removed = removeTree(root_ + "/" + name); !removed) logError("{}", removed.error().text());
+  }
+}
+
+LayerPool::Workspace::~Workspace() {
+  if (pool_ != nullptr) pool_->discard(name_);
+}
+
+Result<LayerPool::Workspace> LayerPool::makeWorkspace() {
+  std::string name = kTemporary + randomHex(8);
+  // Mode whatever the umask is: it shows through as the root of a container whose layers have no entry for it.
+  if (::mkdirat(rootFd_.get(), name.c_str(), 0755) < 0) return sysError(fmt::format("make directory {}/{}", root_, name));
+  auto fd = openAt(rootFd_.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!fd) {
+    discard(name);
+    return std::move(fd).error();
+  }
+  if (::fchmod(fd->get(), 0755) < 0) {
+    discard(name);
+    return sysError(fmt::format("set the mode of {}/{}", root_, name));
+  }
+  return Workspace(this, std::move(name), std::move(*fd));
+}
+
+// Short names: an overlay of a hundred layers has to fit its options in a page on kernels before 6.5.
+Result<LayerRecord> LayerPool::settle(FreshLayer& layer) {
+  for (int tries = 0;; ++tries) {
+    std::string name = randomHex(4);
+    if (::renameat2(rootFd_.get(), layer.workspace.name_.c_str(), rootFd_.get(), name.c_str(), RENAME_NOREPLACE) == 0) {
+      layer.workspace.name_ = name;
+      return LayerRecord{layer.diffId, name, layer.extracted.bytes, layer.extracted.inodes};
+    }
+    if (errno != EEXIST || tries == 100) return sysError(fmt::format("rename {}/{}", root_, layer.workspace.name_));
+  }
+}
+
+Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
+  std::vector<LayerRecord> records;
+  for (auto& layer : fresh) {
+    USERPOD_TRY(record, settle(layer));
+    records.push_back(std::move(record));
+  }
+  if (!fresh.empty() && ::syncfs(rootFd_.get()) < 0) return sysError("write layers to disk");
+  std::lock_guard lock(mutex_);
+  image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
+  for (const auto& id : image.diffIds) {
+    auto known = layers_.find(id);
+    auto made = std::find_if(records.begin(), records.end(), [&](const LayerRecord& layer) { return layer.diffId == id; });
+    if (made == records.end() && known == layers_.end())
+      return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
+    image.size += made != records.end() ? made->size : known->second.size;
+  }
+  USERPOD_CHECK(store_->commit(image, records));
+  for (auto& layer : fresh) layer.workspace.pool_ = nullptr;
+  for (auto& record : records) layers_.emplace(record.diffId, std::move(record));
+  return {};
+}
+
+Status LayerPool::removeImage(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  USERPOD_CHECK(store_->removeImage(id));
+  collect();
+  return {};
+}
+
+Result<std::vector<std::string>> LayerPool::directories(const std::vector<std::string>& diffIds) {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> names;
+  for (const auto& id : diffIds) {
+    auto found = layers_.find(id);
+    if (found == layers_.end()) return Error(Code::NoSuchImage, fmt::format("layer {} is gone: pull the image again", id));
+    names.push_back(found->second.directory);
+  }
+  return names;
+}
+
+std::uint64_t LayerPool::freeBytes() const {
+  struct statvfs info{};
+  if (::fstatvfs(rootFd_.get(), &info) < 0) return UINT64_MAX;
+  return std::uint64_t{info.f_bavail} * info.f_frsize;
+}
+
+}  // namespace userpod::images

@@ -1,0 +1,110 @@
+// What of images is on disk: images.db and the directories <data>/layers/<name>, kept in step with each other.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "daemon/images/extractor.hpp"
+#include "daemon/store/image_store.hpp"
+#include "daemon/sys/fd.hpp"
+#include "policy/settings.hpp"
+
+namespace userpod::images {
+
+// Any thread. A directory is either named in the database or called .tmp-*: those are removed, by a background thread,
+// as is what a crash left behind.
+class LayerPool {
+ public:
+  static Result<std::unique_ptr<LayerPool>> open(const Paths& paths);
+  ~LayerPool();
+
+  // The stored images whose layers are all there, when opened.
+  std::vector<ImageRecord> takeLoaded() { return std::move(loaded_); }
+
+  // Layers a pull uses: those that are there stay while it lives; the missing ones are for its holder alone to fetch.
+  class Lease {
+   public:
+    Lease(Lease&& other) noexcept : pool_(other.pool_), all_(std::move(other.all_)), missing_(std::move(other.missing_)) {
+      other.pool_ = nullptr;
+    }
+    Lease& operator=(Lease&&) = delete;
+    ~Lease();
+    const std::set<std::string>& missing() const { return missing_; }
+
+   private:
+    friend class LayerPool;
+    Lease(LayerPool* pool, std::set<std::string> all, std::set<std::string> missing)
+        : pool_(pool), all_(std::move(all)), missing_(std::move(missing)) {}
+    LayerPool* pool_;
+    std::set<std::string> all_;
+    std::set<std::string> missing_;
+  };
+  // Waits while another pull fetches one of the missing layers. All are taken at once: no two pulls wait for each other.
+  Result<Lease> lease(const std::set<std::string>& diffIds, const std::stop_token& stop);
+
+  // A new empty directory to unpack into. Its destruction removes it, unless it was kept by commit().
+  class Workspace {
+   public:
+    Workspace(Workspace&& other) noexcept : pool_(other.pool_), name_(std::move(other.name_)), fd_(std::move(other.fd_)) {
+      other.pool_ = nullptr;
+    }
+    Workspace& operator=(Workspace&&) = delete;
+    ~Workspace();
+    int fd() const { return fd_.get(); }
+
+   private:
+    friend class LayerPool;
+    Workspace(LayerPool* pool, std::string name, UniqueFd fd) : pool_(pool), name_(std::move(name)), fd_(std::move(fd)) {}
+    LayerPool* pool_;
+    std::string name_;
+    UniqueFd fd_;
+  };
+  Result<Workspace> makeWorkspace();
+
+  struct FreshLayer {
+    std::string diffId;
+    Workspace workspace;
+    Extracted extracted;
+  };
+  // Data to disk, directories to their names, then the record: a crash at any point leaves the old state or the new one.
+  // Sets image.size, from all its layers.
+  Status commit(ImageRecord& image, std::vector<FreshLayer> fresh);
+  Status removeImage(const std::string& id);
+  Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
+  std::uint64_t freeBytes() const;
+
+ private:
+  LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store);
+  Status load();
+  void release(const Lease& lease);
+  void collect();  // with mutex_ held: layers without image and lease
+  void discard(const std::string& name);
+  Result<LayerRecord> settle(FreshLayer& layer);
+  void removeInBackground(const std::stop_token& stop);
+
+  const std::string root_;  // <data>/layers
+  const UniqueFd rootFd_;
+  std::vector<ImageRecord> loaded_;
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::unique_ptr<store::ImageStore> store_;    // guarded by mutex_
+  std::map<std::string, LayerRecord> layers_;   // by DiffID; guarded by mutex_
+  std::map<std::string, int> leased_;           // guarded by mutex_
+  std::set<std::string> fetching_;              // guarded by mutex_
+
+  std::mutex trashMutex_;
+  std::condition_variable_any trashReady_;
+  std::deque<std::string> trash_;  // names; guarded by trashMutex_
+  std::jthread remover_;           // last: it uses the rest
+};
+
+}  // namespace userpod::images

@@ -1,0 +1,306 @@
+#include "daemon/images/layer_tree.hpp"
+
+#include <fmt/core.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+constexpr std::size_t kLongestPath = 4096;
+constexpr std::size_t kMostOpen = 128;
+constexpr std::uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+
+Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
+
+Error fileError(std::string_view what, const EntryPath& path, int code) {
+  auto error = sysError(fmt::format("{} /{} of the layer", what, path.text()), code);
+  return error.code() == Code::System ? std::move(error).as(Code::StorageFailed) : error;
+}
+
+bool isWhiteout(const struct stat& info) { return S_ISCHR(info.st_mode) && info.st_rdev == makedev(0, 0); }
+
+}  // namespace
+
+Result<EntryPath> parseEntryPath(std::string_view path) {
+  if (path.empty()) return invalid("an entry of the layer has no name");
+  if (path.size() > kLongestPath) return invalid(fmt::format("a path of {} bytes, more than {}", path.size(), kLongestPath));
+  EntryPath found;
+  const std::string_view whole = path;
+  while (!path.empty()) {
+    auto end = std::min(path.find('/'), path.size());
+    std::string_view part = path.substr(0, end);
+    path.remove_prefix(std::min(end + 1, path.size()));
+    if (part.empty() || part == ".") continue;
+    if (part == "..") return invalid(fmt::format("an entry of the layer would leave it: {}", whole.substr(0, 200)));
+    if (!found.name.empty()) {
+      if (!found.parent.empty()) found.parent += '/';
+      found.parent += found.name;
+    }
+    found.name = part;
+  }
+  return found;
+}
+
+AttributeRule attributeRule(std::string_view name) {
+  if (name.starts_with("user.overlay.") || name.starts_with("user.userpod.")) return AttributeRule::Refuse;
+  if (name.starts_with("user.") || name == "security.capability") return AttributeRule::Set;
+  return AttributeRule::Skip;
+}
+
+Result<int> LayerTree::openDirectory(const std::string& directory, bool make) {
+  if (directory.empty()) return root_;
+  if (auto found = directories_.find(directory); found != directories_.end()) return found->second.get();
+  auto opened = openResolved(root_, directory, O_PATH | O_DIRECTORY, kInside);
+  if (!opened && opened.error().sysErrno() == ENOENT && make) {
+    USERPOD_TRY(path, parseEntryPath(directory));
+    USERPOD_TRY(parent, openDirectory(path.parent, true));
+    if (::mkdirat(parent, path.name.c_str(), 0755) == 0) {
+      ++inodes_;
+      // Independent of umask, and of a parent's setgid bit.
+      USERPOD_CHECK(setOwner(parent, path.name, path, {}));
+      ::fchmodat(parent, path.name.c_str(), 0755, 0);
+    } else if (errno != EEXIST) {
+      return fileError("make directory", path, errno);
+    }
+    opened = openResolved(root_, directory, O_PATH | O_DIRECTORY, kInside);
+  }
+  if (!opened) {
+    int code = opened.error().sysErrno();
+    if (code == ENOENT || code == ENOTDIR || code == ELOOP || code == EXDEV)
+      return invalid(fmt::format("/{} of the layer is no directory, or leads to none", directory));
+    return std::move(opened).error().as(Code::StorageFailed);
+  }
+  if (directories_.size() >= kMostOpen) directories_.clear();
+  int fd = opened->get();
+  directories_.emplace(directory, std::move(*opened));
+  return fd;
+}
+
+Result<int> LayerTree::parentOf(const EntryPath& path) {
+  if (path.name.empty()) return invalid("an entry for the layer's root that is no directory");
+  return openDirectory(path.parent, true);
+}
+
+// Removes what has the name already.
+Status LayerTree::displace(int parent, const EntryPath& path) {
+  if (::unlinkat(parent, path.name.c_str(), 0) == 0) {
+    --inodes_;
+    // It may have been a link that open directories were reached through.
+    directories_.clear();
+    return {};
+  }
+  if (errno == ENOENT) return {};
+  if (errno != EISDIR) return fileError("replace", path, errno);
+  USERPOD_TRY(kept, duplicate(parent));
+  directories_.clear();
+  auto removed = removeTree(fmt::format("/proc/self/fd/{}/{}", kept.get(), path.name));
+  if (!removed) return std::move(removed).error().wrap(fmt::format("replace /{} of the layer", path.text()));
+  return {};
+}
+
+Status LayerTree::setOwner(int directory, const std::string& name, const EntryPath& path, const EntryOwner& owner) {
+  constexpr std::int64_t kLargest = 0xfffffffe;
+  bool sane = owner.uid >= 0 && owner.uid <= kLargest && owner.gid >= 0 && owner.gid <= kLargest;
+  int code = EINVAL;
+  if (sane) {
+    if (::fchownat(directory, name.c_str(), static_cast<uid_t>(owner.uid), static_cast<gid_t>(owner.gid),
+                   AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) == 0)
+      return {};
+    code = errno;
+  }
+  if (code != EINVAL) return fileError("set the owner of", path, code);
+  return Error(Code::SubIdMissing,
+               fmt::format("/{} of the layer belongs to {}:{}, which the node's user namespace does not have: give the "
+                           "user more subordinate ids in /etc/subuid and /etc/subgid (usermod --add-subuids and "
+                           "--add-subgids) and restart userpod-node.service",
+                           path.text(), owner.uid, owner.gid),
+               code);
+}
+
+Status LayerTree::setAttributes(int file, const EntryPath& path, const EntryInfo& info) {
+  for (const auto& [name, value] : info.attributes) {
+    auto rule = attributeRule(name);
+    if (rule == AttributeRule::Refuse)
+      return invalid(fmt::format("/{} of the layer carries {}, which images must not", path.text(), name));
+    if (rule == AttributeRule::Skip) continue;
+    if (::fsetxattr(file, name.c_str(), value.data(), value.size(), 0) == 0) continue;
+    if (errno != EOPNOTSUPP) return fileError("set " + name + " of", path, errno);
+    logDebug("/{}: the file system cannot keep {}", path.text(), name);
+  }
+  return {};
+}
+
+Status LayerTree::setRoot(const EntryInfo& info) {
+  EntryPath root;
+  USERPOD_CHECK(setOwner(root_, "", root, info.owner));
+  if (::fchmod(root_, info.mode & 07777) < 0) return fileError("set the mode of", root, errno);
+  USERPOD_CHECK(setAttributes(root_, root, info));
+  if (::fsetxattr(root_, kRootMark, "y", 1, 0) < 0) return fileError("mark", root, errno);
+  times_.emplace_back(root, info.modified);
+  return {};
+}
+
+Status LayerTree::markOpaque(int parent, const EntryPath& path) {
+  USERPOD_TRY(fd, openAt(parent, path.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (::fsetxattr(fd.get(), "user.overlay.opaque", "y", 1, 0) < 0) return fileError("make opaque", path, errno);
+  return {};
+}
+
+Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
+  USERPOD_TRY(parent, parentOf(path));
+  const char* name = path.name.c_str();
+  bool made = ::mkdirat(parent, name, 0700) == 0;
+  if (!made) {
+    if (errno != EEXIST) return fileError("make directory", path, errno);
+    struct stat there{};
+    if (::fstatat(parent, name, &there, AT_SYMLINK_NOFOLLOW) < 0) return fileError("stat", path, errno);
+    if (!S_ISDIR(there.st_mode)) {
+      USERPOD_CHECK(displace(parent, path));
+      USERPOD_TRY(again, parentOf(path));
+      parent = again;
+      if (::mkdirat(parent, name, 0700) < 0) return fileError("make directory", path, errno);
+      made = true;
+      // A whiteout and a new directory of one name: nothing of the old one shows through.
+      if (isWhiteout(there)) USERPOD_CHECK(markOpaque(parent, path));
+    }
+  }
+  if (made) ++inodes_;
+  USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
+  if (::fchmodat(parent, name, info.mode & 07777, 0) < 0) return fileError("set the mode of", path, errno);
+  if (!info.attributes.empty()) {
+    USERPOD_TRY(fd, openAt(parent, path.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    USERPOD_CHECK(setAttributes(fd.get(), path, info));
+  }
+  times_.emplace_back(path, info.modified);
+  return {};
+}
+
+Result<UniqueFd> LayerTree::createFile(const EntryPath& path) {
+  for (int tries = 0;; ++tries) {
+    USERPOD_TRY(parent, parentOf(path));
+    int fd = ::openat(parent, path.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+      ++inodes_;
+      return UniqueFd(fd);
+    }
+    if (errno != EEXIST || tries > 0) return fileError("create", path, errno);
+    USERPOD_CHECK(displace(parent, path));
+  }
+}
+
+Status LayerTree::finishFile(const UniqueFd& file, const EntryPath& path, const EntryInfo& info) {
+  // chown first: it clears setuid, setgid and file capabilities.
+  USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
+  if (::fchmod(file.get(), info.mode & 07777) < 0) return fileError("set the mode of", path, errno);
+  USERPOD_CHECK(setAttributes(file.get(), path, info));
+  std::array<timespec, 2> times{info.modified, info.modified};
+  if (::futimens(file.get(), times.data()) < 0) return fileError("set the time of", path, errno);
+  return {};
+}
+
+Status LayerTree::makeSymlink(const EntryPath& path, const std::string& target, const EntryInfo& info) {
+  for (int tries = 0;; ++tries) {
+    USERPOD_TRY(parent, parentOf(path));
+    if (::symlinkat(target.c_str(), parent, path.name.c_str()) == 0) {
+      ++inodes_;
+      USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
+      std::array<timespec, 2> times{info.modified, info.modified};
+      if (::utimensat(parent, path.name.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) < 0)
+        return fileError("set the time of", path, errno);
+      return {};
+    }
+    if (errno == ENAMETOOLONG || errno == ENOENT) return invalid(fmt::format("/{}: a link to nothing sensible", path.text()));
+    if (errno != EEXIST || tries > 0) return fileError("make link", path, errno);
+    USERPOD_CHECK(displace(parent, path));
+  }
+}
+
+Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
+  for (int tries = 0;; ++tries) {
+    USERPOD_TRY(parent, parentOf(path));
+    // The second directory must not push the first one out of the cache.
+    USERPOD_TRY(kept, duplicate(parent));
+    USERPOD_TRY(source, openDirectory(target.parent, false));
+    struct stat from{};
+    if (::fstatat(source, target.name.c_str(), &from, AT_SYMLINK_NOFOLLOW) < 0)
+      return invalid(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.text(), target.text()));
+    if (S_ISDIR(from.st_mode)) return invalid(fmt::format("/{} is a hard link to a directory", path.text()));
+    if (::linkat(source, target.name.c_str(), kept.get(), path.name.c_str(), 0) == 0) return {};
+    if (errno != EEXIST || tries > 0) return fileError("make hard link", path, errno);
+    struct stat there{};
+    if (::fstatat(kept.get(), path.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == from.st_dev &&
+        there.st_ino == from.st_ino)
+      return {};
+    USERPOD_CHECK(displace(kept.get(), path));
+  }
+}
+
+Status LayerTree::makeFifo(const EntryPath& path, const EntryInfo& info) {
+  for (int tries = 0;; ++tries) {
+    USERPOD_TRY(parent, parentOf(path));
+    if (::mkfifoat(parent, path.name.c_str(), 0600) == 0) {
+      ++inodes_;
+      USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
+      if (::fchmodat(parent, path.name.c_str(), info.mode & 07777, 0) < 0) return fileError("set the mode of", path, errno);
+      return {};
+    }
+    if (errno != EEXIST || tries > 0) return fileError("make fifo", path, errno);
+    USERPOD_CHECK(displace(parent, path));
+  }
+}
+
+Status LayerTree::makeWhiteout(const EntryPath& path) {
+  if (path.name.empty() || path.name == "." || path.name == "..")
+    return invalid(fmt::format("a whiteout of \"{}\" in /{}", path.name, path.parent));
+  USERPOD_TRY(parent, parentOf(path));
+  if (::mknodat(parent, path.name.c_str(), S_IFCHR, makedev(0, 0)) == 0) {
+    ++inodes_;
+    return {};
+  }
+  if (errno != EEXIST) return fileError("make whiteout", path, errno);
+  // The layer has something of that name: a file hides the old one anyway, a directory has to be told to.
+  struct stat there{};
+  if (::fstatat(parent, path.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(there.st_mode))
+    return markOpaque(parent, path);
+  return {};
+}
+
+Status LayerTree::makeOpaque(const std::string& directory) {
+  EntryPath self;
+  if (!directory.empty()) {
+    USERPOD_TRY(path, parseEntryPath(directory));
+    self = path;
+  }
+  USERPOD_TRY(fd, openDirectory(directory, true));
+  return markOpaque(fd, EntryPath{self.text(), "."});
+}
+
+Status LayerTree::finish() {
+  for (auto entry = times_.rbegin(); entry != times_.rend(); ++entry) {
+    const auto& [path, modified] = *entry;
+    std::array<timespec, 2> times{modified, modified};
+    if (path.name.empty()) {
+      ::futimens(root_, times.data());
+      continue;
+    }
+    // A directory that a later entry replaced has no time to be set.
+    auto parent = openDirectory(path.parent, false);
+    if (parent) ::utimensat(*parent, path.name.c_str(), times.data(), AT_SYMLINK_NOFOLLOW);
+  }
+  times_.clear();
+  directories_.clear();
+  return {};
+}
+
+}  // namespace userpod::images

@@ -1,0 +1,81 @@
+// Writes the entries of a layer below one directory, which no name or link in it can leave.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <ctime>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "daemon/sys/fd.hpp"
+
+namespace userpod::images {
+
+struct EntryOwner {
+  std::int64_t uid = 0;
+  std::int64_t gid = 0;
+};
+struct EntryInfo {
+  EntryOwner owner;
+  mode_t mode = 0755;  // permission bits with setuid, setgid and sticky
+  timespec modified{};
+  std::vector<std::pair<std::string, std::string>> attributes;  // extended, as in the archive
+};
+
+// A path of an archive, cut in two: "a/b" and "c". Both empty: the root itself.
+struct EntryPath {
+  std::string parent;
+  std::string name;
+  std::string text() const { return parent.empty() ? name : parent + "/" + name; }
+};
+// Drops leading and double slashes and "."; ImageInvalid for "..", for more than 4096 bytes and for an empty text.
+Result<EntryPath> parseEntryPath(std::string_view path);
+
+enum class AttributeRule { Set, Skip, Refuse };
+// user.* and security.capability are set; what steers the overlay or is ours is refused; the rest is not for a user.
+AttributeRule attributeRule(std::string_view name);
+
+// Runs as uid 0 of a user namespace. One thread. Parents resolve with RESOLVE_IN_ROOT: links that the layer itself
+// brought ("bin" -> "usr/bin") lead on, but never out. An entry replaces what has its name, as in all unpackers; missing
+// parents are made 0755, root's. Errors name the path in the image.
+class LayerTree {
+ public:
+  explicit LayerTree(int root) : root_(root) {}
+
+  Status setRoot(const EntryInfo& info);
+  Status makeDirectory(const EntryPath& path, const EntryInfo& info);
+  Result<UniqueFd> createFile(const EntryPath& path);  // write-only, empty
+  Status finishFile(const UniqueFd& file, const EntryPath& path, const EntryInfo& info);
+  Status makeSymlink(const EntryPath& path, const std::string& target, const EntryInfo& info);
+  Status makeHardLink(const EntryPath& path, const EntryPath& target);  // the target must be in this layer
+  Status makeFifo(const EntryPath& path, const EntryInfo& info);
+  Status makeWhiteout(const EntryPath& path);  // hides `path` of the layers below; not what this layer has there
+  Status makeOpaque(const std::string& directory);
+  // Times of directories, which later entries have changed. Last.
+  Status finish();
+
+  std::int64_t inodes() const { return inodes_; }
+
+ private:
+  Result<int> parentOf(const EntryPath& path);
+  Result<int> openDirectory(const std::string& directory, bool make);
+  Status displace(int parent, const EntryPath& path);
+  // Of `name` in `directory`, or of the file itself when empty; `path` is for the message.
+  Status setOwner(int directory, const std::string& name, const EntryPath& path, const EntryOwner& owner);
+  Status setAttributes(int file, const EntryPath& path, const EntryInfo& info);
+  Status markOpaque(int parent, const EntryPath& path);
+
+  int root_;
+  std::unordered_map<std::string, UniqueFd> directories_;  // open ones by path; emptied when a name changes its meaning
+  std::vector<std::pair<EntryPath, timespec>> times_;
+  std::int64_t inodes_ = 0;
+};
+
+// Set on a layer's directory whose archive has an entry for the root: then its mode and owner are meant.
+inline constexpr const char* kRootMark = "user.userpod.root";
+
+}  // namespace userpod::images

@@ -1,0 +1,219 @@
+#include "daemon/images/manifest.hpp"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+
+#include <nlohmann/json.hpp>
+
+#include "daemon/images/reference.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMostManifests = 1000;
+constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
+constexpr std::size_t kDeepest = 64;
+
+Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
+
+// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack.
+Result<json> parseObject(std::string_view document, std::string_view what) {
+  std::size_t depth = 0;
+  bool inString = false;
+  for (std::size_t at = 0; at < document.size(); ++at) {
+    char c = document[at];
+    if (inString) {
+      if (c == '\\') ++at;
+      if (c == '"') inString = false;
+    } else if (c == '"') {
+      inString = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kDeepest) return invalid(fmt::format("{}: nested too deeply", what));
+    } else if (c == '}' || c == ']') {
+      if (depth > 0) --depth;
+    }
+  }
+  json value = json::parse(document, nullptr, false);
+  if (!value.is_object()) return invalid(fmt::format("{}: not a JSON object", what));
+  return value;
+}
+
+std::string textOf(const json& object, const char* key) {
+  auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+StringMap mapOf(const json& object, const char* key) {
+  StringMap map;
+  auto found = object.find(key);
+  if (found == object.end() || !found->is_object()) return map;
+  for (const auto& [name, value] : found->items())
+    if (value.is_string()) map.emplace(name, value.get<std::string>());
+  return map;
+}
+
+Result<std::vector<std::string>> listOf(const json& object, const char* key) {
+  std::vector<std::string> list;
+  auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return list;
+  if (!found->is_array()) return invalid(fmt::format("image config: {} is not a list", key));
+  for (const auto& value : *found) {
+    if (!value.is_string()) return invalid(fmt::format("image config: {} holds something that is no text", key));
+    list.push_back(value.get<std::string>());
+  }
+  return list;
+}
+
+Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
+  if (!object.is_object()) return invalid(fmt::format("{}: not a descriptor", what));
+  Descriptor descriptor{.mediaType = textOf(object, "mediaType"), .digest = textOf(object, "digest")};
+  if (!isSha256Digest(descriptor.digest))
+    return invalid(fmt::format("{}: digest \"{}\" is not sha256", what, descriptor.digest.substr(0, 100)));
+  auto size = object.find("size");
+  if (size == object.end() || !size->is_number_unsigned() || size->get<std::uint64_t>() > (1ULL << 50))
+    return invalid(fmt::format("{} {}: no sensible size", what, descriptor.digest));
+  descriptor.size = static_cast<std::int64_t>(size->get<std::uint64_t>());
+  if (auto platform = object.find("platform"); platform != object.end() && platform->is_object())
+    descriptor.platform = Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
+  return descriptor;
+}
+
+Result<std::vector<Descriptor>> readDescriptors(const json& list, std::size_t most, std::string_view what) {
+  if (!list.is_array()) return invalid(fmt::format("{}s: not a list", what));
+  if (list.size() > most) return invalid(fmt::format("{} {}s, more than {}", list.size(), what, most));
+  std::vector<Descriptor> found;
+  for (const auto& object : list) {
+    USERPOD_TRY(descriptor, readDescriptor(object, what));
+    found.push_back(std::move(descriptor));
+  }
+  return found;
+}
+
+bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+
+Status checkKind(const Manifest& manifest) {
+  const auto& type = manifest.config.mediaType;
+  if (!type.empty() && !contains(type, "container.image") && !contains(type, "image.config"))
+    return Error(Code::NotSupported, fmt::format("an artifact of type {}, not a container image", type.substr(0, 200)));
+  for (const auto& layer : manifest.layers)
+    if (contains(layer.mediaType, "+encrypted"))
+      return Error(Code::NotSupported, fmt::format("layer {} is encrypted, which is not supported", layer.digest));
+  return {};
+}
+
+}  // namespace
+
+Platform hostPlatform() {
+  utsname name{};
+  ::uname(&name);
+  std::string machine = name.machine;
+  if (machine == "x86_64") return {"linux", "amd64", ""};
+  if (machine == "aarch64") return {"linux", "arm64", "v8"};
+  if (machine.starts_with("armv7") || machine == "armv8l") return {"linux", "arm", "v7"};
+  if (machine.starts_with("armv6")) return {"linux", "arm", "v6"};
+  if (machine == "i686" || machine == "i586" || machine == "i386") return {"linux", "386", ""};
+  if (machine == "loongarch64") return {"linux", "loong64", ""};
+  return {"linux", machine, ""};  // riscv64, ppc64le, s390x are named alike
+}
+
+Result<Manifest> parseManifest(std::string_view document, std::string_view contentType) {
+  USERPOD_TRY(object, parseObject(document, "manifest"));
+  std::string type = textOf(object, "mediaType");
+  if (type.empty()) type = trim(contentType.substr(0, contentType.find(';')));
+  auto version = object.find("schemaVersion");
+  if (contains(type, "manifest.v1+") || (version != object.end() && *version == 1))
+    return Error(Code::NotSupported, "the manifest is Docker schema 1, which is no longer supported: push the image anew");
+  bool hasManifests = object.contains("manifests");
+  bool hasLayers = object.contains("layers") || object.contains("config");
+  // A document that can be read both ways would mean one thing to us and another to who signed it.
+  if (hasManifests == hasLayers) return invalid("manifest: neither clearly an index nor clearly an image");
+  Manifest manifest;
+  manifest.isIndex = hasManifests;
+  bool saysIndex = contains(type, "image.index") || contains(type, "manifest.list");
+  bool saysImage = contains(type, "image.manifest.v1") || contains(type, "distribution.manifest.v2");
+  if ((saysIndex && !hasManifests) || (saysImage && hasManifests))
+    return invalid(fmt::format("manifest: its type {} does not fit its content", type.substr(0, 200)));
+  manifest.annotations = mapOf(object, "annotations");
+  if (hasManifests) {
+    USERPOD_TRY(manifests, readDescriptors(object["manifests"], kMostManifests, "manifest"));
+    manifest.manifests = std::move(manifests);
+    return manifest;
+  }
+  USERPOD_TRY(config, readDescriptor(object["config"], "image config"));
+  manifest.config = std::move(config);
+  USERPOD_TRY(layers, readDescriptors(object["layers"], kMostLayers, "layer"));
+  manifest.layers = std::move(layers);
+  USERPOD_CHECK(checkKind(manifest));
+  if (manifest.config.size > static_cast<std::int64_t>(kLargestConfig))
+    return invalid(fmt::format("image config of {} bytes, more than {}", manifest.config.size, kLargestConfig));
+  return manifest;
+}
+
+Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host) {
+  const Descriptor* best = nullptr;
+  int bestScore = -1;
+  std::string others;
+  for (const auto& entry : index.manifests) {
+    if (!entry.platform) continue;
+    const Platform& platform = *entry.platform;
+    if (platform.os != "unknown" && others.size() < 500)
+      others += fmt::format("{}{}/{}{}{}", others.empty() ? "" : ", ", platform.os, platform.architecture,
+                            platform.variant.empty() ? "" : "/", platform.variant);
+    if (platform.os != host.os || platform.architecture != host.architecture) continue;
+    int score = 0;
+    if (platform.variant == host.variant)
+      score = 100;
+    else if (platform.variant.empty())
+      score = 50;
+    else if (platform.variant.size() == 2 && platform.variant < host.variant)
+      score = platform.variant[1] - '0';  // an older variant runs on a newer processor, never the other way
+    else
+      continue;
+    if (score > bestScore) {
+      bestScore = score;
+      best = &entry;
+    }
+  }
+  if (best != nullptr) return *best;
+  // An index of a single image needs no platform.
+  if (index.manifests.size() == 1 && !index.manifests[0].platform) return index.manifests[0];
+  return Error(Code::PlatformUnavailable,
+               fmt::format("no image for {}/{}{}{} in the list; there are: {}", host.os, host.architecture,
+                           host.variant.empty() ? "" : "/", host.variant, others.empty() ? "none" : others));
+}
+
+Status readConfig(std::string_view document, ImageRecord& record) {
+  USERPOD_TRY(object, parseObject(document, "image config"));
+  record.architecture = textOf(object, "architecture");
+  record.os = textOf(object, "os");
+  record.variant = textOf(object, "variant");
+  auto rootfs = object.find("rootfs");
+  if (rootfs == object.end() || !rootfs->is_object()) return invalid("image config: no rootfs");
+  USERPOD_TRY(diffIds, listOf(*rootfs, "diff_ids"));
+  for (const auto& id : diffIds)
+    if (!isSha256Digest(id)) return invalid(fmt::format("image config: DiffID \"{}\" is not sha256", id.substr(0, 100)));
+  record.diffIds = std::move(diffIds);
+  auto found = object.find("config");
+  if (found == object.end() || !found->is_object()) return {};
+  const json& config = *found;
+  record.user = textOf(config, "User");
+  record.workingDirectory = textOf(config, "WorkingDir");
+  record.stopSignal = textOf(config, "StopSignal");
+  USERPOD_TRY(entrypoint, listOf(config, "Entrypoint"));
+  record.entrypoint = std::move(entrypoint);
+  USERPOD_TRY(command, listOf(config, "Cmd"));
+  record.command = std::move(command);
+  USERPOD_TRY(environment, listOf(config, "Env"));
+  record.environment = std::move(environment);
+  record.labels = mapOf(config, "Labels");
+  record.volumes.clear();
+  if (auto volumes = config.find("Volumes"); volumes != config.end() && volumes->is_object())
+    for (const auto& [path, unused] : volumes->items()) record.volumes.push_back(path);
+  return {};
+}
+
+}  // namespace userpod::images
