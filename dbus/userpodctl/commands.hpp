@@ -1,0 +1,52 @@
+// The commands of userpodctl. Each prints its own output and, on standard error, its own errors, and returns the exit
+// status of the program: 0, or exitStatus() of what failed.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "daemon/sys/error.hpp"
+
+namespace userpod::ctl {
+
+// How to print; set from the command line.
+struct Display {
+  bool json = false;
+  bool color = false;
+};
+
+// "userpodctl: text" on standard error, or a JSON object there; returns the exit status of its code.
+int fail(const Error& error, const Display& display);
+int finish(const Status& status, const Display& display);
+
+// Without daemon and bus.
+int runDoctor(const Display& display);  // 1 when a check is an error
+int runReset(bool yes, const Display& display);
+int runEnter(const std::vector<std::string>& command, const Display& display);
+
+// Over the bus, which starts the daemon when it does not run; status leaves it alone.
+int runStatus(const Display& display);
+int runPods(const Display& display);
+int runContainers(const Display& display);
+int runImages(const Display& display);
+int runInspect(const std::string& key, const Display& display);
+
+struct ActOptions {
+  std::vector<std::string> keys;  // ids, prefixes of ids; references for images
+  long long grace = -1;           // seconds; -1: the container's own
+  bool force = false;             // kill first
+  bool forceManaged = false;      // also what a kubelet manages
+};
+int runStart(const ActOptions& options, const Display& display);
+int runStop(const ActOptions& options, const Display& display);
+int runRemove(const ActOptions& options, const Display& display);
+int runRemoveImages(const ActOptions& options, const Display& display);
+
+struct PullOptions {
+  std::string image;
+  std::string username;
+  bool passwordStdin = false;  // reads the password from standard input: arguments are seen by others
+};
+int runPull(const PullOptions& options, const Display& display);
+
+}  // namespace userpod::ctl

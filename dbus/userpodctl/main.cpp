@@ -1,0 +1,153 @@
+// userpodctl: the command line of userpod. What each command does stands in commands.hpp.
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+#include "dbus/userpodctl/bus_client.hpp"
+#include "dbus/userpodctl/commands.hpp"
+#include "policy/settings.hpp"
+#include "userns/enter.hpp"
+
+namespace userpod::ctl {
+
+int fail(const Error& error, const Display& display) {
+  if (display.json)
+    fmt::print(stderr, "{}\n", Json({{"error", codeName(error.code())}, {"message", error.text()}})
+                                   .dump(-1, ' ', false, Json::error_handler_t::replace));
+  else
+    fmt::print(stderr, "userpodctl: {}\n", error.text());
+  return exitStatus(error.code());
+}
+
+int finish(const Status& status, const Display& display) { return status ? EXIT_SUCCESS : fail(status.error(), display); }
+
+int runEnter(const std::vector<std::string>& command, const Display& display) {
+  auto paths = userPaths();
+  if (!paths) return fail(paths.error(), display);
+  return enterNode(*paths, {command});
+}
+
+namespace {
+
+// The words after the first "--" are a command of enter: its options are not ours.
+std::vector<std::string> splitOff(std::vector<std::string>& words) {
+  for (auto word = words.begin(); word != words.end(); ++word) {
+    if (*word != "--") continue;
+    std::vector<std::string> command(word + 1, words.end());
+    words.erase(word, words.end());
+    return command;
+  }
+  return {};
+}
+
+// What the command line asked for.
+struct Request {
+  Display display;
+  ActOptions act;
+  PullOptions pull;
+  std::vector<std::string> command;
+  std::vector<std::string> rest;  // what stood after "--"
+  std::string key;
+  bool yes = false;
+  int status = 0;
+};
+
+template <typename Run>
+CLI::App* addCommand(CLI::App& app, Request& request, const char* name, const char* text, const Run& run) {
+  auto* command = app.add_subcommand(name, text);
+  command->add_flag("--json", request.display.json, "Print JSON");
+  command->callback([&request, run] { request.status = run(request); });
+  return command;
+}
+
+void addHostCommands(CLI::App& app, Request& request) {
+  addCommand(app, request, "doctor", "Check the host, one requirement at a time; needs no daemon. Exit status 1: an error was found",
+             [](Request& r) { return runDoctor(r.display); });
+  auto* enter = addCommand(app, request, "enter", "Run a command inside the node: enter -- CMD ARG...",
+                           [](Request& r) {
+                             r.command.insert(r.command.end(), r.rest.begin(), r.rest.end());
+                             return runEnter(r.command, r.display);
+                           });
+  enter->add_option("command", request.command, "The command, best after --");
+  auto* reset = addCommand(app, request, "reset", "Stop all pods and remove all images, containers and their state",
+                           [](Request& r) { return runReset(r.yes, r.display); });
+  reset->add_flag("-y,--yes", request.yes, "Do not ask");
+  addCommand(app, request, "version", "Print the version", [](Request& r) {
+    if (r.display.json)
+      fmt::print("{}\n", Json({{"version", USERPOD_VERSION}}).dump());
+    else
+      fmt::print("userpodctl {}\n", USERPOD_VERSION);
+    return 0;
+  });
+}
+
+void addReadCommands(CLI::App& app, Request& request) {
+  addCommand(app, request, "status", "Show the daemon's state; does not start it", [](Request& r) { return runStatus(r.display); });
+  addCommand(app, request, "pods", "List pods", [](Request& r) { return runPods(r.display); });
+  addCommand(app, request, "containers", "List containers", [](Request& r) { return runContainers(r.display); })->alias("ps");
+  addCommand(app, request, "images", "List images", [](Request& r) { return runImages(r.display); });
+  addCommand(app, request, "inspect", "Show all properties of a pod, container or image, as JSON",
+             [](Request& r) { return runInspect(r.key, r.display); })
+      ->add_option("key", request.key, "Id, a prefix of one, or an image's name")
+      ->required();
+}
+
+CLI::App* addAct(CLI::App& app, Request& request, const char* name, const char* text,
+                 int (*run)(const ActOptions&, const Display&)) {
+  auto* command = addCommand(app, request, name, text, [run](Request& r) { return run(r.act, r.display); });
+  command->add_option("key", request.act.keys, "Ids or prefixes of ids")->required();
+  return command;
+}
+
+void addChangeCommands(CLI::App& app, Request& request) {
+  constexpr const char* kManaged = "Also what a kubelet or another client of the CRI manages";
+  addAct(app, request, "start", "Start created containers", runStart)->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  auto* stop = addAct(app, request, "stop", "Stop containers or pods", runStop);
+  stop->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  stop->add_option("-t,--time", request.act.grace, "Seconds between a container's stop signal and the kill")
+      ->check(CLI::Range(0LL, 1'000'000'000LL));
+  auto* remove = addAct(app, request, "rm", "Remove containers or pods", runRemove);
+  remove->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  remove->add_flag("-f,--force", request.act.force, "Kill a running container first");
+  addAct(app, request, "rmi", "Remove images", runRemoveImages);
+  auto* pull = addCommand(app, request, "pull", "Fetch an image; prints its id", [](Request& r) { return runPull(r.pull, r.display); });
+  pull->add_option("image", request.pull.image, "Name with tag or digest")->required();
+  auto* username = pull->add_option("-u,--username", request.pull.username, "For the registry");
+  auto* password = pull->add_flag("--password-stdin", request.pull.passwordStdin, "Read the password from standard input");
+  username->needs(password);
+  password->needs(username);
+}
+
+int runMain(std::vector<std::string> words) {
+  CLI::App app("userpodctl: pods and containers of this user, and the host they run on", "userpodctl");
+  Request request;
+  const char* noColor = std::getenv("NO_COLOR");
+  request.display.color = ::isatty(STDOUT_FILENO) == 1 && (noColor == nullptr || *noColor == '\0');
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "userpodctl " USERPOD_VERSION);
+  addHostCommands(app, request);
+  addReadCommands(app, request);
+  addChangeCommands(app, request);
+  request.rest = splitOff(words);
+  bool enter = !words.empty() && words.front() == "enter";
+  if (!enter) words.insert(words.end(), request.rest.begin(), request.rest.end());
+  // CLI11 takes its words from the end.
+  std::vector<std::string> reversed(words.rbegin(), words.rend());
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    int status = app.exit(error);
+    return status == 0 ? 0 : exitStatus(Code::InvalidArgument);
+  }
+  return request.status;
+}
+
+}  // namespace
+}  // namespace userpod::ctl
+
+int main(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  return userpod::ctl::runMain(std::move(words));
+}
