@@ -53,7 +53,8 @@ void Front::apply(const core::Change& change) {
   tree_.apply(change);
   if (change.kind != core::Change::Kind::Job) return;
   auto id = static_cast<std::uint32_t>(std::strtoul(change.id.c_str(), nullptr, 10));
-  if (auto waiting = newJobs_.extract(id)) waiting.mapped().send(id, sdbus::ObjectPath(jobPath(id)));
+  // At once: the next change may remove the object that was called.
+  if (auto waiting = newJobs_.extract(id)) waiting.mapped().sendNow(id, sdbus::ObjectPath(jobPath(id)));
 }
 
 // ---- who calls

@@ -28,10 +28,13 @@ class Front {
   // A change of the core: announces it, then answers the calls that wait for it.
   void apply(const core::Change& change);
 
+  // A call of a method of the object at `path`, to be answered.
   template <typename... Values>
-  Reply<Values...> hold(sdbus::Result<Values...>&& result) {
-    return {courier_, held_, std::move(result)};
+  Reply<Values...> hold(const std::string& path, sdbus::Result<Values...>&& result) {
+    return {courier_, held_, path, std::move(result)};
   }
+  // Before an object is unregistered.
+  void objectLeaves(const std::string& path) { held_.objectLeaves(path); }
 
   // Manager
   void getPod(const PathReply& reply, const std::string& key);

@@ -5,79 +5,79 @@
 namespace userpod::bus {
 
 void PodObject::Stop(JobResult&& result, VariantMap options) {
-  front_.stopPod(front_.hold(std::move(result)), view_.id, sender(), options);
+  front_.stopPod(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
 void PodObject::Remove(JobResult&& result, VariantMap options) {
-  front_.removePod(front_.hold(std::move(result)), view_.id, sender(), options);
+  front_.removePod(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
 void ContainerObject::Start(sdbus::Result<>&& result, VariantMap options) {
-  front_.startContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+  front_.startContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
 void ContainerObject::Kill(sdbus::Result<>&& result, std::int32_t signal, std::string whom, VariantMap options) {
-  front_.killContainer(front_.hold(std::move(result)), view_.id, signal, whom, sender(), options);
+  front_.killContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, signal, whom, sender(), options);
 }
 
 void ContainerObject::Stop(JobResult&& result, VariantMap options) {
-  front_.stopContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+  front_.stopContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
 void ContainerObject::Remove(JobResult&& result, VariantMap options) {
-  front_.removeContainer(front_.hold(std::move(result)), view_.id, sender(), options);
+  front_.removeContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
 void ImageObject::Remove(JobResult&& result, VariantMap) {
-  front_.removeImage(front_.hold(std::move(result)), view_.id, sender());
+  front_.removeImage(front_.hold(getObjectPath(), std::move(result)), view_.id, sender());
 }
 
 void ImageObject::GetConfig(sdbus::Result<std::string>&& result, VariantMap) {
-  front_.imageText(front_.hold(std::move(result)), view_.id, &ImageRecord::config);
+  front_.imageText(front_.hold(getObjectPath(), std::move(result)), view_.id, &ImageRecord::config);
 }
 
 void ImageObject::GetManifest(sdbus::Result<std::string>&& result, VariantMap) {
-  front_.imageText(front_.hold(std::move(result)), view_.id, &ImageRecord::manifest);
+  front_.imageText(front_.hold(getObjectPath(), std::move(result)), view_.id, &ImageRecord::manifest);
 }
 
 void JobObject::Cancel(sdbus::Result<>&& result, VariantMap) {
-  front_.cancelJob(front_.hold(std::move(result)), view_.id, sender());
+  front_.cancelJob(front_.hold(getObjectPath(), std::move(result)), view_.id, sender());
 }
 
 void JobObject::Wait(sdbus::Result<VariantMap>&& result, VariantMap) {
-  front_.waitJob(front_.hold(std::move(result)), view_.id);
+  front_.waitJob(front_.hold(getObjectPath(), std::move(result)), view_.id);
 }
 
 void ManagerObject::GetPod(PathResult&& result, std::string key, VariantMap) {
-  front_.getPod(front_.hold(std::move(result)), key);
+  front_.getPod(front_.hold(getObjectPath(), std::move(result)), key);
 }
 
 void ManagerObject::GetContainer(PathResult&& result, std::string key, VariantMap) {
-  front_.getContainer(front_.hold(std::move(result)), key);
+  front_.getContainer(front_.hold(getObjectPath(), std::move(result)), key);
 }
 
 void ManagerObject::GetImage(PathResult&& result, std::string reference, VariantMap) {
-  front_.getImage(front_.hold(std::move(result)), reference);
+  front_.getImage(front_.hold(getObjectPath(), std::move(result)), reference);
 }
 
 void ManagerObject::ListPods(ListResult&& result, VariantMap options) {
-  front_.listPods(front_.hold(std::move(result)), options);
+  front_.listPods(front_.hold(getObjectPath(), std::move(result)), options);
 }
 
 void ManagerObject::ListContainers(ListResult&& result, VariantMap options) {
-  front_.listContainers(front_.hold(std::move(result)), options);
+  front_.listContainers(front_.hold(getObjectPath(), std::move(result)), options);
 }
 
 void ManagerObject::ListImages(ListResult&& result, VariantMap options) {
-  front_.listImages(front_.hold(std::move(result)), options);
+  front_.listImages(front_.hold(getObjectPath(), std::move(result)), options);
 }
 
 void ManagerObject::PullImage(JobResult&& result, std::string reference, VariantMap options) {
-  front_.pullImage(front_.hold(std::move(result)), reference, sender(), options);
+  front_.pullImage(front_.hold(getObjectPath(), std::move(result)), reference, sender(), options);
 }
 
 void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap) {
-  front_.diagnose(front_.hold(std::move(result)));
+  front_.diagnose(front_.hold(getObjectPath(), std::move(result)));
 }
 
 std::vector<std::string> ManagerObject::Features() {

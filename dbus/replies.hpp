@@ -1,12 +1,15 @@
 // Method calls that wait for their answer, and the way to the bus thread.
 //
-// sdbus-c++ sends nothing when a Result is dropped, and crashes when one outlives its connection. So Results stay on the
-// bus thread in one table that ends before the connection; what travels through the core is a handle without one.
+// sdbus-c++ sends nothing when a Result is dropped, and crashes when one outlives its connection; libsystemd reads the
+// object's vtable when a reply leaves, so that a call must be answered before its object is unregistered. So Results
+// stay on the bus thread in one table that ends before the connection, and knows which object each belongs to; what
+// travels through the core is a handle without one.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <unordered_set>
 #include <utility>
@@ -42,8 +45,15 @@ void attempt(std::string_view what, const std::function<void()>& action);
 
 class HeldCall {
  public:
+  explicit HeldCall(std::string path) : path_(std::move(path)) {}
+  HeldCall(const HeldCall&) = delete;
+  HeldCall& operator=(const HeldCall&) = delete;
   virtual ~HeldCall() = default;
   virtual void fail(const Error& error) = 0;
+  const std::string& path() const { return path_; }  // of the object that was called
+
+ private:
+  std::string path_;
 };
 
 // The calls of one connection that are not answered yet. Bus thread only.
@@ -56,6 +66,14 @@ class HeldCalls {
 
   void add(std::shared_ptr<HeldCall> call) { calls_.insert(std::move(call)); }
   void drop(const std::shared_ptr<HeldCall>& call) { calls_.erase(call); }
+  // The object is about to leave the bus: whoever still waits for it gets Canceled now.
+  void objectLeaves(const std::string& path) {
+    std::erase_if(calls_, [&](const auto& call) {
+      if (call->path() != path) return false;
+      call->fail(Error(Code::Canceled, path + " has gone"));
+      return true;
+    });
+  }
 
  private:
   std::unordered_set<std::shared_ptr<HeldCall>> calls_;
@@ -64,9 +82,8 @@ class HeldCalls {
 template <typename... Values>
 class HeldResult final : public HeldCall {
  public:
-  explicit HeldResult(sdbus::Result<Values...>&& result) : result_(std::move(result)) {}
-  HeldResult(const HeldResult&) = delete;
-  HeldResult& operator=(const HeldResult&) = delete;
+  HeldResult(std::string path, sdbus::Result<Values...>&& result)
+      : HeldCall(std::move(path)), result_(std::move(result)) {}
   ~HeldResult() override {
     if (!answered_) fail(Error(Code::Canceled, "the daemon ended or gave up before it could answer"));
   }
@@ -91,8 +108,8 @@ template <typename... Values>
 class Reply {
  public:
   // Bus thread.
-  Reply(std::shared_ptr<Courier> courier, HeldCalls& held, sdbus::Result<Values...>&& result) {
-    auto call = std::make_shared<HeldResult<Values...>>(std::move(result));
+  Reply(std::shared_ptr<Courier> courier, HeldCalls& held, std::string path, sdbus::Result<Values...>&& result) {
+    auto call = std::make_shared<HeldResult<Values...>>(std::move(path), std::move(result));
     ticket_ = std::make_shared<Ticket>(std::move(courier), &held, call);
     held.add(std::move(call));
   }
@@ -100,6 +117,13 @@ class Reply {
     ticket_->use([values = std::make_tuple(std::move(values)...)](HeldResult<Values...>& call) {
       std::apply([&](const auto&... parts) { call.send(parts...); }, values);
     });
+  }
+  // Bus thread: the answer leaves before this returns.
+  void sendNow(const Values&... values) const {
+    if (auto call = ticket_->call.lock()) {
+      call->send(values...);
+      ticket_->held->drop(call);
+    }
   }
   void fail(Error error) const {
     ticket_->use([error = std::move(error)](HeldResult<Values...>& call) { call.fail(error); });

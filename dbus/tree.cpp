@@ -6,6 +6,7 @@
 
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
+#include "dbus/front.hpp"
 #include "dbus/options.hpp"
 
 namespace userpod::bus {
@@ -67,6 +68,7 @@ void Tree::syncPod(const core::Snapshot& snapshot, const std::string& id) {
   std::string path = podPath(id);
   if (!record) {
     if (shown == pods_.end()) return;
+    front_.objectLeaves(path);
     shown->second->withdraw();
     pods_.erase(shown);
     manager_.change(makeManagerView(snapshot));
@@ -111,6 +113,7 @@ void Tree::syncContainer(const core::Snapshot& snapshot, const std::string& id) 
   if (!record || !isShown(*record)) {
     if (shown == containers_.end()) return;
     const ContainerView last = shown->second.object->view();
+    front_.objectLeaves(containerPath(id));
     shown->second.object->withdraw();
     containers_.erase(shown);
     containerListsChanged(last.pod, last.image);
@@ -187,8 +190,10 @@ void Tree::syncImages(const core::Snapshot& snapshot) {
       ++shown;
       continue;
     }
+    std::string path = imagePath(shown->first);
+    front_.objectLeaves(path);
     shown->second->withdraw();
-    events.emplace_back("image-removed", imagePath(shown->first));
+    events.emplace_back("image-removed", path);
     shown = images_.erase(shown);
   }
   for (const auto& [id, record] : records) {
@@ -232,6 +237,7 @@ void Tree::syncJob(const core::Snapshot& snapshot, const std::string& id) {
   if (found == snapshot.jobs.end()) {
     if (shown == jobs_.end()) return;
     std::string result = shown->second.object->view().state;
+    front_.objectLeaves(path);
     shown->second.object->withdraw();
     jobs_.erase(shown);
     return attempt("send JobRemoved", [&] { manager_.emitJobRemoved(number, path, result); });
