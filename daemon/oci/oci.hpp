@@ -29,6 +29,8 @@ struct SpecInput {
   std::string controllers;           // delegated ones: a limit without its controller is left out, with a warning
   std::vector<std::string> warnings; // filled: what was asked and cannot be, in words
   std::int64_t pidsLimit = 0;        // pids.max when the request has none; 0: no limit
+  pid_t targetPid = 0;               // of the container whose PID namespace NamespaceMode::Target joins
+  std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
 };
 
 // What the spec decided and status shows.
@@ -39,7 +41,9 @@ struct BuiltSpec {
   EffectiveUser user;
   int stopSignal = 15;
 };
-// InvalidArgument names the field and the mend. Pure but for reading passwd and group in the rootfs.
+// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of mounts
+// and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is a namespace of the
+// container's own as long as no pod has a process to share one with.
 Result<BuiltSpec> buildSpec(SpecInput& input);
 
 struct CreateInput {
@@ -57,6 +61,7 @@ struct CreatedProcess {
   pid_t monitorPid = 0;
 };
 
+// A command inside a running container, as its user, with its environment, limits and seccomp profile.
 struct ExecInput {
   std::string id;
   std::string handler;
@@ -73,7 +78,9 @@ struct ExecResult {
 // Drives conmon and the runtime. Blocking methods, any worker thread; exec is asynchronous on a loop of its own.
 class Runtime {
  public:
-  // Binds the runtime read-only below paths.node so that it does not copy itself at each start.
+  // Binds the runtimes read-only below paths.node so that they do not copy themselves at each start; asks them for their
+  // version (2 ms each). HelperMissing when the default one or conmon is not there, ConfigInvalid for a bad path. `node`
+  // must outlive it.
   static Result<std::unique_ptr<Runtime>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
   virtual ~Runtime() = default;
 
@@ -84,7 +91,9 @@ class Runtime {
   virtual Status start(const std::string& id, const std::string& handler) = 0;
   // `crun delete --force` and the monitor's cgroup. Unknown is fine.
   virtual Status remove(const std::string& id, const std::string& handler) = 0;
-  // done is called once, on the exec loop's thread. A timeout kills the whole tree of the exec: Code::Timeout.
+  // Returns at once. done is called once, on the exec loop's thread (or on the caller's for an unknown handler).
+  // Timeout: the time was over, and the command with all it had started is killed. RuntimeFailed: the command was not
+  // started (no such program), in the runtime's words. Canceled: the Runtime is being destroyed.
   virtual void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) = 0;
 };
 

@@ -1,0 +1,68 @@
+// The parts of Runtime: one OCI runtime program per handler, conmon, and the execs under way.
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "daemon/oci/oci.hpp"
+#include "daemon/sys/child.hpp"
+
+namespace userpod::oci {
+
+// An OCI runtime program as it is called: the read-only bind mount, the arguments before the subcommand.
+struct Handler {
+  std::string name;
+  std::string program;
+  std::string flavour;  // first word of --version: crun, runc, ...
+  std::string version;
+  std::string stateRoot;
+
+  std::vector<std::string> command() const;  // program and global arguments, to be followed by a subcommand
+};
+
+// Finds the program, binds it read-only at <node>/bin/<name> and asks for its version.
+Result<Handler> openHandler(const Paths& paths, const std::string& name, const std::string& configuredPath);
+
+// The whole environment of conmon and the runtime: nothing of the daemon's own, above all no NOTIFY_SOCKET, which crun
+// would act on.
+std::vector<std::string> toolEnvironment(const Paths& paths);
+
+// spawn() in a thread whose session keyring is not the user's: runtimes are told to make none per container, as a user
+// has only 200, and the session keyring of the user may hold tickets and disk keys.
+Result<Child> spawnTool(const SpawnOptions& options);
+
+// The words of crun, runc or conmon without time stamps, prefixes and JSON around them, on one line, cut at 4 KiB.
+std::string plainMessage(std::string_view text);
+
+class ExecLoop;
+
+class RuntimeImpl final : public Runtime {
+ public:
+  RuntimeImpl(const Paths& paths, const NodeInside& node);
+  ~RuntimeImpl() override;
+  Status prepare(const Settings& settings);
+
+  bool hasHandler(const std::string& handler) const override;
+  std::pair<std::string, std::string> version() const override;
+  Result<CreatedProcess> create(const CreateInput& input) override;
+  Status start(const std::string& id, const std::string& handler) override;
+  Status remove(const std::string& id, const std::string& handler) override;
+  void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) override;
+
+ private:
+  Result<const Handler*> find(const std::string& handler) const;
+  SpawnOptions inLeaf(const Handler& handler, std::vector<std::string> arguments) const;
+  Status runTool(const Handler& handler, std::vector<std::string> arguments) const;
+  Result<CreatedProcess> launchMonitor(const Handler& handler, const CreateInput& input) const;
+  SpawnOptions monitorOptions(const Handler& handler, const CreateInput& input, int cgroup) const;
+
+  const Paths paths_;
+  const NodeInside& node_;
+  std::string conmon_;
+  std::string defaultHandler_;
+  std::map<std::string, Handler> handlers_;
+  UniqueFd leaf_;  // cgroup of the short-lived runtime calls
+  std::unique_ptr<ExecLoop> execLoop_;
+};
+
+}  // namespace userpod::oci

@@ -1,0 +1,76 @@
+// Capabilities, no_new_privs, seccomp, masked and read-only paths.
+#include <algorithm>
+
+#include "daemon/oci/spec.hpp"
+#include "policy/capabilities.hpp"
+#include "policy/container_paths.hpp"
+#include "policy/seccomp.hpp"
+
+namespace userpod::oci {
+namespace {
+
+Result<policy::Capabilities> addCapabilities(SpecParts& parts) {
+  const auto& security = parts.input.container.config.security;
+  policy::CapabilitySets sets;
+  if (security.privileged) {
+    sets.bounding = policy::allCapabilities();
+  } else {
+    const auto& request = security.capabilities;
+    USERPOD_TRY(applied, policy::applyCapabilities(policy::defaultCapabilities(), request.add, request.drop, request.addAmbient));
+    sets = applied;
+  }
+  // Inheritable stays empty (CVE-2022-24769) but for what is ambient, which needs it. A user other than root loses what
+  // is permitted at exec: the kernel does that.
+  parts.spec["process"]["capabilities"] = {{"bounding", sets.bounding.names()},
+                                           {"permitted", sets.bounding.names()},
+                                           {"effective", sets.bounding.names()},
+                                           {"inheritable", sets.ambient.names()},
+                                           {"ambient", sets.ambient.names()}};
+  return sets.bounding;
+}
+
+Status addSeccomp(SpecParts& parts, policy::Capabilities capabilities) {
+  const auto& security = parts.input.container.config.security;
+  if (security.privileged || !security.seccomp) return {};
+  switch (security.seccomp->type) {
+    case SecurityProfile::Type::Unconfined:
+      return {};
+    case SecurityProfile::Type::RuntimeDefault:
+      parts.spec["linux"]["seccomp"] = policy::defaultSeccomp(capabilities);
+      return {};
+    case SecurityProfile::Type::Localhost:
+      break;
+  }
+  USERPOD_TRY(profile, policy::loadSeccomp(security.seccomp->localhostRef, capabilities));
+  parts.spec["linux"]["seccomp"] = std::move(profile);
+  return {};
+}
+
+void addPaths(SpecParts& parts) {
+  const auto& security = parts.input.container.config.security;
+  if (security.privileged) return;
+  // An empty list is a request for none (procMount: Unmasked); a list of the client replaces nothing that is dangerous
+  // to leave out, so the defaults are added to it, as CRI-O does.
+  auto masked = security.maskedPaths;
+  if (!masked.empty())
+    for (const char* path : policy::kMaskedPaths)
+      if (std::find(masked.begin(), masked.end(), path) == masked.end()) masked.emplace_back(path);
+  parts.spec["linux"]["maskedPaths"] = masked;
+  parts.spec["linux"]["readonlyPaths"] = security.readonlyPaths;
+}
+
+}  // namespace
+
+Status addSecurity(SpecParts& parts) {
+  const auto& security = parts.input.container.config.security;
+  if (security.apparmor && security.apparmor->type == SecurityProfile::Type::Localhost)
+    return Error(Code::NotSupported, "apparmor: profile " + security.apparmor->localhostRef.substr(0, 128) +
+                                         " can only be loaded and applied by root; use RuntimeDefault or Unconfined");
+  USERPOD_TRY(capabilities, addCapabilities(parts));
+  parts.spec["process"]["noNewPrivileges"] = security.noNewPrivs;
+  USERPOD_CHECK(addSeccomp(parts, capabilities));
+  addPaths(parts);
+  return {};
+}
+
+}  // namespace userpod::oci
