@@ -21,8 +21,9 @@ Result<sockaddr_un> socketAddress(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
-    return Error(Code::InvalidArgument, fmt::format("socket path {} must have 1 to {} bytes; choose a shorter directory",
-                                                    path, sizeof address.sun_path - 1));
+    return Error(Code::InvalidArgument,
+                 fmt::format("socket path {} must have 1 to {} bytes; choose a shorter directory", path,
+                             sizeof address.sun_path - 1));
   path.copy(address.sun_path, path.size());
   return address;
 }
@@ -44,7 +45,8 @@ Status removeStale(const std::string& path, const sockaddr_un& address) {
     return Error(Code::InvalidState, path + " is in the way and is not a socket; move it away");
   USERPOD_TRY(probe, makeSocket());
   if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN)
-    return Error(Code::Busy, path + " is served by another daemon; stop it with: systemctl --user stop userpod.socket userpod");
+    return Error(Code::Busy,
+                 path + " is served by another daemon; stop it with: systemctl --user stop userpod.socket userpod");
   if (errno != ECONNREFUSED) return sysError("connect to " + path);
   if (::unlink(path.c_str()) < 0 && errno != ENOENT) return sysError("remove " + path);
   return {};
@@ -59,7 +61,8 @@ Result<UniqueFd> openListener(const std::string& path) {
   // bind() makes the file with the mode of the socket's own inode: there is no moment with a wider one, and the
   // process's umask stays as it is.
   if (::fchmod(fd.get(), 0600) < 0) return sysError("set the mode of the CRI socket");
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) return sysError("bind " + path);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+    return sysError("bind " + path);
   if (::listen(fd.get(), kBacklog) < 0) return sysError("listen at " + path);
   return std::move(fd);
 }
@@ -103,7 +106,8 @@ void Acceptor::acceptAll() {
     if (::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) {
       logWarning("{}", sysError("CRI connection refused: its credentials").text());
     } else if (peer.uid != ::getuid()) {
-      logWarning("CRI connection refused: process {} belongs to user {}, not to user {}", peer.pid, peer.uid, ::getuid());
+      logWarning("CRI connection refused: process {} belongs to user {}, not to user {}", peer.pid, peer.uid,
+                 ::getuid());
     } else {
       handOver_(std::move(connection));
     }
@@ -113,7 +117,8 @@ void Acceptor::acceptAll() {
 // Clients wait in the backlog meanwhile. Without the pause a level-triggered listener would spin.
 void Acceptor::pause(int reason) {
   if (!std::exchange(starved_, true))
-    logError("CRI connections wait: {}; is LimitNOFILE= of userpod.service too low?", sysError("accept", reason).text());
+    logError("CRI connections wait: {}; is LimitNOFILE= of userpod.service too low?",
+             sysError("accept", reason).text());
   loop_->unwatch(listener_.get());
   loop_->runAfter(kShortagePause, [this] {
     if (auto watching = watch(); !watching) logError("CRI listener: {}", watching.error().text());

@@ -41,7 +41,8 @@ Status takeCommand(const v1::ContainerConfig& config, ContainerConfig* container
 
 Status checkImageVolume(const std::string& field, const v1::Mount& mount) {
   if (!mount.host_path().empty()) return invalidField(field + ".host_path", "is set beside image; set one of them");
-  if (!mount.readonly()) return invalidField(field + ".readonly", "must be set: the content of an image cannot be written");
+  if (!mount.readonly())
+    return invalidField(field + ".readonly", "must be set: the content of an image cannot be written");
   if (!mount.image_sub_path().empty()) USERPOD_CHECK(checkBelow(field + ".image_sub_path", mount.image_sub_path()));
   return {};
 }
@@ -55,7 +56,8 @@ Status checkMountOptions(const std::string& field, const v1::Mount& mount) {
       return invalidField(field + ".recursive_read_only", "needs propagation PRIVATE");
   }
   if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0)
-    return unsupportedField(field + ".uidMappings", "asks for an idmapped mount, which needs root on the host; leave it out");
+    return unsupportedField(field + ".uidMappings",
+                            "asks for an idmapped mount, which needs root on the host; leave it out");
   if (mount.mount_options_size() > 0)
     return unsupportedField(field + ".mount_options", "is not advertised by this runtime; leave it out");
   return {};
@@ -90,12 +92,14 @@ Result<DeviceConfig> toDevice(const v1::Device& device) {
   USERPOD_CHECK(checkAbsolute("config.devices.container_path", result.containerPath));
   if (result.permissions.empty()) result.permissions = "rwm";
   if (result.permissions.find_first_not_of("rwm") != std::string::npos)
-    return invalidField(fmt::format("config.devices[{}].permissions", result.containerPath), "may only have r, w and m");
+    return invalidField(fmt::format("config.devices[{}].permissions", result.containerPath),
+                        "may only have r, w and m");
   return result;
 }
 
 Status takeLists(const v1::ContainerConfig& config, ContainerConfig* container) {
-  if (config.mounts_size() > kListLimit || config.devices_size() > kListLimit || config.envs_size() > kListLimit)
+  if (config.mounts_size() > kListLimit || config.devices_size() > kListLimit || config.envs_size() > kListLimit ||
+      config.cdi_devices_size() > kListLimit)
     return invalidField("config", fmt::format("has more than {} mounts, devices or envs", kListLimit));
   for (const auto& message : config.mounts()) {
     USERPOD_TRY(mount, toMount(message));
@@ -105,10 +109,10 @@ Status takeLists(const v1::ContainerConfig& config, ContainerConfig* container) 
     USERPOD_TRY(device, toDevice(message));
     container->devices.push_back(std::move(device));
   }
-  if (config.cdi_devices_size() > 0)
-    return unsupportedField("config.CDI_devices", "asks for " + config.cdi_devices(0).name().substr(0, 128) +
-                                                      ", but this runtime reads no CDI specifications; name the device in "
-                                                      "config.devices");
+  for (const auto& device : config.cdi_devices()) {
+    USERPOD_CHECK(checkWord("config.CDI_devices.name", device.name()));
+    container->cdiDevices.push_back(device.name());
+  }
   return {};
 }
 

@@ -16,7 +16,9 @@ constexpr std::size_t kPathLimit = 4095;
 constexpr std::size_t kLabelLimit = 4096;
 constexpr std::size_t kShown = 128;  // of a wrong value in a message
 
-bool isControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+bool isControl(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+}
 
 std::string quoted(std::string_view value) {
   std::string text(value.substr(0, kShown));
@@ -36,7 +38,8 @@ Error unsupportedField(std::string_view field, std::string_view problem) {
 
 Status checkId(std::string_view field, std::string_view id) {
   if (id.empty()) return invalidField(field, "is empty; give an id or the beginning of one");
-  if (id.size() > kIdLength) return invalidField(field, fmt::format("has {} bytes; an id has {}", id.size(), kIdLength));
+  if (id.size() > kIdLength)
+    return invalidField(field, fmt::format("has {} bytes; an id has {}", id.size(), kIdLength));
   return {};
 }
 
@@ -58,7 +61,8 @@ Status checkText(std::string_view field, std::string_view text, std::size_t limi
 
 Status checkWord(std::string_view field, std::string_view word) {
   if (word.empty()) return invalidField(field, "has an empty entry");
-  if (word.size() > kNameLimit + 2 || std::any_of(word.begin(), word.end(), [](char c) { return isControl(c) || c == ' '; }))
+  if (word.size() > kNameLimit + 2 ||
+      std::any_of(word.begin(), word.end(), [](char c) { return isControl(c) || c == ' '; }))
     return invalidField(field, fmt::format("has the entry {}; give one word without white space", quoted(word)));
   return {};
 }
@@ -85,11 +89,14 @@ Status checkRange(std::string_view field, std::int64_t value, std::int64_t least
   return invalidField(field, fmt::format("is {}; give {} to {}", value, least, most));
 }
 
-Status checkUserId(std::string_view field, std::int64_t id) { return checkRange(field, id, 0, 0xFFFFFFFELL); }
+Status checkUserId(std::string_view field, std::int64_t id) {
+  return checkRange(field, id, 0, 0xFFFFFFFELL);
+}
 
 Status checkUserIds(std::string_view field, const std::vector<std::int64_t>& ids) {
   constexpr std::size_t kGroupsMax = 65536;  // NGROUPS_MAX of the kernel
-  if (ids.size() > kGroupsMax) return invalidField(field, fmt::format("has {} entries; at most {}", ids.size(), kGroupsMax));
+  if (ids.size() > kGroupsMax)
+    return invalidField(field, fmt::format("has {} entries; at most {}", ids.size(), kGroupsMax));
   for (auto id : ids) USERPOD_CHECK(checkUserId(field, id));
   return {};
 }
@@ -97,9 +104,9 @@ Status checkUserIds(std::string_view field, const std::vector<std::int64_t>& ids
 Status checkLabels(std::string_view field, const StringMap& labels) {
   for (const auto& [key, value] : labels)
     if (key.size() + value.size() > kLabelLimit)
-      return invalidField(fmt::format("{}[{}]", field, quoted(key)),
-                          fmt::format("has {} bytes in key and value; at most {} are allowed", key.size() + value.size(),
-                                      kLabelLimit));
+      return invalidField(
+          fmt::format("{}[{}]", field, quoted(key)),
+          fmt::format("has {} bytes in key and value; at most {} are allowed", key.size() + value.size(), kLabelLimit));
   return {};
 }
 

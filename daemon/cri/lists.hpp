@@ -33,7 +33,8 @@ class ListStream final : public grpc::ServerWriteReactor<Response> {
   void next() {
     if (position_ == records_.size()) return this->Finish(grpc::Status::OK);
     response_.Clear();
-    for (int count = 0; count < kChunkItems && position_ < records_.size(); ++count) add_(*records_[position_++], &response_);
+    for (int count = 0; count < kChunkItems && position_ < records_.size(); ++count)
+      add_(*records_[position_++], &response_);
     this->StartWrite(&response_);
   }
 

@@ -31,7 +31,8 @@ Status takeMetadata(const v1::PodSandboxConfig& config, PodConfig* pod) {
 
 Status checkHostname(const std::string& hostname) {
   bool good = std::all_of(hostname.begin(), hostname.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+           c == '_';
   });
   if (good && hostname.size() <= kHostnameLimit) return {};
   return invalidField("config.hostname", "must have at most 64 letters, digits, dots and hyphens");
@@ -66,7 +67,8 @@ Result<PortMapping> toPort(const v1::PortMapping& message) {
   USERPOD_CHECK(checkRange("config.port_mappings.host_port", message.host_port(), 0, 65535));
   if (!message.host_ip().empty() && !isAddress(message.host_ip()))
     return invalidField("config.port_mappings.host_ip", "is not an IPv4 or IPv6 address");
-  return PortMapping{static_cast<int>(message.protocol()), message.container_port(), message.host_port(), message.host_ip()};
+  return PortMapping{static_cast<int>(message.protocol()), message.container_port(), message.host_port(),
+                     message.host_ip()};
 }
 
 Result<StringMap> toSysctls(const v1::LinuxPodSandboxConfig& linux) {
@@ -146,14 +148,19 @@ Result<PodConfig> toPodConfig(const v1::PodSandboxConfig& config, const std::str
   return pod;
 }
 
-bool visible(const PodRecord& pod) { return pod.origin == Origin::Cri && pod.state != PodRecord::State::Creating; }
+bool visible(const PodRecord& pod) {
+  return pod.origin == Origin::Cri && pod.state != PodRecord::State::Creating;
+}
 
 bool matches(const v1::PodSandboxFilter& filter, const PodRecord& pod) {
-  return visible(pod) && pod.id.starts_with(filter.id()) && (!filter.has_state() || filter.state().state() == stateOf(pod)) &&
+  return visible(pod) && pod.id.starts_with(filter.id()) &&
+         (!filter.has_state() || filter.state().state() == stateOf(pod)) &&
          selects(filter.label_selector(), pod.config.labels);
 }
 
-void fillItem(const PodRecord& pod, v1::PodSandbox* item) { fillCommon(pod, item); }
+void fillItem(const PodRecord& pod, v1::PodSandbox* item) {
+  fillCommon(pod, item);
+}
 
 void fillStatus(const PodRecord& pod, v1::PodSandboxStatus* status) {
   fillCommon(pod, status);

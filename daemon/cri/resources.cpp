@@ -19,10 +19,11 @@ Status checkCpuList(const std::string& field, const std::string& list) {
 }
 
 Status checkUnified(const std::string& field, const std::string& name, const std::string& value) {
-  bool good = name.find('.') != std::string::npos && name.front() != '.' &&
-              std::all_of(name.begin(), name.end(), [](char c) {
-                return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-              });
+  bool good =
+      name.find('.') != std::string::npos && name.front() != '.' && std::all_of(name.begin(), name.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+               c == '-';
+      });
   if (!good || name.size() > 255)
     return invalidField(field, "has a key that is not a file of a cgroup, like memory.high");
   return checkText(field + "[" + name + "]", value, 4096);

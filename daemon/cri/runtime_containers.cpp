@@ -54,7 +54,8 @@ std::string RuntimeService::imageIdOf(const std::string& reference) const {
   return image ? image->id : "";
 }
 
-Result<ContainerConfig> RuntimeService::checkCreate(const v1::CreateContainerRequest& request, std::string* podId) const {
+Result<ContainerConfig> RuntimeService::checkCreate(const v1::CreateContainerRequest& request,
+                                                    std::string* podId) const {
   USERPOD_TRY(pod, findPod(request.pod_sandbox_id(), true));
   if (!request.has_config()) return invalidField("config", "is missing");
   if (!request.sandbox_config().has_metadata())
@@ -122,7 +123,8 @@ grpc::ServerUnaryReactor* RuntimeService::ContainerStatus(Context* context, cons
   auto found = findContainer(request->container_id(), true);
   if (!found) return answer(context, name, std::move(found).error());
   const ContainerRecord& container = **found;
-  fillStatus(container, [this](const std::string& reference) { return imageIdOf(reference); }, response->mutable_status());
+  fillStatus(
+      container, [this](const std::string& reference) { return imageIdOf(reference); }, response->mutable_status());
   if (request->verbose()) {
     // An empty node pid, or a process that has just gone, has no number on the host.
     auto hostPid = container.pid > 0 ? core_.hostPid(container.pid) : Result<pid_t>(0);
@@ -162,10 +164,11 @@ grpc::ServerUnaryReactor* RuntimeService::ExecSync(Context* context, const v1::E
   auto container = findContainer(request->container_id(), true);
   if (!container) return answer(context, name, std::move(container).error());
   return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
-    core_.execSync((*container)->id, toVector(request->cmd()), *timeout, [reply, response](Result<oci::ExecResult> result) {
-      if (!result) return reply->fail(result.error());
-      reply->ok([&] { fillOutput(std::move(*result), response); });
-    });
+    core_.execSync((*container)->id, toVector(request->cmd()), *timeout,
+                   [reply, response](Result<oci::ExecResult> result) {
+                     if (!result) return reply->fail(result.error());
+                     reply->ok([&] { fillOutput(std::move(*result), response); });
+                   });
   });
 }
 

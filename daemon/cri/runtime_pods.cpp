@@ -9,8 +9,7 @@ namespace userpod::cri {
 Result<RuntimeService::PodPointer> RuntimeService::findPod(const std::string& key, bool whole) const {
   USERPOD_CHECK(checkId("pod_sandbox_id", key));
   USERPOD_TRY(pod, core_.snapshot()->pod(key));
-  if (pod->origin != Origin::Cri || (whole && !visible(*pod)))
-    return Error(Code::NoSuchPod, "no pod with id " + key);
+  if (pod->origin != Origin::Cri || (whole && !visible(*pod))) return Error(Code::NoSuchPod, "no pod with id " + key);
   return std::move(pod);
 }
 
@@ -26,8 +25,9 @@ Result<PodConfig> RuntimeService::checkRun(const v1::RunPodSandboxRequest& reque
   const std::string& handler = request.runtime_handler();
   USERPOD_CHECK(checkText("runtime_handler", handler, 253));
   if (!core_.hasHandler(handler))
-    return invalidField("runtime_handler", "is \"" + handler + "\", which is not configured; name it in userpod.toml under "
-                                           "[runtimes], or leave it empty");
+    return invalidField("runtime_handler", "is \"" + handler +
+                                               "\", which is not configured; name it in userpod.toml under "
+                                               "[runtimes], or leave it empty");
   return toPodConfig(request.config(), core_.paths().podLogs());
 }
 
@@ -38,10 +38,11 @@ grpc::ServerUnaryReactor* RuntimeService::RunPodSandbox(Context* context, const 
   auto config = checkRun(*request);
   if (!config) return answer(context, name, std::move(config).error());
   return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
-    core_.runPod(std::move(*config), request->runtime_handler(), Origin::Cri, [reply, response](Result<std::string> id) {
-      if (!id) return reply->fail(id.error());
-      reply->ok([&] { response->set_pod_sandbox_id(*id); });
-    });
+    core_.runPod(std::move(*config), request->runtime_handler(), Origin::Cri,
+                 [reply, response](Result<std::string> id) {
+                   if (!id) return reply->fail(id.error());
+                   reply->ok([&] { response->set_pod_sandbox_id(*id); });
+                 });
   });
 }
 
@@ -88,7 +89,9 @@ grpc::ServerWriteReactor<v1::StreamPodSandboxesResponse>* RuntimeService::Stream
     Context*, const v1::StreamPodSandboxesRequest* request) {
   return new ListStream<PodRecord, v1::StreamPodSandboxesResponse>(
       select(core_.snapshot()->pods, [&](const PodRecord& pod) { return matches(request->filter(), pod); }),
-      [](const PodRecord& pod, v1::StreamPodSandboxesResponse* response) { fillItem(pod, response->add_pod_sandboxes()); });
+      [](const PodRecord& pod, v1::StreamPodSandboxesResponse* response) {
+        fillItem(pod, response->add_pod_sandboxes());
+      });
 }
 
 }  // namespace userpod::cri

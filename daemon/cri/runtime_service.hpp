@@ -20,7 +20,8 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Reactor* Version(Context*, const v1::VersionRequest*, v1::VersionResponse*) override;
   Reactor* Status(Context*, const v1::StatusRequest*, v1::StatusResponse*) override;
   Reactor* RuntimeConfig(Context*, const v1::RuntimeConfigRequest*, v1::RuntimeConfigResponse*) override;
-  Reactor* UpdateRuntimeConfig(Context*, const v1::UpdateRuntimeConfigRequest*, v1::UpdateRuntimeConfigResponse*) override;
+  Reactor* UpdateRuntimeConfig(Context*, const v1::UpdateRuntimeConfigRequest*,
+                               v1::UpdateRuntimeConfigResponse*) override;
 
   Reactor* RunPodSandbox(Context*, const v1::RunPodSandboxRequest*, v1::RunPodSandboxResponse*) override;
   Reactor* StopPodSandbox(Context*, const v1::StopPodSandboxRequest*, v1::StopPodSandboxResponse*) override;

@@ -16,9 +16,10 @@ Status checkUserNamespace(const std::string& field, const v1::UserNamespace& opt
     return {};
   }
   if (options.mode() != v1::POD) return invalidField(field + ".mode", "must be POD or NODE");
-  return unsupportedField(field + ".mode",
-                          "POD asks for a user namespace of the pod's own, which this runtime does not make and does not "
-                          "advertise; set hostUsers: true. The pod runs without root on the host in any case");
+  return unsupportedField(
+      field + ".mode",
+      "POD asks for a user namespace of the pod's own, which this runtime does not make and does not "
+      "advertise; set hostUsers: true. The pod runs without root on the host in any case");
 }
 
 // Network and IPC belong to the pod as a whole.
@@ -35,7 +36,8 @@ Result<NamespaceOptions> toNamespaces(const std::string& field, const v1::Namesp
     if (ofPod) return invalidField(field + ".pid", "TARGET is for containers; a pod has POD, CONTAINER or NODE");
     USERPOD_CHECK(checkId(field + ".target_id", message.target_id()));
   }
-  if (message.has_userns_options()) USERPOD_CHECK(checkUserNamespace(field + ".userns_options", message.userns_options()));
+  if (message.has_userns_options())
+    USERPOD_CHECK(checkUserNamespace(field + ".userns_options", message.userns_options()));
   NamespaceOptions options;
   options.network = static_cast<NamespaceMode>(message.network());
   options.pid = static_cast<NamespaceMode>(message.pid());
@@ -50,16 +52,16 @@ Result<SecurityProfile> toProfile(const std::string& field, const v1::SecurityPr
   SecurityProfile profile;
   profile.type = static_cast<SecurityProfile::Type>(message.profile_type());
   if (profile.type != SecurityProfile::Type::Localhost) return profile;
-  if (kind == ProfileKind::AppArmor)
-    return unsupportedField(field, "asks for an AppArmor profile, which only root may load and apply; leave it to "
-                                   "RuntimeDefault or Unconfined");
-  USERPOD_CHECK(checkAbsolute(field + ".localhost_ref", message.localhost_ref()));
+  // A seccomp profile is a file, an AppArmor profile the name of a loaded one.
+  USERPOD_CHECK(kind == ProfileKind::Seccomp ? checkAbsolute(field + ".localhost_ref", message.localhost_ref())
+                                             : checkWord(field + ".localhost_ref", message.localhost_ref()));
   profile.localhostRef = message.localhost_ref();
   return profile;
 }
 
 // The older spelling: "", "runtime/default", "docker/default", "unconfined", "localhost/<reference>".
-Result<std::optional<SecurityProfile>> fromOldSpelling(const std::string& field, const std::string& text, ProfileKind kind) {
+Result<std::optional<SecurityProfile>> fromOldSpelling(const std::string& field, const std::string& text,
+                                                       ProfileKind kind) {
   constexpr std::string_view kLocalhost = "localhost/";
   v1::SecurityProfile message;
   if (text.empty()) return std::optional<SecurityProfile>();
@@ -91,7 +93,8 @@ Result<std::optional<SecurityProfile>> toSeccomp(const std::string& field, const
   return fromOldSpelling(field + ".seccomp_profile_path", old, ProfileKind::Seccomp);
 }
 
-Result<std::optional<SecurityProfile>> toAppArmor(const std::string& field, const v1::LinuxContainerSecurityContext& context) {
+Result<std::optional<SecurityProfile>> toAppArmor(const std::string& field,
+                                                  const v1::LinuxContainerSecurityContext& context) {
   if (context.has_apparmor()) {
     USERPOD_TRY(profile, toProfile(field + ".apparmor", context.apparmor(), ProfileKind::AppArmor));
     return std::optional<SecurityProfile>(std::move(profile));

@@ -35,7 +35,9 @@ struct Server::Parts {
 
 Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
-Server::~Server() { stop(std::chrono::milliseconds(0)); }
+Server::~Server() {
+  stop(std::chrono::milliseconds(0));
+}
 
 Result<std::unique_ptr<Server>> Server::start(core::Core& core, UniqueFd listener) {
   gpr_set_log_function(&logGrpc);

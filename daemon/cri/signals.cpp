@@ -7,16 +7,15 @@ namespace userpod::cri {
 namespace {
 
 // Index: the contract's value. The kernel's numbers differ between architectures, so the names decide.
-constexpr int kSignals[] = {
-    0,       SIGABRT, SIGALRM, SIGBUS,  SIGCHLD, SIGCHLD, SIGCONT, SIGFPE,  SIGHUP,  SIGILL,  SIGINT,   SIGIO,
-    SIGABRT, SIGKILL, SIGPIPE, SIGPOLL, SIGPROF, SIGPWR,  SIGQUIT, SIGSEGV,
+constexpr int kSignals[] = {0,         SIGABRT,  SIGALRM, SIGBUS,  SIGCHLD, SIGCHLD, SIGCONT, SIGFPE, SIGHUP,  SIGILL,
+                            SIGINT,    SIGIO,    SIGABRT, SIGKILL, SIGPIPE, SIGPOLL, SIGPROF, SIGPWR, SIGQUIT, SIGSEGV,
 #ifdef SIGSTKFLT
-    SIGSTKFLT,
+                            SIGSTKFLT,
 #else
-    -1,
+                             -1,
 #endif
-    SIGSTOP, SIGSYS,  SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG,  SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH,
-    SIGXCPU, SIGXFSZ};
+                            SIGSTOP,   SIGSYS,   SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2,
+                            SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ};
 constexpr int kNamed = static_cast<int>(std::size(kSignals));  // 35: SIGNAL_SIGRTMIN
 
 // Real-time signals, counted as the C library does: SIGRTMIN is 34, SIGRTMAX 64. Constants, since the SIGRTMIN macro is

@@ -38,7 +38,8 @@ class FakeCore final : public core::Core {
     set({}, {});
   }
 
-  void set(std::vector<std::shared_ptr<const PodRecord>> pods, std::vector<std::shared_ptr<const ContainerRecord>> containers) {
+  void set(std::vector<std::shared_ptr<const PodRecord>> pods,
+           std::vector<std::shared_ptr<const ContainerRecord>> containers) {
     auto next = std::make_shared<core::Snapshot>();
     next->pods = std::move(pods);
     next->containers = std::move(containers);
@@ -93,7 +94,8 @@ class FakeCore final : public core::Core {
     done(std::pair(storage::FilesystemUsage{"/data", 1, 2, 3}, storage::FilesystemUsage{"/data", 1, 4, 5}));
   }
   std::uint32_t pullImageJob(images::PullRequest, const std::string&) override { return 0; }
-  std::uint32_t job(const std::string&, const std::string&, const std::string&, std::function<void(core::DoneCallback)>) override {
+  std::uint32_t job(const std::string&, const std::string&, const std::string&,
+                    std::function<void(core::DoneCallback)>) override {
     return 0;
   }
   Status cancelJob(std::uint32_t) override { return {}; }
@@ -519,7 +521,8 @@ TEST_F(CriServer, ShortageOfDescriptorsPausesWithoutSpinning) {
   fillers.clear();
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
   auto cpu = [](const rusage& usage) {
-    return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
+    return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
+           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
   };
   EXPECT_LT(cpu(end) - cpu(begin), 200);
   timeval wait{5, 0};

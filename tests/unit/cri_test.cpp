@@ -50,7 +50,9 @@ std::string containerError(const std::function<void(v1::ContainerConfig&)>& spoi
   return result.error().text();
 }
 
-bool names(const std::string& error, std::string_view field) { return error.find(field) != std::string::npos; }
+bool names(const std::string& error, std::string_view field) {
+  return error.find(field) != std::string::npos;
+}
 
 TEST(CriPod, EverythingAskedArrives) {
   auto config = goodPod();
@@ -112,7 +114,8 @@ TEST(CriPod, ErrorsNameTheField) {
   EXPECT_TRUE(names(podError([](C& c) { c.set_log_directory("logs"); }), "config.log_directory"));
   EXPECT_TRUE(names(podError([](C& c) { c.set_log_directory("/var/log/../.."); }), "config.log_directory"));
   EXPECT_TRUE(names(podError([](C& c) { c.set_hostname("a\nb"); }), "config.hostname"));
-  EXPECT_TRUE(names(podError([](C& c) { c.mutable_dns_config()->add_servers("1.1.1.1\nsearch x"); }), "dns_config.servers"));
+  EXPECT_TRUE(
+      names(podError([](C& c) { c.mutable_dns_config()->add_servers("1.1.1.1\nsearch x"); }), "dns_config.servers"));
   EXPECT_TRUE(names(podError([](C& c) { c.add_port_mappings()->set_container_port(70000); }), "container_port"));
   EXPECT_TRUE(names(podError([](C& c) { (*c.mutable_labels())["k"] = std::string(4096, 'v'); }), "config.labels"));
   auto security = [](C& c) { return c.mutable_linux()->mutable_security_context(); };
@@ -128,7 +131,8 @@ TEST(CriPod, ErrorsNameTheField) {
 
 TEST(CriPod, WhatIsNotDoneIsRefusedByName) {
   auto userNamespace = [](v1::PodSandboxConfig& config) {
-    auto* options = config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options();
+    auto* options =
+        config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options();
     options->set_mode(v1::POD);
     options->add_uids()->set_length(65536);
   };
@@ -142,7 +146,8 @@ TEST(CriPod, OldSpellingOfSeccomp) {
   config.mutable_linux()->mutable_security_context()->set_seccomp_profile_path("localhost//profiles/a.json");
 #pragma GCC diagnostic pop
   EXPECT_EQ(toPodConfig(config, kLogs)->security.seccomp->localhostRef, "/profiles/a.json");
-  config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_profile_type(v1::SecurityProfile::Unconfined);
+  config.mutable_linux()->mutable_security_context()->mutable_seccomp()->set_profile_type(
+      v1::SecurityProfile::Unconfined);
   EXPECT_EQ(toPodConfig(config, kLogs)->security.seccomp->type, SecurityProfile::Type::Unconfined);
 }
 
@@ -235,7 +240,8 @@ TEST(CriContainer, ErrorsNameTheField) {
   EXPECT_TRUE(names(containerError([](C& c) { c.add_args(std::string("a\0b", 3)); }), "config.args"));
   EXPECT_TRUE(names(containerError([](C& c) { c.set_working_dir("tmp"); }), "config.working_dir"));
   EXPECT_TRUE(names(containerError([](C& c) { c.set_log_path("../0.log"); }), "config.log_path"));
-  EXPECT_TRUE(names(containerError([](C& c) { c.set_stop_signal(static_cast<v1::Signal>(99)); }), "config.stop_signal"));
+  EXPECT_TRUE(
+      names(containerError([](C& c) { c.set_stop_signal(static_cast<v1::Signal>(99)); }), "config.stop_signal"));
   auto mount = [](C& c) {
     auto* added = c.add_mounts();
     added->set_container_path("/data");
@@ -251,7 +257,8 @@ TEST(CriContainer, ErrorsNameTheField) {
   EXPECT_TRUE(names(containerError([&](C& c) { (*limits(c)->mutable_unified())["../x.y"] = "1"; }), "unified"));
   auto security = [](C& c) { return c.mutable_linux()->mutable_security_context(); };
   EXPECT_TRUE(names(containerError([&](C& c) { security(c)->mutable_run_as_group()->set_value(1); }), "run_as_group"));
-  EXPECT_TRUE(names(containerError([&](C& c) { security(c)->mutable_namespace_options()->set_pid(v1::TARGET); }), "target_id"));
+  EXPECT_TRUE(
+      names(containerError([&](C& c) { security(c)->mutable_namespace_options()->set_pid(v1::TARGET); }), "target_id"));
 }
 
 TEST(CriContainer, StatusKeepsTheContract) {
