@@ -328,7 +328,29 @@ def bench_layer(job):
     return path, 'sha256:' + pipe.packed.hexdigest(), pipe.size, 'sha256:' + pipe.plain.hexdigest()
 
 
+PAUSE = r"""
+#include <signal.h>
+#include <unistd.h>
+static void end(int number) { (void)number; _exit(0); }
+int main(void) { signal(SIGTERM, end); for (;;) pause(); }
+"""
+
+
+def bench_pause(directory, to):
+    """A container that ends at once at SIGTERM: as the first process of its namespace it needs a handler for that."""
+    if to.has('bench/pause', 'latest'):
+        return
+    program = f'{directory}/pause'
+    subprocess.run(['gcc', '-static', '-Os', '-s', '-x', 'c', '-o', program, '-'], input=PAUSE, text=True, check=True)
+    layer = busybox_layer()
+    with open(program, 'rb') as f:
+        layer.file('pause', f.read(), 0o755)
+    os.unlink(program)
+    to.image('bench/pause', ['latest'], [Packed(layer)], Cmd=['/pause'])
+
+
 def bench(directory, to):
+    bench_pause(directory, to)
     if to.has('bench/large', 'latest'):
         return
     jobs = [(f'{directory}/bench-{i}', i, files, mb << 20) for i, files, mb in ((1, 12000, 325), (2, 8000, 225), (3, 4000, 100))]

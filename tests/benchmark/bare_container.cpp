@@ -1,0 +1,231 @@
+#include "tests/benchmark/bare_container.hpp"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/inotify.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/sys/mount.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::bench {
+namespace {
+
+constexpr int kStopMilliseconds = 10'000;
+
+std::vector<std::string> toolEnvironment() {
+  return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+}
+
+// The superblock options of the overlay mounted at `target`. Spaces and colons in our paths would be escaped: there are none.
+Result<std::string> overlayOptions(const std::string& target) {
+  USERPOD_TRY(table, readFile("/proc/self/mountinfo", 64 << 20));
+  for (const auto& line : split(table, '\n')) {
+    auto fields = split(line, ' ');
+    auto dash = std::find(fields.begin(), fields.end(), "-");
+    if (fields.size() < 5 || fields[4] != target || fields.end() - dash < 4) continue;
+    if (*(dash + 1) == "overlay") return *(dash + 3);
+  }
+  return Error(Code::StorageFailed, "no overlay is mounted at " + target + ": the bare part has nothing to compare with");
+}
+
+// conmon answers {"data": pid}, or {"data": -1, "message": ...}, in one line and keeps the pipe open.
+Result<pid_t> readAnswer(int fd) {
+  std::string answer;
+  std::array<char, 4096> buffer{};
+  while (answer.find('\n') == std::string::npos) {
+    ssize_t count = ::read(fd, buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) break;
+    answer.append(buffer.data(), static_cast<std::size_t>(count));
+  }
+  auto json = nlohmann::json::parse(answer, nullptr, false);
+  if (!json.is_object() || !json.contains("data") || !json["data"].is_number_integer() || json["data"].get<int>() <= 0)
+    return Error(Code::MonitorFailed, "bare conmon: " + (answer.empty() ? "no answer" : answer));
+  return json["data"].get<pid_t>();
+}
+
+}  // namespace
+
+Result<ContainerModel> modelOf(nlohmann::json spec) {
+  ContainerModel model{std::move(spec), {}};
+  if (!model.spec.contains("root") || !model.spec["root"].contains("path"))
+    return Error(Code::Internal, "the runtimeSpec of a container has no root path");
+  std::string root = model.spec["root"]["path"];
+  USERPOD_TRY(options, overlayOptions(root));
+  // "lowerdir=a:b" of mount(2), or "lowerdir+=a,lowerdir+=b" of the newer calls.
+  for (const auto& option : split(options, ',')) {
+    if (option.starts_with("lowerdir+=")) model.lowerLayers.push_back(option.substr(std::strlen("lowerdir+=")));
+    if (option.starts_with("lowerdir=")) model.lowerLayers = split(option.substr(std::strlen("lowerdir=")), ':');
+  }
+  // Short names are relative to the working directory of the mount: the daemon's data directory or its layers.
+  std::string data = root.substr(0, root.find("/containers/"));
+  for (auto& layer : model.lowerLayers) {
+    for (const auto& base : {data + "/layers/", data + "/"})
+      if (!layer.starts_with("/") && pathExists(base + layer)) layer = base + layer;
+    if (!pathExists(layer)) return Error(Code::StorageFailed, "lower layer " + layer + " of " + root + " is not found");
+  }
+  if (model.lowerLayers.empty()) return Error(Code::StorageFailed, "the overlay at " + root + " shows no lower layers");
+  return model;
+}
+
+Result<ContainerTools> findTools(const Paths& paths, const Settings& settings) {
+  ContainerTools tools;
+  tools.crun = paths.node + "/bin/" + settings.defaultRuntime;
+  if (!pathExists(tools.crun))
+    return Error(Code::NotReady, tools.crun + " is not there: has the daemon started in this node?");
+  tools.conmon = settings.conmon;
+  if (!tools.conmon.empty()) return tools;
+  USERPOD_TRY(found, findProgram("conmon"));
+  tools.conmon = found;
+  return tools;
+}
+
+BareContainers::BareContainers(const NodeInside& node, ContainerTools tools, ContainerModel model, std::string live,
+                               std::string disk)
+    : node_(node), tools_(std::move(tools)), model_(std::move(model)), live_(std::move(live)), disk_(std::move(disk)) {}
+
+Result<std::unique_ptr<BareContainers>> BareContainers::open(const NodeInside& node, ContainerTools tools,
+                                                             ContainerModel model, std::string live, std::string disk) {
+  std::unique_ptr<BareContainers> made(
+      new BareContainers(node, std::move(tools), std::move(model), std::move(live), std::move(disk)));
+  for (const auto& directory : {made->live_ + "/exits", made->live_ + "/bundles", made->live_ + "/oci", made->disk_})
+    USERPOD_CHECK(makeDirectories(directory, 0700));
+  USERPOD_TRY(cgroup, node.makeCgroup(std::string(kBareCgroup) + "/tools"));
+  made->toolsCgroup_ = std::move(cgroup);
+  made->exitWatch_.reset(::inotify_init1(IN_CLOEXEC));
+  // conmon writes a temporary file and renames it.
+  if (!made->exitWatch_ || ::inotify_add_watch(made->exitWatch_.get(), (made->live_ + "/exits").c_str(), IN_MOVED_TO) < 0)
+    return sysError("watch the exit files");
+  return made;
+}
+
+std::vector<std::string> BareContainers::crun(std::vector<std::string> arguments) const {
+  std::vector<std::string> all{tools_.crun, "--root=" + live_ + "/oci", "--cgroup-manager=cgroupfs"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  return all;
+}
+
+Status BareContainers::runCrun(std::vector<std::string> arguments) const {
+  SpawnOptions options;
+  options.argv = crun(std::move(arguments));
+  options.environment = toolEnvironment();
+  options.cgroup = toolsCgroup_.get();
+  options.cgroupNamespace = node_.cgroupNamespace.get();
+  options.directory = "/";
+  options.descriptors = {{2, 2}};
+  USERPOD_TRY(child, spawn(options));
+  USERPOD_TRY(status, child.wait());
+  if (status.code == 0) return {};
+  return Error(Code::RuntimeFailed, fmt::format("bare {}: exit status {}", fmt::join(options.argv, " "), status.code));
+}
+
+Status BareContainers::prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins) {
+  for (const char* name : {"/upper", "/work", "/merged"}) USERPOD_CHECK(makeDirectories(writable(number) + name));
+  USERPOD_CHECK(makeDirectories(bundle(number), 0700));
+  auto spec = model_.spec;
+  spec["root"]["path"] = writable(number) + "/merged";
+  spec["linux"]["cgroupsPath"] = fmt::format("{}/pods/{}", kBareCgroup, number);
+  for (auto& entry : spec["linux"]["namespaces"])
+    for (const auto& [name, path] : pins)
+      if (entry["type"] == (name == "net" ? "network" : name)) entry["path"] = path;
+  USERPOD_CHECK(writeFile(bundle(number) + "/config.json", spec.dump()));
+  USERPOD_TRY(cgroup, node_.makeCgroup(fmt::format("{}/mon/{}", kBareCgroup, number)));
+  monitorCgroup_ = std::move(cgroup);
+  return {};
+}
+
+SpawnOptions BareContainers::monitorOptions(unsigned number) const {
+  SpawnOptions options;
+  options.argv = {tools_.conmon,
+                  "--api-version=1",
+                  "--cid=" + id(number),
+                  "--cuuid=" + id(number),
+                  "--name=" + id(number),
+                  "--runtime=" + tools_.crun,
+                  "--bundle=" + bundle(number),
+                  "--container-pidfile=" + bundle(number) + "/pid",
+                  "--conmon-pidfile=" + bundle(number) + "/conmon.pid",
+                  "--exit-dir=" + live_ + "/exits",
+                  "--log-path=k8s-file:" + disk_ + "/" + id(number) + "/log",
+                  "--log-level=error",
+                  "--full-attach",
+                  "--no-new-keyring",
+                  "--no-sync-log"};
+  for (const auto& argument : crun({}))
+    if (argument != tools_.crun) options.argv.push_back("--runtime-arg=" + argument);
+  options.environment = toolEnvironment();
+  options.environment.emplace_back("_OCI_SYNCPIPE=3");
+  options.cgroup = monitorCgroup_.get();
+  options.cgroupNamespace = node_.cgroupNamespace.get();
+  options.directory = bundle(number);
+  return options;
+}
+
+Status BareContainers::create(unsigned number) {
+  USERPOD_TRY(answers, makePipe());
+  auto options = monitorOptions(number);
+  options.descriptors = {{answers.write.get(), 3}};
+  USERPOD_TRY(first, spawn(options));
+  answers.write.reset();
+  USERPOD_TRY(pid, readAnswer(answers.read.get()));
+  process_ = pid;
+  USERPOD_TRY(ended, first.wait());  // its monitor has gone into the background
+  if (ended.code != 0) return Error(Code::MonitorFailed, fmt::format("bare conmon: exit status {}", ended.code));
+  return {};
+}
+
+Status BareContainers::start(unsigned number) {
+  std::string options = fmt::format("lowerdir={},upperdir={}/upper,workdir={}/work,userxattr",
+                                    fmt::join(model_.lowerLayers, ":"), writable(number), writable(number));
+  USERPOD_CHECK(mountFilesystem("overlay", "overlay", writable(number) + "/merged", 0, options));
+  USERPOD_CHECK(create(number));
+  return runCrun({"start", id(number)});
+}
+
+Status BareContainers::exec(unsigned number, const std::vector<std::string>& command) const {
+  std::vector<std::string> arguments{"exec", id(number)};
+  arguments.insert(arguments.end(), command.begin(), command.end());
+  return runCrun(std::move(arguments));
+}
+
+Status BareContainers::waitExitFile(unsigned number) {
+  alignas(inotify_event) std::array<char, 4096> buffer{};
+  while (true) {
+    pollfd entry{exitWatch_.get(), POLLIN, 0};
+    int ready = ::poll(&entry, 1, kStopMilliseconds);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) return Error(Code::Timeout, "a bare container did not end at SIGTERM");
+    ssize_t count = ::read(exitWatch_.get(), buffer.data(), buffer.size());
+    for (ssize_t at = 0; at < count;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+      if (event->len > 0 && id(number) == event->name) return {};
+      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+    }
+  }
+}
+
+Status BareContainers::stop(unsigned number) {
+  USERPOD_TRY(pidfd, openPidfd(process_));
+  USERPOD_CHECK(signalPidfd(pidfd.get(), SIGTERM));
+  USERPOD_CHECK(waitExitFile(number));
+  USERPOD_CHECK(runCrun({"delete", id(number)}));
+  return unmountDetached(writable(number) + "/merged");
+}
+
+Status BareContainers::remove(unsigned number) const {
+  USERPOD_CHECK(node_.removeCgroup(fmt::format("{}/mon/{}", kBareCgroup, number)));
+  USERPOD_CHECK(removeTree(bundle(number)));
+  USERPOD_CHECK(removeTree(live_ + "/exits/" + id(number)));
+  return removeTree(writable(number));
+}
+
+}  // namespace userpod::bench

@@ -1,0 +1,163 @@
+// userpod-bench: times of the running userpod through its CRI socket, beside the bare parts that any runtime must pay
+// for on this machine, measured in turns with them. Started by tests/bench on the host, as the user; the measuring
+// process stands where the daemon stands: in the node's namespaces but the host's network, so that both pull alike.
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+#include "tests/benchmark/rows.hpp"
+#include "tests/benchmark/workspace.hpp"
+#include "userns/fork.hpp"
+
+namespace userpod::bench {
+namespace {
+
+constexpr unsigned kWantedSamples = 200;
+
+// Takes away what the run made through the CRI, however it ends.
+class Undo {
+ public:
+  Undo(Client& client, const Options& options) : client_(client), options_(options) {}
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
+  ~Undo() {
+    report(client_.removeAll());
+    if (pulledPause_) report(client_.removeImage(options_.pauseImage()));
+    if (options_.wants("PullImage")) report(client_.removeImage(options_.largeImage()));
+  }
+  Status begin() {
+    USERPOD_CHECK(client_.removeAll());  // of a run that was killed
+    USERPOD_TRY(known, client_.hasImage(options_.pauseImage()));
+    if (known) return {};
+    USERPOD_CHECK(client_.pull(options_.pauseImage()));
+    pulledPause_ = true;
+    return {};
+  }
+
+ private:
+  static void report(const Status& status) {
+    if (!status) logWarning("left behind by the benchmark: {}", status.error().text());
+  }
+
+  Client& client_;
+  const Options& options_;
+  bool pulledPause_ = false;
+};
+
+bool wantsLifecycle(const Options& options) {
+  return std::any_of(kLifecycleRows.begin(), kLifecycleRows.end(), [&](const auto& row) { return options.wants(row); });
+}
+
+Status lifecycleRows(const Options& options, const Paths& paths, const NodeInside& node, const Workspace& workspace,
+                     Client& client, Report& report) {
+  USERPOD_TRY(settings, loadSettings(paths));
+  USERPOD_TRY(tools, findTools(paths, settings));
+  // A container that stays shows what the bare ones are to be made of.
+  USERPOD_TRY(pod, client.runPod("model"));
+  USERPOD_TRY(id, client.createContainer(pod, "model", options.pauseImage()));
+  USERPOD_CHECK(client.startContainer(id));
+  USERPOD_TRY(spec, client.containerSpec(id));
+  USERPOD_TRY(model, modelOf(std::move(spec)));
+  USERPOD_TRY(sandboxes, BareSandboxes::open(node, workspace.live() + "/ns"));
+  USERPOD_TRY(containers, BareContainers::open(node, std::move(tools), std::move(model), workspace.live(),
+                                               workspace.disk() + "/containers"));
+  return measureLifecycle(options, client, *sandboxes, *containers, report);
+}
+
+Status measure(const Options& options, const Paths& paths, int hostProc) {
+  USERPOD_TRY(node, NodeInside::open(paths));
+  USERPOD_TRY(client, Client::connect(paths.criSocket()));
+  Report report(options.json);
+  MemoryRows memory(options, hostProc);
+  bool wantsMemory = options.wants("Memory") && options.pods > 0;
+  if (wantsMemory) USERPOD_CHECK(memory.idle(report));
+  USERPOD_TRY(workspace, Workspace::open(paths, node));
+  Undo undo(*client, options);
+  USERPOD_CHECK(undo.begin());
+  if (wantsLifecycle(options)) {
+    USERPOD_CHECK(lifecycleRows(options, paths, node, *workspace, *client, report));
+    USERPOD_CHECK(client->removeAll());
+  }
+  if (options.wants("PullImage")) USERPOD_CHECK(measurePull(options, *client, workspace->disk() + "/pull", report));
+  if (wantsMemory) USERPOD_CHECK(memory.withPods(*client, node.cgroupRoot, report));
+  if (options.containers > 0) USERPOD_CHECK(measureLists(options, *client, report));
+  return {};
+}
+
+int fail(const Error& error) {
+  fmt::print(stderr, "userpod-bench: {}\n", error.text());
+  return exitStatus(error.code());
+}
+
+// The measuring process; no thread has been made before it.
+int insideNode(const Options& options, const Paths& paths, int hostProc) {
+  handleInterrupts();
+  ::signal(SIGPIPE, SIG_IGN);
+  auto done = measure(options, paths, hostProc);
+  return done ? 0 : fail(done.error());
+}
+
+// Waits for the measuring process and passes signals on; it cleans up and ends by itself.
+int superviseOf(Child& child) {
+  bool passed = false;
+  while (true) {
+    auto ended = child.waitFor(std::chrono::milliseconds(200));
+    if (!ended) return fail(ended.error());
+    if (*ended) return (*ended)->code;
+    if (interrupted() && !passed) passed = static_cast<bool>(child.kill(SIGTERM));
+  }
+}
+
+Status checkOptions(const Options& options) {
+  for (const auto& row : options.rows) {
+    bool known = false;
+    for (const auto* list : {&kLifecycleRows, &kOtherRows}) known |= std::find(list->begin(), list->end(), row) != list->end();
+    if (!known) return Error(Code::InvalidArgument, "--rows: there is no row \"" + row + "\"; see --help");
+  }
+  if (options.samples == 0 || options.samples > 20000) return Error(Code::InvalidArgument, "--samples: 1 to 20000");
+  if (options.samples < kWantedSamples)
+    fmt::print(stderr, "userpod-bench: fewer than {} samples: good for a look only\n", kWantedSamples);
+  return {};
+}
+
+int runBenchmark(const Options& options) {
+  if (auto checked = checkOptions(options); !checked) return fail(checked.error());
+  auto paths = userPaths();
+  if (!paths) return fail(paths.error());
+  auto node = Node::find(*paths);
+  if (!node) return fail(node.error());
+  auto lock = openFile(paths->runtime + "/bench.lock", O_RDWR | O_CREAT, 0600);
+  if (!lock) return fail(lock.error());
+  if (::flock(lock->get(), LOCK_EX | LOCK_NB) < 0) return fail(Error(Code::Busy, "another benchmark is running"));
+  auto hostProc = openFile("/proc", O_RDONLY | O_DIRECTORY);
+  if (!hostProc) return fail(hostProc.error());
+  handleInterrupts();
+  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, hostProc->get()); });
+  if (!child) return fail(child.error());
+  int status = superviseOf(*child);
+  ::unlink((paths->runtime + "/bench.lock").c_str());
+  return status;
+}
+
+}  // namespace
+}  // namespace userpod::bench
+
+int main(int argc, char** argv) {
+  userpod::bench::Options options;
+  CLI::App app("Times of the running userpod beside the bare parts of each call");
+  app.add_flag("--json", options.json, "one JSON object a line: name, p50, p95, n, unit, bare, ratio");
+  app.add_option("--samples", options.samples, "of each row but PullImage (200)");
+  app.add_option("--pull-samples", options.pullSamples, "of PullImage (5)");
+  app.add_option("--pods", options.pods, "pods of the memory rows (20)");
+  app.add_option("--containers", options.containers, "measure ListContainers with this many containers");
+  app.add_option("--registry", options.registry, "HOST:PORT of tests/testbed/registry --bench")->required()->envname("USERPOD_REGISTRY");
+  app.add_option("--rows", options.rows, "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
+                                         " StopPodSandbox, PullImage, Memory, ListContainers")->delimiter(',');
+  CLI11_PARSE(app, argc, argv);
+  return userpod::bench::runBenchmark(options);
+}

@@ -1,0 +1,244 @@
+#include "tests/benchmark/cri_client.hpp"
+
+#include <fmt/core.h>
+#include <grpcpp/grpcpp.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "api.grpc.pb.h"
+#include "daemon/sys/fd.hpp"
+
+namespace userpod::bench {
+namespace {
+
+namespace v1 = runtime::v1;
+
+constexpr const char* kLabel = "org.userpod1.benchmark";
+constexpr std::chrono::minutes kCallTime{5};
+constexpr std::chrono::seconds kReadyTime{30};
+constexpr int kGraceSeconds = 10;
+
+// As the kubelet asks by default: the network, IPC and UTS namespaces of the pod, a PID namespace for each container.
+void setNamespaces(v1::NamespaceOption* options) {
+  options->set_network(v1::POD);
+  options->set_ipc(v1::POD);
+  options->set_pid(v1::CONTAINER);
+}
+
+v1::PodSandboxConfig podConfig(const std::string& name) {
+  v1::PodSandboxConfig config;
+  config.mutable_metadata()->set_name(name);
+  config.mutable_metadata()->set_uid("userpod-bench-" + name);
+  config.mutable_metadata()->set_namespace_("userpod-bench");
+  config.set_hostname(name);
+  config.set_log_directory(kLogDirectory);
+  (*config.mutable_labels())[kLabel] = "1";
+  setNamespaces(config.mutable_linux()->mutable_security_context()->mutable_namespace_options());
+  return config;
+}
+
+class CriClient final : public Client {
+ public:
+  explicit CriClient(const std::shared_ptr<grpc::Channel>& channel)
+      : runtime_(v1::RuntimeService::NewStub(channel)), images_(v1::ImageService::NewStub(channel)) {}
+
+  Status waitReady();
+  Result<Pod> runPod(const std::string& name) override;
+  Status stopPod(const Pod& pod) override;
+  Status removePod(const Pod& pod) override;
+  Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image) override;
+  Status startContainer(const std::string& id) override;
+  Status stopContainer(const std::string& id) override;
+  Status removeContainer(const std::string& id) override;
+  Status exec(const std::string& id, const std::vector<std::string>& command) override;
+  Result<nlohmann::json> containerSpec(const std::string& id) override;
+  Result<std::size_t> listContainers() override;
+  Status removeAll() override;
+  Status pull(const std::string& image) override;
+  Result<bool> hasImage(const std::string& image) override;
+  Status removeImage(const std::string& image) override;
+
+ private:
+  template <typename Stub, typename Request, typename Response>
+  static Status call(const char* name, Stub& stub,
+                     grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*), const Request& request,
+                     Response* response) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kCallTime);
+    auto status = (stub.*method)(&context, request, response);
+    if (status.ok()) return {};
+    return Error(Code::System, fmt::format("{}: status {}: {}", name, static_cast<int>(status.error_code()), status.error_message()));
+  }
+  template <typename Request, typename Response>
+  Status runtimeCall(const char* name,
+                     grpc::Status (v1::RuntimeService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                     const Request& request, Response* response) {
+    return call(name, *runtime_, method, request, response);
+  }
+  template <typename Request, typename Response>
+  Status imageCall(const char* name, grpc::Status (v1::ImageService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   const Request& request, Response* response) {
+    return call(name, *images_, method, request, response);
+  }
+
+  std::unique_ptr<v1::RuntimeService::Stub> runtime_;
+  std::unique_ptr<v1::ImageService::Stub> images_;
+};
+
+Status CriClient::waitReady() {
+  auto end = std::chrono::steady_clock::now() + kReadyTime;
+  while (true) {
+    v1::StatusResponse response;
+    auto answered = runtimeCall("Status", &v1::RuntimeService::Stub::Status, v1::StatusRequest(), &response);
+    std::string missing;
+    for (const auto& condition : response.status().conditions())
+      if ((condition.type() == "RuntimeReady" || condition.type() == "NetworkReady") && !condition.status())
+        missing += " " + condition.type() + " (" + condition.message() + ")";
+    if (answered && missing.empty()) return {};
+    if (std::chrono::steady_clock::now() > end) {
+      if (!answered) return answered;
+      return Error(Code::NotReady, "the daemon is not ready:" + missing);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+Result<Pod> CriClient::runPod(const std::string& name) {
+  v1::RunPodSandboxRequest request;
+  *request.mutable_config() = podConfig(name);
+  v1::RunPodSandboxResponse response;
+  USERPOD_CHECK(runtimeCall("RunPodSandbox", &v1::RuntimeService::Stub::RunPodSandbox, request, &response));
+  return Pod{response.pod_sandbox_id(), name};
+}
+
+Status CriClient::stopPod(const Pod& pod) {
+  v1::StopPodSandboxRequest request;
+  request.set_pod_sandbox_id(pod.id);
+  v1::StopPodSandboxResponse response;
+  return runtimeCall("StopPodSandbox", &v1::RuntimeService::Stub::StopPodSandbox, request, &response);
+}
+
+Status CriClient::removePod(const Pod& pod) {
+  v1::RemovePodSandboxRequest request;
+  request.set_pod_sandbox_id(pod.id);
+  v1::RemovePodSandboxResponse response;
+  return runtimeCall("RemovePodSandbox", &v1::RuntimeService::Stub::RemovePodSandbox, request, &response);
+}
+
+Result<std::string> CriClient::createContainer(const Pod& pod, const std::string& name, const std::string& image) {
+  v1::CreateContainerRequest request;
+  request.set_pod_sandbox_id(pod.id);
+  auto& config = *request.mutable_config();
+  config.mutable_metadata()->set_name(name);
+  config.mutable_image()->set_image(image);
+  config.set_log_path(pod.name + "_" + name + ".log");
+  setNamespaces(config.mutable_linux()->mutable_security_context()->mutable_namespace_options());
+  *request.mutable_sandbox_config() = podConfig(pod.name);
+  v1::CreateContainerResponse response;
+  USERPOD_CHECK(runtimeCall("CreateContainer", &v1::RuntimeService::Stub::CreateContainer, request, &response));
+  return response.container_id();
+}
+
+Status CriClient::startContainer(const std::string& id) {
+  v1::StartContainerRequest request;
+  request.set_container_id(id);
+  v1::StartContainerResponse response;
+  return runtimeCall("StartContainer", &v1::RuntimeService::Stub::StartContainer, request, &response);
+}
+
+Status CriClient::stopContainer(const std::string& id) {
+  v1::StopContainerRequest request;
+  request.set_container_id(id);
+  request.set_timeout(kGraceSeconds);
+  v1::StopContainerResponse response;
+  return runtimeCall("StopContainer", &v1::RuntimeService::Stub::StopContainer, request, &response);
+}
+
+Status CriClient::removeContainer(const std::string& id) {
+  v1::RemoveContainerRequest request;
+  request.set_container_id(id);
+  v1::RemoveContainerResponse response;
+  return runtimeCall("RemoveContainer", &v1::RuntimeService::Stub::RemoveContainer, request, &response);
+}
+
+Status CriClient::exec(const std::string& id, const std::vector<std::string>& command) {
+  v1::ExecSyncRequest request;
+  request.set_container_id(id);
+  for (const auto& word : command) request.add_cmd(word);
+  v1::ExecSyncResponse response;
+  USERPOD_CHECK(runtimeCall("ExecSync", &v1::RuntimeService::Stub::ExecSync, request, &response));
+  if (response.exit_code() == 0) return {};
+  return Error(Code::System, fmt::format("{} in the container: exit status {}: {}", command[0], response.exit_code(), response.stderr()));
+}
+
+Result<nlohmann::json> CriClient::containerSpec(const std::string& id) {
+  v1::ContainerStatusRequest request;
+  request.set_container_id(id);
+  request.set_verbose(true);
+  v1::ContainerStatusResponse response;
+  USERPOD_CHECK(runtimeCall("ContainerStatus", &v1::RuntimeService::Stub::ContainerStatus, request, &response));
+  auto info = nlohmann::json::parse(response.info().count("info") != 0 ? response.info().at("info") : "", nullptr, false);
+  if (!info.is_object() || !info.contains("runtimeSpec") || !info["runtimeSpec"].is_object())
+    return Error(Code::Internal, "the verbose status of a container has no runtimeSpec");
+  return info["runtimeSpec"];
+}
+
+Result<std::size_t> CriClient::listContainers() {
+  v1::ListContainersResponse response;
+  USERPOD_CHECK(runtimeCall("ListContainers", &v1::RuntimeService::Stub::ListContainers, v1::ListContainersRequest(), &response));
+  return static_cast<std::size_t>(response.containers_size());
+}
+
+Status CriClient::removeAll() {
+  v1::ListPodSandboxRequest request;
+  (*request.mutable_filter()->mutable_label_selector())[kLabel] = "1";
+  v1::ListPodSandboxResponse response;
+  USERPOD_CHECK(runtimeCall("ListPodSandbox", &v1::RuntimeService::Stub::ListPodSandbox, request, &response));
+  Status result;
+  for (const auto& item : response.items()) {
+    Pod pod{item.id(), item.metadata().name()};
+    auto removed = stopPod(pod);
+    if (removed) removed = removePod(pod);
+    if (!removed && result) result = std::move(removed);
+  }
+  auto logs = removeTree(kLogDirectory);
+  return result ? std::move(logs) : std::move(result);
+}
+
+Status CriClient::pull(const std::string& image) {
+  v1::PullImageRequest request;
+  request.mutable_image()->set_image(image);
+  v1::PullImageResponse response;
+  return imageCall("PullImage", &v1::ImageService::Stub::PullImage, request, &response);
+}
+
+Result<bool> CriClient::hasImage(const std::string& image) {
+  v1::ImageStatusRequest request;
+  request.mutable_image()->set_image(image);
+  v1::ImageStatusResponse response;
+  USERPOD_CHECK(imageCall("ImageStatus", &v1::ImageService::Stub::ImageStatus, request, &response));
+  return response.has_image();
+}
+
+Status CriClient::removeImage(const std::string& image) {
+  v1::RemoveImageRequest request;
+  request.mutable_image()->set_image(image);
+  v1::RemoveImageResponse response;
+  return imageCall("RemoveImage", &v1::ImageService::Stub::RemoveImage, request, &response);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Client>> Client::connect(const std::string& socket) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  auto channel = grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments);
+  auto client = std::make_unique<CriClient>(channel);
+  USERPOD_CHECK(client->waitReady());
+  return std::unique_ptr<Client>(std::move(client));
+}
+
+}  // namespace userpod::bench

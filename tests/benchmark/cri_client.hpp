@@ -1,0 +1,48 @@
+// The product's side: the CRI calls of the benchmark, on the user socket. Blocking, one thread.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "daemon/sys/error.hpp"
+
+namespace userpod::bench {
+
+struct Pod {
+  std::string id;
+  std::string name;
+};
+
+// Pods carry a label of the benchmark's own; removeAll() takes away every pod with it, whoever made it.
+// Errors carry the call's name, the status code's number and the daemon's text.
+class Client {
+ public:
+  // The daemon must have both RuntimeReady and NetworkReady within half a minute.
+  static Result<std::unique_ptr<Client>> connect(const std::string& socket);
+  virtual ~Client() = default;
+
+  virtual Result<Pod> runPod(const std::string& name) = 0;
+  virtual Status stopPod(const Pod& pod) = 0;
+  virtual Status removePod(const Pod& pod) = 0;
+  // A container of the image, with the image's own command.
+  virtual Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image) = 0;
+  virtual Status startContainer(const std::string& id) = 0;
+  virtual Status stopContainer(const std::string& id) = 0;
+  virtual Status removeContainer(const std::string& id) = 0;
+  virtual Status exec(const std::string& id, const std::vector<std::string>& command) = 0;  // a status but 0 is an error
+  // The OCI spec, runtimeSpec of the verbose status.
+  virtual Result<nlohmann::json> containerSpec(const std::string& id) = 0;
+  virtual Result<std::size_t> listContainers() = 0;  // their number
+  virtual Status removeAll() = 0;
+
+  virtual Status pull(const std::string& image) = 0;
+  virtual Result<bool> hasImage(const std::string& image) = 0;
+  virtual Status removeImage(const std::string& image) = 0;
+};
+
+// In the node; of all pods of the benchmark, removed with removeAll().
+inline constexpr const char* kLogDirectory = "/var/log/pods/userpod-bench";
+
+}  // namespace userpod::bench
