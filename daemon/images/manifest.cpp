@@ -125,7 +125,7 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   std::string type = textOf(object, "mediaType");
   if (type.empty()) type = trim(contentType.substr(0, contentType.find(';')));
   auto version = object.find("schemaVersion");
-  if (contains(type, "manifest.v1+") || (version != object.end() && *version == 1))
+  if (contains(type, "distribution.manifest.v1") || (version != object.end() && *version == 1))
     return Error(Code::NotSupported, "the manifest is Docker schema 1, which is no longer supported: push the image anew");
   bool hasManifests = object.contains("manifests");
   bool hasLayers = object.contains("layers") || object.contains("config");
