@@ -1,0 +1,160 @@
+#include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "daemon/sys/fd.hpp"
+#include "policy/capabilities.hpp"
+#include "policy/seccomp.hpp"
+
+namespace userpod::policy {
+namespace {
+
+TEST(Capabilities, NamesAndNumbers) {
+  EXPECT_EQ(capabilityNumber("CAP_CHOWN"), 0);
+  EXPECT_EQ(capabilityNumber("sys_admin"), 21);
+  EXPECT_EQ(capabilityNumber("Cap_Checkpoint_Restore"), 40);
+  EXPECT_FALSE(capabilityNumber("CAP_NOTHING"));
+  EXPECT_FALSE(capabilityNumber(""));
+  EXPECT_EQ(defaultCapabilities().names(),
+            (std::vector<std::string>{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+                                      "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"}));
+  EXPECT_TRUE(allCapabilities().has("SYS_ADMIN"));
+}
+
+TEST(Capabilities, Requests) {
+  auto apply = [](std::vector<std::string> add, std::vector<std::string> drop, std::vector<std::string> ambient = {}) {
+    return applyCapabilities(defaultCapabilities(), add, drop, ambient);
+  };
+  EXPECT_EQ(apply({}, {})->bounding, defaultCapabilities());
+  EXPECT_TRUE(apply({"NET_ADMIN"}, {})->bounding.has("NET_ADMIN"));
+  EXPECT_FALSE(apply({}, {"CAP_KILL"})->bounding.has("KILL"));
+  EXPECT_EQ(apply({"ALL"}, {})->bounding, allCapabilities());
+  EXPECT_TRUE(apply({}, {"all"})->bounding.empty());
+  EXPECT_EQ(apply({"NET_RAW"}, {"ALL"})->bounding.names(), std::vector<std::string>{"CAP_NET_RAW"});
+  EXPECT_FALSE(apply({"ALL"}, {"SYS_ADMIN"})->bounding.has("SYS_ADMIN"));
+  auto ambient = apply({}, {"ALL"}, {"NET_BIND_SERVICE"});
+  EXPECT_EQ(ambient->ambient.names(), std::vector<std::string>{"CAP_NET_BIND_SERVICE"});
+  EXPECT_EQ(ambient->bounding, ambient->ambient);
+  auto wrong = apply({"FLY"}, {});
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code(), Code::InvalidArgument);
+  EXPECT_NE(wrong.error().text().find("FLY"), std::string::npos);
+}
+
+TEST(Seccomp, NamesAreKnownToLibseccompOrNewer) {
+  // Added to the kernel after libseccomp 2.5.4.
+  const std::set<std::string> newer = {"cachestat", "fchmodat2", "futex_requeue", "futex_wait", "futex_wake", "getxattrat",
+                                       "listmount", "listxattrat", "map_shadow_stack", "mseal", "removexattrat", "setxattrat",
+                                       "statmount", "uretprobe", "open_tree_attr", "vm86old"};
+  for (const auto& name : seccompNames())
+    EXPECT_TRUE(::seccomp_syscall_resolve_name(name.c_str()) != __NR_SCMP_ERROR || newer.count(name) > 0) << name;
+}
+
+// The errno of a call in a child under the profile: 0 when it succeeds.
+int under(Capabilities capabilities, const std::function<int()>& call) {
+  auto program = compileSeccomp(defaultSeccomp(capabilities));
+  EXPECT_TRUE(program) << program.error().text();
+  pid_t child = ::fork();
+  if (child == 0) {
+    sock_fprog filter{static_cast<unsigned short>(program->size() / sizeof(sock_filter)), reinterpret_cast<sock_filter*>(program->data())};
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) ::_exit(250);
+    errno = 0;
+    ::_exit(call() < 0 ? errno : 0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int makeChild(unsigned long flags) {
+  long pid = ::syscall(SYS_clone, flags | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (pid == 0) ::_exit(0);
+  if (pid > 0) ::waitpid(static_cast<pid_t>(pid), nullptr, 0);
+  return pid < 0 ? -1 : 0;
+}
+
+TEST(Seccomp, DefaultRefuses) {
+  auto caps = defaultCapabilities();
+  EXPECT_EQ(under(caps, [] { return ::mount("none", "/mnt", "tmpfs", 0, nullptr); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_kexec_load, 0, 0, nullptr, 0)); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_keyctl, 0, -3, 0)); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_bpf, 0, nullptr, 0)); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_io_uring_setup, 1, nullptr)); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return ::unshare(CLONE_NEWUSER); }), EPERM);
+  for (unsigned long flag : {CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP})
+    EXPECT_EQ(under(caps, [flag] { return makeChild(flag); }), EPERM) << std::hex << flag;
+  EXPECT_EQ(under(caps, [] { return makeChild(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID); }), EPERM);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_clone3, nullptr, 0)); }), ENOSYS);
+  EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(5000)); }), ENOSYS) << "a call of the future";
+  EXPECT_EQ(under(caps, [] { return ::socket(AF_NETLINK, SOCK_RAW, 9); }), EINVAL);
+}
+
+TEST(Seccomp, DefaultLetsProgramsWork) {
+  auto caps = defaultCapabilities();
+  EXPECT_EQ(under(caps, [] { return makeChild(0); }), 0);
+  EXPECT_EQ(under(caps, [] { return std::system("true"); }), 0);
+  EXPECT_EQ(under(caps, [] { return ::socket(AF_NETLINK, SOCK_RAW, 0); }), 0);
+  EXPECT_EQ(under(caps, [] { return ::socket(AF_INET, SOCK_STREAM, 0); }), 0);
+  EXPECT_EQ(under(caps, [] { return ::open("/dev/null", O_RDWR); }), 0);
+}
+
+TEST(Seccomp, CapabilitiesOpenTheirCalls) {
+  auto with = [](const char* name) {
+    auto caps = defaultCapabilities();
+    caps.add(Capabilities(std::uint64_t{1} << *capabilityNumber(name)));
+    return caps;
+  };
+  EXPECT_EQ(under(with("SYS_PTRACE"), [] { return static_cast<int>(::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)); }), 0);
+  EXPECT_EQ(under(with("SYS_ADMIN"), [] { return static_cast<int>(::syscall(SYS_clone3, nullptr, 0)); }), EINVAL);
+  EXPECT_EQ(under(allCapabilities(), [] { return makeChild(0); }), 0);
+}
+
+TEST(Seccomp, ProfilesOfTheUser) {
+  char directory[] = "/tmp/policy-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory), nullptr);
+  std::string path = std::string(directory) + "/profile.json";
+  auto load = [&](const char* text) {
+    std::ofstream(path) << text;
+    return loadSeccomp(path, defaultCapabilities());
+  };
+  auto profile = load(R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+      {"names":["mkdir"],"action":"SCMP_ACT_ERRNO","errnoRet":95},
+      {"names":["chmod"],"action":"SCMP_ACT_ERRNO","includes":{"caps":["CAP_SYS_ADMIN"]}},
+      {"names":["chown"],"action":"SCMP_ACT_ERRNO","excludes":{"caps":["CAP_SYS_ADMIN"]}}]})");
+  ASSERT_TRUE(profile) << profile.error().text();
+  ASSERT_EQ((*profile)["syscalls"].size(), 2U);
+  EXPECT_EQ((*profile)["syscalls"][1]["names"][0], "chown");
+  EXPECT_TRUE(compileSeccomp(*profile));
+  for (const char* bad : {"", "[]", "{}", R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{}]})",
+                          R"({"defaultAction":7})", R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":{}})"}) {
+    auto wrong = load(bad);
+    ASSERT_FALSE(wrong) << bad;
+    EXPECT_EQ(wrong.error().code(), Code::InvalidArgument);
+  }
+  auto odd = load(R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":7}]})");
+  ASSERT_TRUE(odd);
+  EXPECT_FALSE(compileSeccomp(*odd));
+  EXPECT_FALSE(loadSeccomp("/no/such/profile", defaultCapabilities()));
+  (void)removeTree(directory);
+}
+
+}  // namespace
+}  // namespace userpod::policy
