@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -15,6 +17,18 @@
 
 namespace userpod::bus {
 
+// The D-Bus type of an option, for messages.
+template <typename T>
+constexpr std::string_view typeName() {
+  if constexpr (std::is_same_v<T, bool>) return "b (boolean)";
+  if constexpr (std::is_same_v<T, std::uint32_t>) return "u (unsigned, 32 bits)";
+  if constexpr (std::is_same_v<T, std::uint64_t>) return "t (unsigned, 64 bits)";
+  if constexpr (std::is_same_v<T, std::string>) return "s (string)";
+  if constexpr (std::is_same_v<T, sdbus::ObjectPath>) return "o (object path)";
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) return "as (strings)";
+  if constexpr (std::is_same_v<T, std::map<std::string, std::string>>) return "a{ss} (strings by strings)";
+}
+
 // The value of an option, nothing when absent, InvalidArgument when it has another type.
 template <typename T>
 Result<std::optional<T>> option(const VariantMap& options, const std::string& name) {
@@ -22,8 +36,7 @@ Result<std::optional<T>> option(const VariantMap& options, const std::string& na
   if (found == options.end()) return std::optional<T>();
   if (!found->second.containsValueOfType<T>())
     return Error(Code::InvalidArgument, fmt::format("option \"{}\" has D-Bus type {}, it must be {}", name,
-                                                    cleanText(found->second.peekValueType()),
-                                                    std::string(sdbus::signature_of<T>::str())));
+                                                    cleanText(found->second.peekValueType()), typeName<T>()));
   return std::optional<T>(found->second.get<T>());
 }
 

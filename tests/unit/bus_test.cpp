@@ -364,6 +364,20 @@ TEST_F(BusOnADaemon, EveryCallGetsAnAnswer) {
   if (core_.held) core_.held({});  // the core answers late: nobody is there, nothing happens
 }
 
+// libsystemd looks into the object's vtable when a reply leaves: it must leave first.
+TEST_F(BusOnADaemon, ACallIsAnsweredBeforeItsObjectLeaves) {
+  start();
+  core_.putContainer(core_.containerRecord(ContainerRecord::State::Created));
+  waitFor([&] { return objects().contains(kContainerPath); });
+  auto waiting = std::async(std::launch::async,
+                            [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
+  std::this_thread::sleep_for(500ms);
+  core_.change(Change::Kind::Container, kContainer, [](Snapshot& next) { next.containers.clear(); });
+  EXPECT_NE(waiting.get().find("has gone"), std::string::npos);
+  if (core_.held) core_.held({});
+  EXPECT_FALSE(objects().contains(kContainerPath));
+}
+
 TEST_F(BusOnADaemon, ChangesAreAnnouncedBeforeSignalsAndReplies) {
   start();
   core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));

@@ -131,7 +131,7 @@ TEST(BusOptions, AWrongTypeNamesTheOption) {
   auto timeout = option<std::uint64_t>(options, "timeout-usec");
   ASSERT_FALSE(timeout);
   EXPECT_EQ(timeout.error().code(), Code::InvalidArgument);
-  EXPECT_EQ(timeout.error().text(), "option \"timeout-usec\" has D-Bus type s, it must be t");
+  EXPECT_EQ(timeout.error().text(), "option \"timeout-usec\" has D-Bus type s, it must be t (unsigned, 64 bits)");
 }
 
 TEST(BusOptions, FiltersAreChecked) {
