@@ -53,7 +53,7 @@ class Images {
   virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
   // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked that no container uses it.
   virtual Status remove(const std::string& id) = 0;
-  // Layer directories (storage names) of an image, lowest first; they stay while `hold` lives, even if it is removed.
+  // Layer directories (storage names) of an image, lowest first; they stay until the image is removed.
   virtual Result<std::vector<std::string>> layers(const std::string& id) const = 0;
 };
 
