@@ -35,7 +35,7 @@ std::string textOf(const Json& holder, const char* key) {
 
 Result<std::uint32_t> actionOf(const Json& holder, const char* key, const char* number) {
   std::string name = textOf(holder, key);
-  auto code = holder.contains(number) && holder[number].is_number_unsigned() ? holder[number].get<unsigned>() & 0xffff : unsigned{EPERM};
+  auto code = holder.contains(number) && holder[number].is_number_integer() ? holder[number].get<unsigned>() & 0xffff : unsigned{EPERM};
   if (name == "SCMP_ACT_ALLOW") return SCMP_ACT_ALLOW;
   if (name == "SCMP_ACT_ERRNO") return SCMP_ACT_ERRNO(code);
   if (name == "SCMP_ACT_KILL" || name == "SCMP_ACT_KILL_THREAD") return SCMP_ACT_KILL;
@@ -51,7 +51,7 @@ Result<scmp_arg_cmp> comparison(const Json& argument) {
       {"SCMP_CMP_NE", SCMP_CMP_NE}, {"SCMP_CMP_LT", SCMP_CMP_LT}, {"SCMP_CMP_LE", SCMP_CMP_LE},
       {"SCMP_CMP_EQ", SCMP_CMP_EQ}, {"SCMP_CMP_GE", SCMP_CMP_GE}, {"SCMP_CMP_GT", SCMP_CMP_GT},
       {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
-  if (!argument.is_object() || !argument.contains("index") || !argument["index"].is_number_unsigned() || argument["index"] > 5)
+  if (!argument.is_object() || !argument.contains("index") || !argument["index"].is_number_integer() || argument["index"] < 0 || argument["index"] > 5)
     return invalid("an argument has no index from 0 to 5");
   auto kind = kinds.find(textOf(argument, "op"));
   if (kind == kinds.end()) return invalid("an argument has an unknown op");

@@ -357,6 +357,29 @@ void measure(const char* title, bool seccomp) {
             << ", signal to exit file " << median(stops) << ", delete " << median(deletes) << "\n";
 }
 
+TEST(OciRuntime, MountsInsideAContainer) {
+  if (!inNode()) return;
+  Bed bed;
+  std::string log;
+  auto config = shell("cat /proc/self/mountinfo; touch /ro/x || echo read-only; cat /etc/resolv.conf; test -d /proc/1 && id -u");
+  config.mounts = {{"/ro", "/tmp", true}, {"/slave", "/usr", true, false, false, 1}, {"/data/deep", "/tmp/userpod-oci-test", false}};
+  config.security.namespaces.pid = NamespaceMode::Node;
+  config.security.maskedPaths = {"/proc/kcore"};
+  config.security.readonlyPaths = {"/proc/sys"};
+  auto created = bed.create("d", config, &log);
+  ASSERT_TRUE(created) << created.error().text();
+  auto pids = std::filesystem::read_symlink("/proc/" + std::to_string(created->pid) + "/ns/pid");
+  EXPECT_EQ(pids, std::filesystem::read_symlink("/proc/1/ns/pid")) << "the node's";
+  ASSERT_TRUE(bed.runtime().start(bed.id("d"), ""));
+  EXPECT_EQ(bed.waitExit("d").code, 0);
+  auto text = readFile(log);
+  ASSERT_TRUE(text);
+  EXPECT_NE(text->find("F read-only\n"), std::string::npos) << *text;
+  EXPECT_NE(text->find("nameserver 10.0.2.3"), std::string::npos) << *text;
+  EXPECT_NE(text->find(" /proc/sys ro"), std::string::npos) << *text;
+  (void)removeTree("/tmp/userpod-oci-test");
+}
+
 TEST(OciRuntime, Times) {
   if (!inNode()) return;
   measure("default seccomp profile", true);
