@@ -11,18 +11,52 @@ namespace userpod::policy {
 namespace {
 
 // In the order of linux/capability.h.
-constexpr std::array<std::string_view, 41> kNames = {
-    "CHOWN",         "DAC_OVERRIDE",    "DAC_READ_SEARCH", "FOWNER",           "FSETID",         "KILL",
-    "SETGID",        "SETUID",          "SETPCAP",         "LINUX_IMMUTABLE",  "NET_BIND_SERVICE", "NET_BROADCAST",
-    "NET_ADMIN",     "NET_RAW",         "IPC_LOCK",        "IPC_OWNER",        "SYS_MODULE",     "SYS_RAWIO",
-    "SYS_CHROOT",    "SYS_PTRACE",      "SYS_PACCT",       "SYS_ADMIN",        "SYS_BOOT",       "SYS_NICE",
-    "SYS_RESOURCE",  "SYS_TIME",        "SYS_TTY_CONFIG",  "MKNOD",            "LEASE",          "AUDIT_WRITE",
-    "AUDIT_CONTROL", "SETFCAP",         "MAC_OVERRIDE",    "MAC_ADMIN",        "SYSLOG",         "WAKE_ALARM",
-    "BLOCK_SUSPEND", "AUDIT_READ",      "PERFMON",         "BPF",              "CHECKPOINT_RESTORE"};
+constexpr std::array<std::string_view, 41> kNames = {"CHOWN",
+                                                     "DAC_OVERRIDE",
+                                                     "DAC_READ_SEARCH",
+                                                     "FOWNER",
+                                                     "FSETID",
+                                                     "KILL",
+                                                     "SETGID",
+                                                     "SETUID",
+                                                     "SETPCAP",
+                                                     "LINUX_IMMUTABLE",
+                                                     "NET_BIND_SERVICE",
+                                                     "NET_BROADCAST",
+                                                     "NET_ADMIN",
+                                                     "NET_RAW",
+                                                     "IPC_LOCK",
+                                                     "IPC_OWNER",
+                                                     "SYS_MODULE",
+                                                     "SYS_RAWIO",
+                                                     "SYS_CHROOT",
+                                                     "SYS_PTRACE",
+                                                     "SYS_PACCT",
+                                                     "SYS_ADMIN",
+                                                     "SYS_BOOT",
+                                                     "SYS_NICE",
+                                                     "SYS_RESOURCE",
+                                                     "SYS_TIME",
+                                                     "SYS_TTY_CONFIG",
+                                                     "MKNOD",
+                                                     "LEASE",
+                                                     "AUDIT_WRITE",
+                                                     "AUDIT_CONTROL",
+                                                     "SETFCAP",
+                                                     "MAC_OVERRIDE",
+                                                     "MAC_ADMIN",
+                                                     "SYSLOG",
+                                                     "WAKE_ALARM",
+                                                     "BLOCK_SUSPEND",
+                                                     "AUDIT_READ",
+                                                     "PERFMON",
+                                                     "BPF",
+                                                     "CHECKPOINT_RESTORE"};
 
 std::string upper(std::string_view text) {
   std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
   return result;
 }
 
@@ -36,13 +70,17 @@ Result<Capabilities> single(const std::vector<std::string>& words, const char* f
   for (const auto& word : words) {
     if (isAll(word)) continue;
     auto number = capabilityNumber(word);
-    if (!number) return Error(Code::InvalidArgument, std::string(field) + ": no capability is named " + word.substr(0, 64) + "; see capabilities(7)");
+    if (!number)
+      return Error(Code::InvalidArgument,
+                   std::string(field) + ": no capability is named " + word.substr(0, 64) + "; see capabilities(7)");
     set.add(Capabilities(std::uint64_t{1} << *number));
   }
   return set;
 }
 
-bool anyAll(const std::vector<std::string>& words) { return std::any_of(words.begin(), words.end(), isAll); }
+bool anyAll(const std::vector<std::string>& words) {
+  return std::any_of(words.begin(), words.end(), isAll);
+}
 
 }  // namespace
 
@@ -85,7 +123,8 @@ Capabilities allCapabilities() {
 }
 
 Result<CapabilitySets> applyCapabilities(Capabilities base, const std::vector<std::string>& add,
-                                         const std::vector<std::string>& drop, const std::vector<std::string>& addAmbient) {
+                                         const std::vector<std::string>& drop,
+                                         const std::vector<std::string>& addAmbient) {
   CapabilitySets sets;
   sets.bounding = base;
   USERPOD_TRY(added, single(add, "capabilities.add_capabilities"));

@@ -44,6 +44,7 @@ struct CapabilitySets {
 // The default set with the request applied: "ALL" first (add, then drop), then single names, drops last. An ambient one
 // is added to every set. InvalidArgument names the unknown word.
 Result<CapabilitySets> applyCapabilities(Capabilities base, const std::vector<std::string>& add,
-                                         const std::vector<std::string>& drop, const std::vector<std::string>& addAmbient);
+                                         const std::vector<std::string>& drop,
+                                         const std::vector<std::string>& addAmbient);
 
 }  // namespace userpod::policy

@@ -29,7 +29,9 @@ std::set<std::string> words(const char* text) {
   return {std::istream_iterator<std::string>(stream), {}};
 }
 
-Json rule(Json names, const char* action) { return {{"names", std::move(names)}, {"action", action}}; }
+Json rule(Json names, const char* action) {
+  return {{"names", std::move(names)}, {"action", action}};
+}
 
 Json errnoRule(Json names, int number) {
   Json result = rule(std::move(names), "SCMP_ACT_ERRNO");
@@ -112,8 +114,9 @@ bool matches(const Json& filter, Capabilities capabilities, bool any) {
   bool hasAll = std::all_of(list.begin(), list.end(), [&](const Json& name) {
     return name.is_string() && capabilities.has(name.get<std::string>());
   });
-  bool hasArch = std::any_of(arches.begin(), arches.end(),
-                             [&](const Json& name) { return name.is_string() && own.count(name.get<std::string>()) > 0; });
+  bool hasArch = std::any_of(arches.begin(), arches.end(), [&](const Json& name) {
+    return name.is_string() && own.count(name.get<std::string>()) > 0;
+  });
   // includes: all of it must hold; excludes: any of it is enough.
   return any ? hasCapability || hasArch : hasAll && (arches.empty() || hasArch);
 }
@@ -155,7 +158,8 @@ Result<Json> loadSeccomp(const std::string& path, Capabilities capabilities) {
   auto wrong = [&](const char* what) { return Error(Code::InvalidArgument, "seccomp profile " + path + " " + what); };
   if (!profile.is_object()) return wrong("is not a JSON object");
   if (!profile.contains("defaultAction") || !profile["defaultAction"].is_string()) return wrong("has no defaultAction");
-  Json result = {{"defaultAction", profile["defaultAction"]}, {"architectures", architectures()}, {"syscalls", Json::array()}};
+  Json result = {
+      {"defaultAction", profile["defaultAction"]}, {"architectures", architectures()}, {"syscalls", Json::array()}};
   if (profile.contains("defaultErrnoRet") && profile["defaultErrnoRet"].is_number())
     result["defaultErrnoRet"] = profile["defaultErrnoRet"];
   if (profile.contains("architectures") && profile["architectures"].is_array() && !profile["architectures"].empty())

@@ -14,7 +14,6 @@
 #include <optional>
 #include <set>
 
-
 #include "daemon/sys/fd.hpp"
 #include "policy/seccomp.hpp"
 
@@ -27,7 +26,9 @@ using Context = std::unique_ptr<void, void (*)(scmp_filter_ctx)>;
 constexpr std::size_t kProgramLimit = 1 << 20;
 constexpr std::size_t kRemembered = 32;  // profiles; one per set of capabilities in use
 
-Error invalid(const std::string& what) { return {Code::InvalidArgument, "seccomp profile: " + what}; }
+Error invalid(const std::string& what) {
+  return {Code::InvalidArgument, "seccomp profile: " + what};
+}
 
 std::string textOf(const Json& holder, const char* key) {
   return holder.contains(key) && holder[key].is_string() ? holder[key].get<std::string>() : "";
@@ -35,7 +36,8 @@ std::string textOf(const Json& holder, const char* key) {
 
 Result<std::uint32_t> actionOf(const Json& holder, const char* key, const char* number) {
   std::string name = textOf(holder, key);
-  auto code = holder.contains(number) && holder[number].is_number_integer() ? holder[number].get<unsigned>() & 0xffff : unsigned{EPERM};
+  auto code = holder.contains(number) && holder[number].is_number_integer() ? holder[number].get<unsigned>() & 0xffff
+                                                                            : unsigned{EPERM};
   if (name == "SCMP_ACT_ALLOW") return SCMP_ACT_ALLOW;
   if (name == "SCMP_ACT_ERRNO") return SCMP_ACT_ERRNO(code);
   if (name == "SCMP_ACT_KILL" || name == "SCMP_ACT_KILL_THREAD") return SCMP_ACT_KILL;
@@ -47,11 +49,15 @@ Result<std::uint32_t> actionOf(const Json& holder, const char* key, const char* 
 }
 
 Result<scmp_arg_cmp> comparison(const Json& argument) {
-  static const std::map<std::string, scmp_compare> kinds = {
-      {"SCMP_CMP_NE", SCMP_CMP_NE}, {"SCMP_CMP_LT", SCMP_CMP_LT}, {"SCMP_CMP_LE", SCMP_CMP_LE},
-      {"SCMP_CMP_EQ", SCMP_CMP_EQ}, {"SCMP_CMP_GE", SCMP_CMP_GE}, {"SCMP_CMP_GT", SCMP_CMP_GT},
-      {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
-  if (!argument.is_object() || !argument.contains("index") || !argument["index"].is_number_integer() || argument["index"] < 0 || argument["index"] > 5)
+  static const std::map<std::string, scmp_compare> kinds = {{"SCMP_CMP_NE", SCMP_CMP_NE},
+                                                            {"SCMP_CMP_LT", SCMP_CMP_LT},
+                                                            {"SCMP_CMP_LE", SCMP_CMP_LE},
+                                                            {"SCMP_CMP_EQ", SCMP_CMP_EQ},
+                                                            {"SCMP_CMP_GE", SCMP_CMP_GE},
+                                                            {"SCMP_CMP_GT", SCMP_CMP_GT},
+                                                            {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
+  if (!argument.is_object() || !argument.contains("index") || !argument["index"].is_number_integer() ||
+      argument["index"] < 0 || argument["index"] > 5)
     return invalid("an argument has no index from 0 to 5");
   auto kind = kinds.find(textOf(argument, "op"));
   if (kind == kinds.end()) return invalid("an argument has an unknown op");
@@ -61,15 +67,18 @@ Result<scmp_arg_cmp> comparison(const Json& argument) {
   return scmp_arg_cmp{argument["index"].get<unsigned>(), kind->second, number("value"), number("valueTwo")};
 }
 
-Status addCalls(scmp_filter_ctx context, const Json& names, std::uint32_t action, const std::vector<scmp_arg_cmp>& arguments) {
+Status addCalls(scmp_filter_ctx context, const Json& names, std::uint32_t action,
+                const std::vector<scmp_arg_cmp>& arguments) {
   for (const auto& name : names) {
     if (!name.is_string()) return invalid("a name is not a string");
     int number = ::seccomp_syscall_resolve_name(name.get_ref<const std::string&>().c_str());
     if (number == __NR_SCMP_ERROR) continue;  // newer than this libseccomp: the default action stands
-    int failed = ::seccomp_rule_add_array(context, action, number, static_cast<unsigned>(arguments.size()), arguments.data());
+    int failed =
+        ::seccomp_rule_add_array(context, action, number, static_cast<unsigned>(arguments.size()), arguments.data());
     // EDOM: an architecture without this call; EEXIST: said twice.
     if (failed != 0 && failed != -EDOM && failed != -EEXIST)
-      return sysError("seccomp profile: rule for " + name.get<std::string>().substr(0, 64), -failed).as(Code::InvalidArgument);
+      return sysError("seccomp profile: rule for " + name.get<std::string>().substr(0, 64), -failed)
+          .as(Code::InvalidArgument);
   }
   return {};
 }
@@ -98,11 +107,13 @@ Status addArchitectures(scmp_filter_ctx context, const Json& profile) {
     std::string name = entry.is_string() ? entry.get<std::string>() : "";
     if (!name.starts_with(kPrefix)) return invalid("architecture " + name.substr(0, 64) + " is unknown");
     name.erase(0, kPrefix.size());
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     auto number = ::seccomp_arch_resolve_name(name.c_str());
     if (number == 0) return invalid("architecture " + name.substr(0, 64) + " is unknown");
     int failed = ::seccomp_arch_add(context, number);
-    if (failed != 0 && failed != -EEXIST) return sysError("seccomp profile: architecture " + name, -failed).as(Code::InvalidArgument);
+    if (failed != 0 && failed != -EEXIST)
+      return sysError("seccomp profile: architecture " + name, -failed).as(Code::InvalidArgument);
   }
   return {};
 }
@@ -117,7 +128,8 @@ Result<std::string> compile(const Json& profile) {
   (void)::seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
   UniqueFd file(::memfd_create("seccomp", MFD_CLOEXEC));
   if (!file) return sysError("make a memory file");
-  if (int failed = ::seccomp_export_bpf(context.get(), file.get()); failed != 0) return sysError("compile a seccomp profile", -failed);
+  if (int failed = ::seccomp_export_bpf(context.get(), file.get()); failed != 0)
+    return sysError("compile a seccomp profile", -failed);
   if (::lseek(file.get(), 0, SEEK_SET) < 0) return sysError("rewind a memory file");
   return readAll(file.get(), kProgramLimit);
 }

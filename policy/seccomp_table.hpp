@@ -55,7 +55,8 @@ wait4 waitid waitpid write writev
 )";
 
 // Native names of ARM, absent elsewhere.
-inline constexpr const char* kAllowedArmCalls = "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
+inline constexpr const char* kAllowedArmCalls =
+    "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
 inline constexpr const char* kAllowedX86Calls = "modify_ldt";
 
 // Allowed only with the capability that the kernel would ask for anyway: refused earlier, less kernel to attack.
@@ -63,7 +64,8 @@ inline constexpr CapabilityCalls kCapabilityCalls[] = {
     {"DAC_READ_SEARCH", "open_by_handle_at"},
     {"SYS_ADMIN",
      "bpf clone3 fanotify_init fsconfig fsmount fsopen fspick listmount lookup_dcookie mount mount_setattr move_mount "
-     "open_tree open_tree_attr perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns statmount "
+     "open_tree open_tree_attr perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns "
+     "statmount "
      "syslog umount umount2 unshare"},
     {"SYS_BOOT", "reboot"},
     {"SYS_MODULE", "delete_module finit_module init_module"},

@@ -22,7 +22,8 @@ Result<std::string> readAnswer(int fd) {
   auto end = std::chrono::steady_clock::now() + kCreateTime;
   while (answer.find('\n') == std::string::npos && answer.size() < kAnswerLimit) {
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
-    if (left <= 0) return Error(Code::Timeout, "conmon and the OCI runtime did not answer within two minutes; both were killed");
+    if (left <= 0)
+      return Error(Code::Timeout, "conmon and the OCI runtime did not answer within two minutes; both were killed");
     pollfd entry{fd, POLLIN, 0};
     int ready = ::poll(&entry, 1, static_cast<int>(left));
     if (ready < 0 && errno != EINTR) return sysError("poll conmon");
@@ -52,8 +53,9 @@ Result<pid_t> parseAnswer(const std::string& answer, const std::string& flavour,
   }
   auto pid = json["data"].get<std::int64_t>();
   if (pid > 0) return static_cast<pid_t>(pid);
-  std::string words = json.contains("message") && json["message"].is_string() ? plainMessage(json["message"].get<std::string>())
-                                                                              : readWords(errors);
+  std::string words = json.contains("message") && json["message"].is_string()
+                          ? plainMessage(json["message"].get<std::string>())
+                          : readWords(errors);
   return Error(Code::RuntimeFailed, flavour + " create: " + (words.empty() ? "failed without a word" : words));
 }
 
@@ -80,9 +82,9 @@ SpawnOptions RuntimeImpl::monitorOptions(const Handler& handler, const CreateInp
                   "--exit-dir=" + paths_.exits(),
                   "--log-path=" + (input.logPath.empty() ? "none" : "k8s-file:" + input.logPath),
                   "--log-level=error",
-                  "--full-attach",       // socket <bundle>/attach, made through /proc/self/fd: no limit of sun_path
+                  "--full-attach",  // socket <bundle>/attach, made through /proc/self/fd: no limit of sun_path
                   "--no-new-keyring",
-                  "--no-sync-log"};      // an exit must not wait for the disk
+                  "--no-sync-log"};  // an exit must not wait for the disk
   auto command = handler.command();
   for (auto argument = command.begin() + 1; argument != command.end(); ++argument)
     options.argv.push_back("--runtime-arg=" + *argument);
@@ -126,7 +128,8 @@ Result<CreatedProcess> RuntimeImpl::create(const CreateInput& input) {
   USERPOD_TRY(handler, find(input.handler));
   // conmon splits its log argument at colons.
   if (input.logPath.find(':') != std::string::npos)
-    return Error(Code::InvalidArgument, "log_path " + input.logPath + " contains a colon, which conmon cannot take; leave it out");
+    return Error(Code::InvalidArgument,
+                 "log_path " + input.logPath + " contains a colon, which conmon cannot take; leave it out");
   auto process = launchMonitor(*handler, input);
   if (!process) (void)remove(input.id, input.handler);
   return process;

@@ -107,11 +107,13 @@ Status ExecLoop::launch(const SessionPointer& session) {
   if (input.command.empty() || input.command.front().empty())
     return Error(Code::InvalidArgument, "the command to execute is empty; name a program");
   for (const auto& argument : input.command)
-    if (!isUtf8(argument)) return Error(Code::InvalidArgument, "an argument of the command is not UTF-8, which the OCI runtime needs");
+    if (!isUtf8(argument))
+      return Error(Code::InvalidArgument, "an argument of the command is not UTF-8, which the OCI runtime needs");
   USERPOD_TRY(pattern, readTemplate(input));
   USERPOD_CHECK(prepareCgroup(session, pattern));
   // args go in front: the template is an object with at least cwd in it.
-  USERPOD_TRY(process, memoryFile("process", "{\"args\":" + nlohmann::json(input.command).dump() + "," + pattern.process.substr(1)));
+  USERPOD_TRY(process, memoryFile("process", "{\"args\":" + nlohmann::json(input.command).dump() + "," +
+                                                 pattern.process.substr(1)));
   session->process = std::move(process);
   USERPOD_TRY(log, memoryFile("log", ""));
   session->log = std::move(log);
@@ -119,10 +121,12 @@ Status ExecLoop::launch(const SessionPointer& session) {
   USERPOD_TRY(err, makePipe());
   SpawnOptions options;
   options.argv = session->handler.command();
-  options.argv.insert(options.argv.end(), {"--log=/proc/self/fd/4", "exec", "--process=/proc/self/fd/3",
-                                           "--cgroup=" + session->cgroup.substr(session->cgroup.rfind('/') + 1), input.id});
+  options.argv.insert(options.argv.end(),
+                      {"--log=/proc/self/fd/4", "exec", "--process=/proc/self/fd/3",
+                       "--cgroup=" + session->cgroup.substr(session->cgroup.rfind('/') + 1), input.id});
   options.environment = toolEnvironment(paths_);
-  options.descriptors = {{out.write.get(), 1}, {err.write.get(), 2}, {session->process.get(), 3}, {session->log.get(), 4}};
+  options.descriptors = {
+      {out.write.get(), 1}, {err.write.get(), 2}, {session->process.get(), 3}, {session->log.get(), 4}};
   options.cgroup = leaf_;
   options.cgroupNamespace = node_.cgroupNamespace.get();
   options.directory = "/";
@@ -188,15 +192,17 @@ void ExecLoop::timeOver(const SessionPointer& session) {
 void ExecLoop::finish(const SessionPointer& session) {
   if (session->timedOut) {
     auto seconds = static_cast<double>(session->input.timeout.count()) / 1000;
-    return fail(session, Error(Code::Timeout, fmt::format("the command did not end within {} s and was killed", seconds)));
+    return fail(session,
+                Error(Code::Timeout, fmt::format("the command did not end within {} s and was killed", seconds)));
   }
   if (session->result.exitCode != 0) {
     auto words = openFile(fmt::format("/proc/self/fd/{}", session->log.get()), O_RDONLY);
     std::array<char, 8192> text{};
     ssize_t count = words ? ::read(words->get(), text.data(), text.size()) : -1;
     if (count > 0)
-      return fail(session, Error(Code::RuntimeFailed, session->handler.flavour + " exec: " +
-                                                          plainMessage({text.data(), static_cast<std::size_t>(count)})));
+      return fail(session, Error(Code::RuntimeFailed,
+                                 session->handler.flavour +
+                                     " exec: " + plainMessage({text.data(), static_cast<std::size_t>(count)})));
   }
   release(session);
   session->done(std::move(session->result));

@@ -34,8 +34,9 @@ bool boundAlready(const std::string& program, const std::string& target) {
          (flags.f_flag & ST_RDONLY) != 0;
 }
 
-// crun guards its own file against containers (CVE-2019-5736) by running a copy of itself, unless it lies on a read-only
-// mount: that saves 1.5 ms of each call. An upgrade of the package leaves the old file bound until the next start.
+// crun guards its own file against containers (CVE-2019-5736) by running a copy of itself, unless it lies on a
+// read-only mount: that saves 1.5 ms of each call. An upgrade of the package leaves the old file bound until the next
+// start.
 Status bindReadOnly(const std::string& program, const std::string& target) {
   if (boundAlready(program, target)) return {};
   USERPOD_CHECK(unmountDetached(target));
@@ -76,9 +77,12 @@ std::string plainMessage(std::string_view text) {
     if (plain.empty()) continue;
     result += (result.empty() ? "" : "; ") + plain;
   }
-  std::replace_if(result.begin(), result.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
+  std::replace_if(
+      result.begin(), result.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
   if (result.size() > kMessageLimit) result.resize(kMessageLimit);
-  if (!isUtf8(result)) std::replace_if(result.begin(), result.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  if (!isUtf8(result))
+    std::replace_if(
+        result.begin(), result.end(), [](char c) { return (c & 0x80) != 0; }, '?');
   return result;
 }
 
@@ -106,7 +110,8 @@ Result<Handler> openHandler(const Paths& paths, const std::string& name, const s
   USERPOD_TRY(output, run(options, std::chrono::seconds(10)));
   auto words = split(split(output.out, '\n').front(), ' ');  // "crun version 1.8.1"
   if (output.status.code != 0 || words.size() < 3)
-    return Error(Code::HelperMissing, program + " --version does not answer as an OCI runtime: " + plainMessage(output.err));
+    return Error(Code::HelperMissing,
+                 program + " --version does not answer as an OCI runtime: " + plainMessage(output.err));
   handler.flavour = words[0];
   handler.version = words[2];
   return handler;

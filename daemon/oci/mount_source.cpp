@@ -24,7 +24,9 @@ Result<std::string> realPath(const std::string& path) {
   return std::string(real.get());
 }
 
-bool same(const struct stat& left, const struct stat& right) { return left.st_dev == right.st_dev && left.st_ino == right.st_ino; }
+bool same(const struct stat& left, const struct stat& right) {
+  return left.st_dev == right.st_dev && left.st_ino == right.st_ino;
+}
 
 // Walks up from a directory by "..", so that bind mounts and other names of the same directory count.
 bool reaches(const std::string& from, const struct stat& wanted) {

@@ -21,15 +21,15 @@ struct SpecInput {
   const PodRecord& pod;
   const ContainerRecord& container;  // config, cgroup, id
   const ImageRecord& image;
-  std::string rootfs;                // mounted
+  std::string rootfs;  // mounted
   network::PodNamespaces namespaces;
-  std::string podDirectory;          // resolv.conf, hosts, hostname, shm below it
+  std::string podDirectory;  // resolv.conf, hosts, hostname, shm below it
   std::string hostname;
-  std::string runtimeDirectory;      // userpod's own: a mount of it is refused
-  std::string controllers;           // delegated ones: a limit without its controller is left out, with a warning
-  std::vector<std::string> warnings; // filled: what was asked and cannot be, in words
-  std::int64_t pidsLimit = 0;        // pids.max when the request has none; 0: no limit
-  pid_t targetPid = 0;               // of the container whose PID namespace NamespaceMode::Target joins
+  std::string runtimeDirectory;       // userpod's own: a mount of it is refused
+  std::string controllers;            // delegated ones: a limit without its controller is left out, with a warning
+  std::vector<std::string> warnings;  // filled: what was asked and cannot be, in words
+  std::int64_t pidsLimit = 0;         // pids.max when the request has none; 0: no limit
+  pid_t targetPid = 0;                // of the container whose PID namespace NamespaceMode::Target joins
   std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
 };
 
@@ -41,16 +41,16 @@ struct BuiltSpec {
   EffectiveUser user;
   int stopSignal = 15;
 };
-// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of mounts
-// and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is a namespace of the
+// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of
+// mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is a namespace of the
 // container's own as long as no pod has a process to share one with.
 Result<BuiltSpec> buildSpec(SpecInput& input);
 
 struct CreateInput {
   std::string id;
-  std::string handler;       // runtime handler name; empty: the default
-  std::string bundle;        // directory with config.json
-  std::string logPath;       // empty: none
+  std::string handler;  // runtime handler name; empty: the default
+  std::string bundle;   // directory with config.json
+  std::string logPath;  // empty: none
   bool tty = false;
   bool stdinOpen = false;
   bool stdinOnce = false;
@@ -78,9 +78,9 @@ struct ExecResult {
 // Drives conmon and the runtime. Blocking methods, any worker thread; exec is asynchronous on a loop of its own.
 class Runtime {
  public:
-  // Binds the runtimes read-only below paths.node so that they do not copy themselves at each start; asks them for their
-  // version (2 ms each). HelperMissing when the default one or conmon is not there, ConfigInvalid for a bad path. `node`
-  // must outlive it.
+  // Binds the runtimes read-only below paths.node so that they do not copy themselves at each start; asks them for
+  // their version (2 ms each). HelperMissing when the default one or conmon is not there, ConfigInvalid for a bad path.
+  // `node` must outlive it.
   static Result<std::unique_ptr<Runtime>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
   virtual ~Runtime() = default;
 

@@ -1,5 +1,3 @@
-#include "daemon/oci/oci.hpp"
-
 #include <fmt/core.h>
 #include <linux/keyctl.h>
 #include <sys/stat.h>
@@ -10,6 +8,7 @@
 #include <charconv>
 
 #include "daemon/oci/exec.hpp"
+#include "daemon/oci/oci.hpp"
 #include "daemon/oci/runtime_impl.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
@@ -84,12 +83,14 @@ Status RuntimeImpl::prepare(const Settings& settings) {
 Result<const Handler*> RuntimeImpl::find(const std::string& handler) const {
   auto found = handlers_.find(handler.empty() ? defaultHandler_ : handler);
   if (found == handlers_.end())
-    return Error(Code::InvalidArgument,
-                 "runtime handler \"" + handler.substr(0, 128) + "\" is not configured; name it in userpod.toml, or leave it empty");
+    return Error(Code::InvalidArgument, "runtime handler \"" + handler.substr(0, 128) +
+                                            "\" is not configured; name it in userpod.toml, or leave it empty");
   return &found->second;
 }
 
-bool RuntimeImpl::hasHandler(const std::string& handler) const { return static_cast<bool>(find(handler)); }
+bool RuntimeImpl::hasHandler(const std::string& handler) const {
+  return static_cast<bool>(find(handler));
+}
 
 std::pair<std::string, std::string> RuntimeImpl::version() const {
   const Handler& handler = handlers_.at(defaultHandler_);
@@ -100,7 +101,8 @@ std::pair<std::string, std::string> RuntimeImpl::version() const {
 SpawnOptions RuntimeImpl::inLeaf(const Handler& handler, std::vector<std::string> arguments) const {
   SpawnOptions options;
   options.argv = handler.command();
-  options.argv.insert(options.argv.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+  options.argv.insert(options.argv.end(), std::make_move_iterator(arguments.begin()),
+                      std::make_move_iterator(arguments.end()));
   options.environment = toolEnvironment(paths_);
   options.cgroup = leaf_.get();
   options.cgroupNamespace = node_.cgroupNamespace.get();

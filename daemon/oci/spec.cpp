@@ -4,9 +4,9 @@
 
 namespace userpod::oci {
 
-bool ofNodeNetwork(const SpecInput& input) { return input.pod.config.security.namespaces.network == NamespaceMode::Node; }
-
-Result<UniqueFd> openRootfs(const SpecInput& input) { return openFile(input.rootfs, O_PATH | O_DIRECTORY); }
+Result<UniqueFd> openRootfs(const SpecInput& input) {
+  return openFile(input.rootfs, O_PATH | O_DIRECTORY);
+}
 
 Result<BuiltSpec> buildSpec(SpecInput& input) {
   SpecParts parts{input};

@@ -15,24 +15,22 @@ struct SpecParts {
   BuiltSpec built;
 };
 
-// Whether the container takes part in the node's network: as the pod says, for the namespace is the pod's.
-bool ofNodeNetwork(const SpecInput& input);
 // A plain directory descriptor of the root file system, for openat2.
 Result<UniqueFd> openRootfs(const SpecInput& input);
 
-Result<std::vector<std::string>> buildArgs(const SpecInput& input);                       // spec_process.cpp
+Result<std::vector<std::string>> buildArgs(const SpecInput& input);  // spec_process.cpp
 Result<std::vector<std::string>> buildEnvironment(const SpecInput& input, const std::string& home);
 Status addProcess(SpecParts& parts);
 struct ResolvedUser {
   EffectiveUser user;
   std::string home = "/";
 };
-Result<ResolvedUser> resolveUser(const SpecInput& input);                                 // spec_user.cpp
-Status addMounts(SpecParts& parts);                                                       // spec_mounts.cpp
-Status addDevices(SpecParts& parts);                                                      // spec_devices.cpp
-Status addResources(SpecParts& parts);                                                    // spec_resources.cpp
-Status addNamespaces(SpecParts& parts);                                                   // spec_namespaces.cpp
-Status addSecurity(SpecParts& parts);                                                     // spec_security.cpp
+Result<ResolvedUser> resolveUser(const SpecInput& input);  // spec_user.cpp
+Status addMounts(SpecParts& parts);                        // spec_mounts.cpp
+Status addDevices(SpecParts& parts);                       // spec_devices.cpp
+Status addResources(SpecParts& parts);                     // spec_resources.cpp
+Status addNamespaces(SpecParts& parts);                    // spec_namespaces.cpp
+Status addSecurity(SpecParts& parts);                      // spec_security.cpp
 
 // The number of "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0 when it is none.
 int signalNumber(const std::string& name);

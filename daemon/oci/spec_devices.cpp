@@ -1,4 +1,5 @@
-// Devices: an unprivileged user makes no device nodes, so those of the node are bound, as far as the user may open them.
+// Devices: an unprivileged user makes no device nodes, so those of the node are bound, as far as the user may open
+// them.
 #include <dirent.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
@@ -15,12 +16,14 @@ namespace userpod::oci {
 namespace {
 
 // The runtime gives these to every container, or they belong to the terminal that is the container's own.
-constexpr std::array kOwn = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty",
-                             "/dev/console", "/dev/ptmx", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd",
-                             "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/hugepages"};
+constexpr std::array kOwn = {"/dev/null",    "/dev/zero",   "/dev/full",   "/dev/random",   "/dev/urandom", "/dev/tty",
+                             "/dev/console", "/dev/ptmx",   "/dev/pts",    "/dev/shm",      "/dev/mqueue",  "/dev/fd",
+                             "/dev/stdin",   "/dev/stdout", "/dev/stderr", "/dev/hugepages"};
 constexpr int kDepth = 4;
 
-bool isDevice(const struct stat& info) { return S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode); }
+bool isDevice(const struct stat& info) {
+  return S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode);
+}
 
 void bindDevice(SpecParts& parts, const std::string& source, const std::string& target) {
   for (const auto& mount : parts.spec["mounts"])
@@ -50,17 +53,20 @@ void bindTree(SpecParts& parts, const std::string& source, const std::string& ta
 
 Status addDevice(SpecParts& parts, const DeviceConfig& device) {
   struct stat info {};
-  if (::stat(device.hostPath.c_str(), &info) < 0) return sysError("device " + device.hostPath).as(Code::InvalidArgument);
+  if (::stat(device.hostPath.c_str(), &info) < 0)
+    return sysError("device " + device.hostPath).as(Code::InvalidArgument);
   std::string target = device.containerPath.empty() ? device.hostPath : device.containerPath;
   if (S_ISDIR(info.st_mode)) {
     bindTree(parts, device.hostPath, target, 0);
     return {};
   }
-  if (!isDevice(info)) return Error(Code::InvalidArgument, "device " + device.hostPath + " is not a device; use a mount");
+  if (!isDevice(info))
+    return Error(Code::InvalidArgument, "device " + device.hostPath + " is not a device; use a mount");
   bool write = device.permissions.empty() || device.permissions.find('w') != std::string::npos;
   if (::access(device.hostPath.c_str(), write ? R_OK | W_OK : R_OK) < 0)
     return Error(Code::AccessDenied,
-                 fmt::format("device {}: this user may not open it; let an administrator add the user to its group", device.hostPath),
+                 fmt::format("device {}: this user may not open it; let an administrator add the user to its group",
+                             device.hostPath),
                  errno);
   if (!write)
     parts.input.warnings.push_back("device " + device.hostPath + ": read-only access cannot be enforced without root");
@@ -73,8 +79,8 @@ Status addDevice(SpecParts& parts, const DeviceConfig& device) {
 Status addDevices(SpecParts& parts) {
   const auto& config = parts.input.container.config;
   if (!config.cdiDevices.empty())
-    return Error(Code::NotSupported, "CDI_devices: no CDI specification is read for " + config.cdiDevices.front().substr(0, 128) +
-                                         "; name the device in devices");
+    return Error(Code::NotSupported, "CDI_devices: no CDI specification is read for " +
+                                         config.cdiDevices.front().substr(0, 128) + "; name the device in devices");
   if (config.security.privileged) bindTree(parts, "/dev", "/dev", 0);
   for (const auto& device : config.devices) USERPOD_CHECK(addDevice(parts, device));
   return {};

@@ -29,7 +29,8 @@ bool groupMapped(unsigned gid) {
     unsigned long long inside = 0;
     unsigned long long outside = 0;
     unsigned long long count = 0;
-    if (std::sscanf(line.c_str(), "%llu %llu %llu", &inside, &outside, &count) == 3 && gid >= inside && gid < inside + count)
+    if (std::sscanf(line.c_str(), "%llu %llu %llu", &inside, &outside, &count) == 3 && gid >= inside &&
+        gid < inside + count)
       return true;
   }
   return false;
@@ -68,7 +69,8 @@ Result<std::vector<Json>> fileMounts(const SpecInput& input) {
   for (const char* name : {"resolv.conf", "hosts", "hostname"}) {
     std::string source = input.podDirectory + "/" + name;
     if (pathExists(source))
-      mounts.push_back(mount(std::string("/etc/") + name, "bind", source, {"bind", "rprivate", access, "nosuid", "noexec", "nodev"}));
+      mounts.push_back(mount(std::string("/etc/") + name, "bind", source,
+                             {"bind", "rprivate", access, "nosuid", "noexec", "nodev"}));
   }
   // Programs look for this file to see that they run in a container.
   std::string mark = input.podDirectory + "/containerenv";
@@ -82,12 +84,14 @@ Result<std::string> propagationOption(const MountConfig& request, const std::str
   USERPOD_TRY(kind, propagationOf(source));
   if (request.propagation == 2) {
     if (kind == Propagation::Shared) return std::string("rshared");
-    return Error(Code::InvalidArgument, "mount of " + request.hostPath +
-                                            ": Bidirectional propagation needs a shared mount there; make it one, or ask for HostToContainer");
+    return Error(Code::InvalidArgument,
+                 "mount of " + request.hostPath +
+                     ": Bidirectional propagation needs a shared mount there; make it one, or ask for HostToContainer");
   }
   if (kind == Propagation::Private)
-    return Error(Code::InvalidArgument, "mount of " + request.hostPath +
-                                            ": HostToContainer propagation needs a shared or slave mount there; ask for none");
+    return Error(Code::InvalidArgument,
+                 "mount of " + request.hostPath +
+                     ": HostToContainer propagation needs a shared or slave mount there; ask for none");
   return std::string("rslave");
 }
 
@@ -95,7 +99,8 @@ Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
   std::string target = cleanPath(request.containerPath);
   std::string named = "mount of " + request.hostPath + " on " + target;
   if (!request.image.empty())
-    return Error(Code::NotSupported, "mount of image " + request.image.substr(0, 256) + " on " + target + ": image volumes are not supported");
+    return Error(Code::NotSupported, "mount of image " + request.image.substr(0, 256) + " on " + target +
+                                         ": image volumes are not supported");
   if (request.containerPath.empty() || request.containerPath.front() != '/' || target == "/")
     return Error(Code::InvalidArgument, named + ": container_path must be absolute and below /");
   if (!isUtf8(request.hostPath) || !isUtf8(request.containerPath))
@@ -103,7 +108,8 @@ Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
   USERPOD_TRY(source, resolveSource(request.hostPath));
   if (overlapsPrivate(source, parts.input.runtimeDirectory) || overlapsPrivate(source, parts.input.nodeDirectory))
     return Error(Code::AccessDenied, named + ": that is, contains or lies in userpod's own directory " +
-                                         parts.input.runtimeDirectory + ", with which a container would control all others; mount something narrower");
+                                         parts.input.runtimeDirectory +
+                                         ", with which a container would control all others; mount something narrower");
   Options options = {"rbind"};
   USERPOD_TRY(propagation, propagationOption(request, source));
   options.push_back(propagation);

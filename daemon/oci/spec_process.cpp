@@ -18,7 +18,9 @@ constexpr const char* kPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/us
 // OCI JSON has no bytes: what is not UTF-8 cannot be passed on unchanged, and is not passed on changed.
 Status checkBytes(const std::string& what, const std::string& text) {
   if (text.find('\0') != std::string::npos) return Error(Code::InvalidArgument, what + " contains a NUL byte");
-  if (!isUtf8(text)) return Error(Code::InvalidArgument, what + " is not UTF-8, which the OCI runtime needs; encode it, in base64 for one");
+  if (!isUtf8(text))
+    return Error(Code::InvalidArgument,
+                 what + " is not UTF-8, which the OCI runtime needs; encode it, in base64 for one");
   return {};
 }
 
@@ -26,7 +28,8 @@ class Environment {
  public:
   void set(const std::string& assignment) {
     auto name = assignment.substr(0, assignment.find('='));
-    auto known = std::find_if(list_.begin(), list_.end(), [&](const auto& entry) { return entry.starts_with(name + "="); });
+    auto known =
+        std::find_if(list_.begin(), list_.end(), [&](const auto& entry) { return entry.starts_with(name + "="); });
     if (known == list_.end())
       list_.push_back(assignment);
     else
@@ -45,8 +48,9 @@ class Environment {
 std::int64_t clampOomScore(SpecInput& input, std::int64_t wanted) {
   auto text = readFile("/proc/self/oom_score_adj", 16);
   std::int64_t own = text ? std::strtoll(text->c_str(), nullptr, 10) : 0;
-  if (wanted < own)
-    input.warnings.push_back(fmt::format("oom_score_adj {} is below the {} of this user's services and becomes {}", wanted, own, own));
+  if (wanted < own && wanted != 0)  // 0: not said
+    input.warnings.push_back(
+        fmt::format("oom_score_adj {} is below the {} of this user's services and becomes {}", wanted, own, own));
   return std::clamp<std::int64_t>(std::max(wanted, own), -1000, 1000);
 }
 
@@ -64,7 +68,8 @@ Result<std::string> workingDirectory(const SpecInput& input) {
   USERPOD_CHECK(checkBytes("working_dir", directory));
   if (directory.front() != '/') {
     if (config.workingDirectory.empty()) return "/" + directory;  // images exist that say "app"
-    return Error(Code::InvalidArgument, "working_dir " + directory.substr(0, 256) + " is not absolute; begin it with /");
+    return Error(Code::InvalidArgument,
+                 "working_dir " + directory.substr(0, 256) + " is not absolute; begin it with /");
   }
   return directory;
 }
@@ -78,9 +83,11 @@ Result<std::vector<std::string>> buildArgs(const SpecInput& input) {
   const auto& rest = !config.args.empty() || !config.command.empty() ? config.args : input.image.command;
   args.insert(args.end(), rest.begin(), rest.end());
   if (args.empty())
-    return Error(Code::InvalidArgument, "image " + input.container.imageName +
-                                            " names no program to run, and neither do command and args; give a command");
-  if (args.front().empty()) return Error(Code::InvalidArgument, "the first word of the command is empty; name a program");
+    return Error(Code::InvalidArgument,
+                 "image " + input.container.imageName +
+                     " names no program to run, and neither do command and args; give a command");
+  if (args.front().empty())
+    return Error(Code::InvalidArgument, "the first word of the command is empty; name a program");
   for (const auto& word : args) USERPOD_CHECK(checkBytes("a word of the command", word));
   return args;
 }

@@ -17,9 +17,10 @@ class Controllers {
   // Whether a limit can be set; a warning when not.
   bool take(const std::string& controller, const std::string& what) {
     if (has(controller)) return true;
-    input_.warnings.push_back(fmt::format(
-        "{} has no effect: the {} controller is not delegated to this user; see Delegate= in systemd.resource-control(5)", what,
-        controller));
+    input_.warnings.push_back(
+        fmt::format("{} has no effect: the {} controller is not delegated to this user; see Delegate= in "
+                    "systemd.resource-control(5)",
+                    what, controller));
     return false;
   }
 
@@ -34,8 +35,10 @@ void addCpu(Json& resources, const Resources& wanted, Controllers& controllers) 
     resources["cpu"]["quota"] = wanted.cpuQuota;
     if (wanted.cpuPeriod > 0) resources["cpu"]["period"] = wanted.cpuPeriod;
   }
-  if (!wanted.cpusetCpus.empty() && controllers.take("cpuset", "cpuset_cpus")) resources["cpu"]["cpus"] = wanted.cpusetCpus;
-  if (!wanted.cpusetMems.empty() && controllers.take("cpuset", "cpuset_mems")) resources["cpu"]["mems"] = wanted.cpusetMems;
+  if (!wanted.cpusetCpus.empty() && controllers.take("cpuset", "cpuset_cpus"))
+    resources["cpu"]["cpus"] = wanted.cpusetCpus;
+  if (!wanted.cpusetMems.empty() && controllers.take("cpuset", "cpuset_mems"))
+    resources["cpu"]["mems"] = wanted.cpusetMems;
 }
 
 void addMemory(Json& resources, const Resources& wanted, Controllers& controllers) {
@@ -48,19 +51,24 @@ void addMemory(Json& resources, const Resources& wanted, Controllers& controller
 Status addHugePages(const Resources& wanted) {
   for (const auto& [size, bytes] : wanted.hugepageLimits)
     if (bytes != 0)
-      return Error(Code::NotSupported, fmt::format("hugepage_limits[{}] is {}: systemd delegates the hugetlb controller to no "
-                                                   "user; leave huge pages out", size.substr(0, 64), bytes));
+      return Error(Code::NotSupported,
+                   fmt::format("hugepage_limits[{}] is {}: systemd delegates the hugetlb controller to no "
+                               "user; leave huge pages out",
+                               size.substr(0, 64), bytes));
   return {};
 }
 
 Status addUnified(Json& resources, const Resources& wanted, Controllers& controllers) {
   for (const auto& [file, value] : wanted.unified) {
     auto dot = file.find('.');
-    bool plain = dot != std::string::npos && dot > 0 && file.find('/') == std::string::npos && isUtf8(file) && isUtf8(value);
-    if (!plain) return Error(Code::InvalidArgument, "unified has \"" + (isUtf8(file) ? file.substr(0, 128) : "?") +
-                                                        "\"; give the name of a cgroup v2 file, memory.high for one");
+    bool plain =
+        dot != std::string::npos && dot > 0 && file.find('/') == std::string::npos && isUtf8(file) && isUtf8(value);
+    if (!plain)
+      return Error(Code::InvalidArgument, "unified has \"" + (isUtf8(file) ? file.substr(0, 128) : "?") +
+                                              "\"; give the name of a cgroup v2 file, memory.high for one");
     std::string controller = file.substr(0, dot);
-    if (controller == "hugetlb") return Error(Code::NotSupported, "unified has " + file + ": systemd delegates the hugetlb controller to no user");
+    if (controller == "hugetlb")
+      return Error(Code::NotSupported, "unified has " + file + ": systemd delegates the hugetlb controller to no user");
     if (controller == "cgroup" || controllers.take(controller, "unified " + file)) resources["unified"][file] = value;
   }
   return {};

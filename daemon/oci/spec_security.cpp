@@ -18,7 +18,8 @@ Result<policy::Capabilities> addCapabilities(SpecParts& parts) {
     sets.bounding = policy::allCapabilities();
   } else {
     const auto& request = security.capabilities;
-    USERPOD_TRY(applied, policy::applyCapabilities(policy::defaultCapabilities(), request.add, request.drop, request.addAmbient));
+    USERPOD_TRY(applied, policy::applyCapabilities(policy::defaultCapabilities(), request.add, request.drop,
+                                                   request.addAmbient));
     sets = applied;
   }
   // Inheritable stays empty (CVE-2022-24769) but for what is ambient, which needs it. A user other than root loses what
@@ -36,8 +37,9 @@ Result<policy::Capabilities> addCapabilities(SpecParts& parts) {
 Status setSeccomp(SpecParts& parts, Json profile) {
   USERPOD_TRY(program, policy::compileSeccomp(profile));
   std::string text(4 * ((program.size() + 2) / 3) + 1, '\0');
-  int length = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
-                                 reinterpret_cast<const unsigned char*>(program.data()), static_cast<int>(program.size()));
+  int length =
+      ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                        reinterpret_cast<const unsigned char*>(program.data()), static_cast<int>(program.size()));
   text.resize(static_cast<std::size_t>(length));
   parts.spec["annotations"]["run.oci.seccomp_bpf_data"] = std::move(text);
   parts.spec["linux"]["seccomp"] = std::move(profile);

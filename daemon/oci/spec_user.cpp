@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cerrno>
+#include <charconv>
 
 #include "daemon/oci/spec.hpp"
 #include "daemon/sys/util.hpp"
@@ -42,7 +42,8 @@ Result<std::vector<std::vector<std::string>>> readTable(int rootfs, const std::s
   std::vector<std::vector<std::string>> rows;
   auto file = openResolved(rootfs, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   // No such file, or a damaged link: an image without accounts, as one made from scratch is.
-  if (!file && (file.error().sysErrno() == ENOENT || file.error().sysErrno() == ENOTDIR || file.error().sysErrno() == ELOOP))
+  if (!file &&
+      (file.error().sysErrno() == ENOENT || file.error().sysErrno() == ENOTDIR || file.error().sysErrno() == ELOOP))
     return rows;
   if (!file) return std::move(file).error().wrap("accounts of the image");
   struct stat info {};
@@ -101,7 +102,8 @@ Wanted chooseUser(const SpecInput& input) {
 }
 
 Result<std::uint32_t> findGroup(const Wanted& wanted, const std::vector<Group>& groups) {
-  auto known = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.name == wanted.group; });
+  auto known =
+      std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.name == wanted.group; });
   if (known != groups.end()) return known->gid;
   if (auto id = parseId(wanted.group)) return *id;
   return Error(Code::InvalidArgument, fmt::format("{}: group {} is not in /etc/group of the image; give a number",
@@ -137,8 +139,9 @@ Status checkMapped(const char* file, const char* what, std::uint32_t id) {
     if (id >= inside && id < inside + count) return {};
     total += count;
   }
-  return Error(Code::SubIdMissing, fmt::format("{} {} is outside of the {} ids of this user; give the user more in /etc/sub{}", what,
-                                               id, total, what[0] == 'u' ? "uid" : "gid"));
+  return Error(Code::SubIdMissing,
+               fmt::format("{} {} is outside of the {} ids of this user; give the user more in /etc/sub{}", what, id,
+                           total, what[0] == 'u' ? "uid" : "gid"));
 }
 
 }  // namespace
@@ -162,8 +165,8 @@ Result<ResolvedUser> resolveUser(const SpecInput& input) {
   } else if (number) {
     user.uid = *number;
   } else {
-    return Error(Code::InvalidArgument, fmt::format("{}: {} is not in /etc/passwd of the image; give a number", wanted.source,
-                                                    wanted.user.substr(0, 128)));
+    return Error(Code::InvalidArgument, fmt::format("{}: {} is not in /etc/passwd of the image; give a number",
+                                                    wanted.source, wanted.user.substr(0, 128)));
   }
   ResolvedUser result;
   result.user.uid = user.uid;

@@ -37,7 +37,8 @@ bool inNode() {
     [&] { GTEST_SKIP() << why; }();
     return false;
   };
-  if (!std::filesystem::exists("/bin/busybox")) return skip("no /bin/busybox for a root file system: apt install busybox-static");
+  if (!std::filesystem::exists("/bin/busybox"))
+    return skip("no /bin/busybox for a root file system: apt install busybox-static");
   auto paths = userPaths();
   if (!paths) return skip(paths.error().text());
   auto node = Node::find(*paths);
@@ -65,7 +66,9 @@ bool inNode() {
   return false;
 }
 
-double milliseconds(Clock::duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
+double milliseconds(Clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
 
 double median(std::vector<double> times) {
   std::sort(times.begin(), times.end());
@@ -91,7 +94,8 @@ class Bed {
       EXPECT_TRUE(makeDirectories(directory));
     EXPECT_TRUE(writeFile(podDirectory() + "/resolv.conf", "nameserver 10.0.2.3\n"));
     std::filesystem::copy_file("/bin/busybox", rootfs() + "/bin/busybox");
-    for (const char* name : {"sh", "sleep", "true", "cat", "echo", "id", "yes", "head", "mount", "touch", "env", "setsid", "false"})
+    for (const char* name :
+         {"sh", "sleep", "true", "cat", "echo", "id", "yes", "head", "mount", "touch", "env", "setsid", "false"})
       std::filesystem::create_symlink("busybox", rootfs() + "/bin/" + name);
     auto runtime = Runtime::open(paths_, settings_, node_);
     EXPECT_TRUE(runtime) << runtime.error().text();
@@ -123,17 +127,27 @@ class Bed {
     ImageRecord image;
     std::string bundle = paths_.containerDirectory(record.id);
     USERPOD_CHECK(makeDirectories(bundle));
-    SpecInput input{pod_, record, image, rootfs(), {"/proc/1/ns/net", "/proc/1/ns/ipc", "/proc/1/ns/uts"}, podDirectory(), "pod",
-                    paths_.runtime, node_.controllers, {}};
+    SpecInput input{pod_,
+                    record,
+                    image,
+                    rootfs(),
+                    {"/proc/1/ns/net", "/proc/1/ns/ipc", "/proc/1/ns/uts"},
+                    podDirectory(),
+                    "pod",
+                    paths_.runtime,
+                    node_.controllers,
+                    {}};
     USERPOD_TRY(spec, buildSpec(input));
     USERPOD_CHECK(writeFile(bundle + "/config.json", spec.json));
     std::string log = bundle + "/output.log";
     if (logFile != nullptr) *logFile = log;
     containers_.push_back(record.id);
-    return runtime_->create({record.id, "", bundle, log, record.config.tty, record.config.stdinOpen, record.config.stdinOnce});
+    return runtime_->create(
+        {record.id, "", bundle, log, record.config.tty, record.config.stdinOpen, record.config.stdinOnce});
   }
   std::string id(const std::string& name) const { return tag_ + name; }
-  Result<ExecResult> exec(const std::string& name, std::vector<std::string> command, std::chrono::milliseconds timeout = 0ms) {
+  Result<ExecResult> exec(const std::string& name, std::vector<std::string> command,
+                          std::chrono::milliseconds timeout = 0ms) {
     std::promise<Result<ExecResult>> promise;
     auto future = promise.get_future();
     runtime_->exec({id(name), "", paths_.containerDirectory(id(name)), std::move(command), timeout},
@@ -274,7 +288,8 @@ TEST(OciRuntime, ExecEndsWithItsTree) {
   std::this_thread::sleep_for(50ms);
   auto left = bed.exec("t", {"sh", "-c", "cat /proc/[0-9]*/cmdline"});
   ASSERT_TRUE(left) << left.error().text();
-  for (const char* time : {"77", "78", "79"}) EXPECT_EQ(left->out.find(std::string("sleep") + '\0' + time), std::string::npos);
+  for (const char* time : {"77", "78", "79"})
+    EXPECT_EQ(left->out.find(std::string("sleep") + '\0' + time), std::string::npos);
   EXPECT_NE(left->out.find(std::string("sleep") + '\0' + "100"), std::string::npos);
   // A child that keeps the pipe: two seconds of drain, its output up to then.
   begin = Clock::now();
@@ -353,16 +368,18 @@ void measure(const char* title, bool seccomp) {
     starts.push_back(milliseconds(t2 - t1));
     stops.push_back(milliseconds(t4 - t3));
   }
-  std::cout << title << ", p50 ms: spec+create " << median(creates) << ", start " << median(starts) << ", exec " << median(execs)
-            << ", signal to exit file " << median(stops) << ", delete " << median(deletes) << "\n";
+  std::cout << title << ", p50 ms: spec+create " << median(creates) << ", start " << median(starts) << ", exec "
+            << median(execs) << ", signal to exit file " << median(stops) << ", delete " << median(deletes) << "\n";
 }
 
 TEST(OciRuntime, MountsInsideAContainer) {
   if (!inNode()) return;
   Bed bed;
   std::string log;
-  auto config = shell("cat /proc/self/mountinfo; touch /ro/x || echo read-only; cat /etc/resolv.conf; test -d /proc/1 && id -u");
-  config.mounts = {{"/ro", "/tmp", true}, {"/slave", "/usr", true, false, false, 1}, {"/data/deep", "/tmp/userpod-oci-test", false}};
+  auto config =
+      shell("cat /proc/self/mountinfo; touch /ro/x || echo read-only; cat /etc/resolv.conf; test -d /proc/1 && id -u");
+  config.mounts = {
+      {"/ro", "/tmp", true}, {"/slave", "/usr", true, false, false, 1}, {"/data/deep", "/tmp/userpod-oci-test", false}};
   config.security.namespaces.pid = NamespaceMode::Node;
   config.security.maskedPaths = {"/proc/kcore"};
   config.security.readonlyPaths = {"/proc/sys"};

@@ -1,4 +1,6 @@
 // What buildSpec makes of requests and images. The part that runs processes is oci_runtime_test.cpp.
+#include "daemon/oci/oci.hpp"
+
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -9,7 +11,6 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/oci/mount_source.hpp"
-#include "daemon/oci/oci.hpp"
 #include "daemon/oci/runtime_impl.hpp"
 #include "daemon/oci/spec.hpp"
 #include "daemon/sys/fd.hpp"
@@ -24,7 +25,8 @@ class OciSpec : public ::testing::Test {
     top_ = ::mkdtemp(pattern);
     for (const char* name : {"/rootfs/etc", "/pod/shm", "/runtime/pods", "/node", "/data/sub"})
       EXPECT_TRUE(makeDirectories(top_ + name));
-    write("/rootfs/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv/web:/bin/sh\n1000:x:7:8::/:\nbroken\n");
+    write("/rootfs/etc/passwd",
+          "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv/web:/bin/sh\n1000:x:7:8::/:\nbroken\n");
     write("/rootfs/etc/group", "root:x:0:\nweb:x:34:\nlogs:x:44:web,other\nmore:x:45:other,web\n");
     for (const char* name : {"resolv.conf", "hosts", "hostname"}) write(std::string("/pod/") + name, "x\n");
     record_.id = "c1";
@@ -37,8 +39,16 @@ class OciSpec : public ::testing::Test {
 
   void write(const std::string& path, const std::string& text) { EXPECT_TRUE(writeFile(top_ + path, text)); }
   Result<BuiltSpec> build() {
-    SpecInput input{pod_, record_, image_, top_ + "/rootfs", {"/ns/net", "/ns/ipc", "/ns/uts"}, top_ + "/pod", "host-of-pod",
-                    top_ + "/runtime", controllers_, {}};
+    SpecInput input{pod_,
+                    record_,
+                    image_,
+                    top_ + "/rootfs",
+                    {"/ns/net", "/ns/ipc", "/ns/uts"},
+                    top_ + "/pod",
+                    "host-of-pod",
+                    top_ + "/runtime",
+                    controllers_,
+                    {}};
     input.nodeDirectory = top_ + "/node";
     input.targetPid = targetPid_;
     input.pidsLimit = pidsLimit_;
@@ -58,7 +68,9 @@ class OciSpec : public ::testing::Test {
       if (entry["destination"] == place) return entry;
     return nullptr;
   }
-  static bool has(const Json& list, const std::string& word) { return std::find(list.begin(), list.end(), word) != list.end(); }
+  static bool has(const Json& list, const std::string& word) {
+    return std::find(list.begin(), list.end(), word) != list.end();
+  }
 
   std::string top_;
   PodRecord pod_;
@@ -103,7 +115,8 @@ TEST_F(OciSpec, Environment) {
   config_.tty = true;
   ASSERT_TRUE(build());
   const auto& list = json_["process"]["env"];
-  for (const char* entry : {"A=image", "B=request", "C=x=y", "EMPTY=", "HOSTNAME=host-of-pod", "TERM=xterm", "HOME=/root"})
+  for (const char* entry :
+       {"A=image", "B=request", "C=x=y", "EMPTY=", "HOSTNAME=host-of-pod", "TERM=xterm", "HOME=/root"})
     EXPECT_TRUE(has(list, entry)) << entry << list;
   EXPECT_FALSE(has(list, "B=image"));
   EXPECT_TRUE(list[0].get<std::string>().starts_with("PATH=/usr/local/sbin:"));
@@ -188,7 +201,9 @@ TEST_F(OciSpec, NamespacesAreAllNamed) {
 TEST_F(OciSpec, Mounts) {
   write("/data/file", "x");
   std::filesystem::create_symlink("data", top_ + "/link");
-  config_.mounts = {{"/deep/er/place", top_ + "/link"}, {"/deep", top_ + "/data", true}, {"/etc/hosts", top_ + "/data/file"},
+  config_.mounts = {{"/deep/er/place", top_ + "/link"},
+                    {"/deep", top_ + "/data", true},
+                    {"/etc/hosts", top_ + "/data/file"},
                     {"/made", top_ + "/missing/directory"}};
   ASSERT_TRUE(build());
   EXPECT_EQ(mountOn("/deep/er/place")["source"], top_ + "/data") << "symbolic links are followed";
@@ -231,7 +246,8 @@ TEST_F(OciSpec, MountsThatAreRefused) {
   EXPECT_EQ(refused({"/x", "relative"}), Code::InvalidArgument);
   EXPECT_EQ(refused({"relative", top_ + "/data"}), Code::InvalidArgument);
   EXPECT_EQ(refused({"/", top_ + "/data"}), Code::InvalidArgument);
-  EXPECT_EQ(refused({"/x", top_ + "/data", false, true}), Code::InvalidArgument) << "recursive read-only without read-only";
+  EXPECT_EQ(refused({"/x", top_ + "/data", false, true}), Code::InvalidArgument)
+      << "recursive read-only without read-only";
   EXPECT_EQ(refused({"/x", "", true, false, false, 0, "image"}), Code::NotSupported);
 }
 
@@ -315,11 +331,13 @@ TEST_F(OciSpec, StopSignals) {
   EXPECT_EQ(signalNumber("15"), 15);
   EXPECT_EQ(signalNumber("SIGRTMIN+3"), 37);
   EXPECT_EQ(signalNumber("RTMAX-1"), 63);
-  for (const char* wrong : {"", "0", "65", "SIGNOTHING", "RTMIN+x", "999999999999"}) EXPECT_LE(signalNumber(wrong), 34) << wrong;
+  for (const char* wrong : {"", "0", "65", "SIGNOTHING", "RTMIN+x", "999999999999"})
+    EXPECT_LE(signalNumber(wrong), 34) << wrong;
 }
 
 TEST(OciMessages, AreTheRuntimesWordsOnly) {
-  EXPECT_EQ(plainMessage("2026-01-02T03:04:05.000001Z: executable file `x` not found\n"), "executable file `x` not found");
+  EXPECT_EQ(plainMessage("2026-01-02T03:04:05.000001Z: executable file `x` not found\n"),
+            "executable file `x` not found");
   EXPECT_EQ(plainMessage("{\"msg\":\"no space\",\"level\":\"error\"}\n"), "no space");
   EXPECT_EQ(plainMessage("[conmon:e]: one\ncrun: two\n\n"), "one; two");
   EXPECT_EQ(plainMessage(std::string("a\x01\xff", 3)), "a ?");

@@ -33,8 +33,8 @@ TEST(Capabilities, NamesAndNumbers) {
   EXPECT_FALSE(capabilityNumber("CAP_NOTHING"));
   EXPECT_FALSE(capabilityNumber(""));
   EXPECT_EQ(defaultCapabilities().names(),
-            (std::vector<std::string>{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-                                      "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"}));
+            (std::vector<std::string>{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+                                      "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"}));
   EXPECT_TRUE(allCapabilities().has("SYS_ADMIN"));
 }
 
@@ -60,9 +60,10 @@ TEST(Capabilities, Requests) {
 
 TEST(Seccomp, NamesAreKnownToLibseccompOrNewer) {
   // Added to the kernel after libseccomp 2.5.4.
-  const std::set<std::string> newer = {"cachestat", "fchmodat2", "futex_requeue", "futex_wait", "futex_wake", "getxattrat",
-                                       "listmount", "listxattrat", "map_shadow_stack", "mseal", "removexattrat", "setxattrat",
-                                       "statmount", "uretprobe", "open_tree_attr", "vm86old"};
+  const std::set<std::string> newer = {"cachestat",        "fchmodat2",  "futex_requeue",  "futex_wait",
+                                       "futex_wake",       "getxattrat", "listmount",      "listxattrat",
+                                       "map_shadow_stack", "mseal",      "removexattrat",  "setxattrat",
+                                       "statmount",        "uretprobe",  "open_tree_attr", "vm86old"};
   for (const auto& name : seccompNames())
     EXPECT_TRUE(::seccomp_syscall_resolve_name(name.c_str()) != __NR_SCMP_ERROR || newer.count(name) > 0) << name;
 }
@@ -73,8 +74,10 @@ int under(Capabilities capabilities, const std::function<int()>& call) {
   EXPECT_TRUE(program) << program.error().text();
   pid_t child = ::fork();
   if (child == 0) {
-    sock_fprog filter{static_cast<unsigned short>(program->size() / sizeof(sock_filter)), reinterpret_cast<sock_filter*>(program->data())};
-    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) ::_exit(250);
+    sock_fprog filter{static_cast<unsigned short>(program->size() / sizeof(sock_filter)),
+                      reinterpret_cast<sock_filter*>(program->data())};
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0)
+      ::_exit(250);
     errno = 0;
     ::_exit(call() < 0 ? errno : 0);
   }
@@ -99,7 +102,8 @@ TEST(Seccomp, DefaultRefuses) {
   EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_bpf, 0, nullptr, 0)); }), EPERM);
   EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_io_uring_setup, 1, nullptr)); }), EPERM);
   EXPECT_EQ(under(caps, [] { return ::unshare(CLONE_NEWUSER); }), EPERM);
-  for (unsigned long flag : {CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP})
+  for (unsigned long flag :
+       {CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP})
     EXPECT_EQ(under(caps, [flag] { return makeChild(flag); }), EPERM) << std::hex << flag;
   EXPECT_EQ(under(caps, [] { return makeChild(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID); }), EPERM);
   EXPECT_EQ(under(caps, [] { return static_cast<int>(::syscall(SYS_clone3, nullptr, 0)); }), ENOSYS);
@@ -122,7 +126,8 @@ TEST(Seccomp, CapabilitiesOpenTheirCalls) {
     caps.add(Capabilities(std::uint64_t{1} << *capabilityNumber(name)));
     return caps;
   };
-  EXPECT_EQ(under(with("SYS_PTRACE"), [] { return static_cast<int>(::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)); }), 0);
+  EXPECT_EQ(under(with("SYS_PTRACE"), [] { return static_cast<int>(::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)); }),
+            0);
   EXPECT_EQ(under(with("SYS_ADMIN"), [] { return static_cast<int>(::syscall(SYS_clone3, nullptr, 0)); }), EINVAL);
   EXPECT_EQ(under(allCapabilities(), [] { return makeChild(0); }), 0);
 }
