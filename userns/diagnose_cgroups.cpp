@@ -56,7 +56,8 @@ Check checkController(const Scene& scene, const Controller& controller, const st
   if (!scene.inNode && !contains(root, controller.name))
     return make(name, fmt::format("this system has no {} controller in cgroup v2: {}", controller.name, controller.use),
                 {"use a kernel that has it, not switched off on its command line and not in use by cgroup v1"});
-  return make(name, fmt::format("not delegated to user@{}.service: {}", scene.hostUid, controller.use),
+  std::string unit = scene.inNode ? "the node" : fmt::format("user@{}.service", scene.hostUid);
+  return make(name, fmt::format("not delegated to {}: {}", unit, controller.use),
               {"sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory "
                "pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload",
                fmt::format("then: sudo systemctl restart user@{}.service, or log out everywhere and in again", scene.hostUid)});

@@ -31,13 +31,16 @@ int runEnter(const std::vector<std::string>& command, const Display& display) {
 
 namespace {
 
-// The words after the first "--" are a command of enter: its options are not ours.
+// Takes off the words after the first "--", and of enter those from the command on: their options are not ours.
 std::vector<std::string> splitOff(std::vector<std::string>& words) {
+  bool enter = !words.empty() && words.front() == "enter";
   for (auto word = words.begin(); word != words.end(); ++word) {
-    if (*word != "--") continue;
-    std::vector<std::string> command(word + 1, words.end());
+    bool separator = *word == "--";
+    bool command = enter && word != words.begin() && word->rfind('-', 0) != 0;
+    if (!separator && !command) continue;
+    std::vector<std::string> rest(separator ? word + 1 : word, words.end());
     words.erase(word, words.end());
-    return command;
+    return rest;
   }
   return {};
 }
