@@ -21,6 +21,9 @@ namespace {
 // Every thread with an arena of its own would cost more memory than the lock between two.
 constexpr int kArenas = 2;
 
+// For calls under way when the daemon stops; what they began goes on.
+constexpr std::chrono::seconds kStopGrace{2};
+
 Level levelNamed(const std::string& name) {
   if (name == "error") return Level::Error;
   if (name == "warning") return Level::Warning;
@@ -76,13 +79,14 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   USERPOD_TRY(socket, listener(paths));
   USERPOD_TRY(core, core::Core::open({paths, settings, std::make_shared<Broker>(std::move(brokerSocket))}));
   USERPOD_TRY(server, cri::Server::start(*core, std::move(socket)));
-  auto bus = Bus::start(*core);
-  if (!bus) logWarning("no bus: {}; the CRI works without it", bus.error().text());
+  auto frontEnd = bus::Bus::start(*core);
+  if (!frontEnd) logWarning("no bus: {}; the CRI works without it", frontEnd.error().text());
   (void)::sd_notifyf(0, "READY=1\nSTATUS=Serving the CRI on %s", paths.criSocket().c_str());
   serve(*core, signals);
   (void)::sd_notify(0, "STOPPING=1");
+  server->stop(kStopGrace);
   server.reset();
-  if (bus) bus->reset();
+  if (frontEnd) frontEnd->reset();
   core.reset();
   return {};
 }

@@ -117,6 +117,7 @@ Result<NodeInside> NodeInside::open(const Paths& paths) {
   USERPOD_TRY(text, readFile(paths.nodeState() + "/holder.json", 16 << 10));
   USERPOD_TRY(state, parseHolderState(text));
   node.instance = state.instance;
+  node.hostCgroup = state.cgroup;
   struct {
     const char* name;
     UniqueFd& fd;
