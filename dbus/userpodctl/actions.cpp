@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <iostream>
 
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/util.hpp"

@@ -1,8 +1,6 @@
 // reset: stops the units and removes all data, that of subordinate ids included.
-#include <fcntl.h>
 #include <fmt/core.h>
 #include <sched.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
