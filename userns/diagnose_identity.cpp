@@ -114,7 +114,7 @@ Check checkAppArmor(const Scene&) {
     return ok(kName, "does not restrict user namespaces");
   if (::access("/etc/apparmor.d/userpod", F_OK) == 0) return ok(kName, "restricts user namespaces; userpod has a profile");
   return error(kName, "AppArmor lets only named programs use user namespaces, and userpod is not among them",
-               {"sudo cp " USERPOD_DATADIR "/userpod/apparmor/userpod /etc/apparmor.d/ && sudo systemctl reload apparmor"});
+               {"sudo cp " USERPOD_DATADIR "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && sudo systemctl reload apparmor"});
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ Error userNamespaceError(int sysErrno) {
     why = "the kernel forbids user namespaces to users; as root: sysctl -w kernel.unprivileged_userns_clone=1";
   else if (fileSays("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
     why = "AppArmor restricts user namespaces; install userpod's profile as root: "
-          "cp " USERPOD_DATADIR "/userpod/apparmor/userpod /etc/apparmor.d/ && systemctl reload apparmor";
+          "cp " USERPOD_DATADIR "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && systemctl reload apparmor";
   else if (fileSays("/proc/sys/user/max_user_namespaces", "0") || sysErrno == ENOSPC)
     why = "user.max_user_namespaces is used up or 0; as root: sysctl -w user.max_user_namespaces=15000";
   else
