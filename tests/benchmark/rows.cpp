@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <map>
 #include <memory>
 
@@ -182,33 +184,37 @@ Status measureLists(const Options& options, Client& client, Report& report) {
   return client.removeAll();
 }
 
-Result<double> MemoryRows::daemonMiB() const {
-  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(::openat(hostProc_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)), ::closedir);
-  if (!entries) return sysError("read the host's /proc");
+Result<double> MemoryRows::daemonMiB(int proc) const {
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(::openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)), ::closedir);
+  if (!entries) return sysError("read /proc");
   double sum = 0;
   while (const dirent* entry = ::readdir(entries.get())) {
     std::string pid = entry->d_name;
     struct stat info {};
     // The own user is root in the node; the processes of others are nobody's there.
-    if (!std::isdigit(static_cast<unsigned char>(pid[0])) || ::fstatat(hostProc_, pid.c_str(), &info, 0) < 0 || info.st_uid != 0)
+    if (!std::isdigit(static_cast<unsigned char>(pid[0])) || ::fstatat(proc, pid.c_str(), &info, 0) < 0 || info.st_uid != 0)
       continue;
-    if (trim(readAt(hostProc_, pid + "/comm")) != "userpodd") continue;
-    sum += kilobytesField(readAt(hostProc_, pid + "/status"), "VmRSS");
+    if (trim(readAt(proc, pid + "/comm")) != "userpodd") continue;
+    sum += kilobytesField(readAt(proc, pid + "/status"), "VmRSS");
   }
   if (sum == 0) return Error(Code::Internal, "no process of the name userpodd is seen");
   return sum;
 }
 
-Status MemoryRows::idle(Report& report) const {
-  USERPOD_TRY(size, daemonMiB());
-  report.print({"userpodd RSS, idle", {size}, {}, "MiB"});
+Status MemoryRows::printDaemon(Report& report, const std::string& when) const {
+  USERPOD_TRY(nodeProc, openFile("/proc", O_RDONLY | O_DIRECTORY));
+  USERPOD_TRY(inner, daemonMiB(nodeProc.get()));
+  USERPOD_TRY(both, daemonMiB(hostProc_));
+  report.print({"userpodd RSS, " + when, {inner}, {}, "MiB"});
+  report.print({"userpodd outer RSS, " + when, {both - inner}, {}, "MiB"});
   return {};
 }
 
+Status MemoryRows::idle(Report& report) const { return printDaemon(report, "idle"); }
+
 Status MemoryRows::withPods(Client& client, const std::string& cgroupRoot, Report& report) const {
   USERPOD_CHECK(populate(client, options_.pauseImage(), options_.pods, 1));
-  USERPOD_TRY(size, daemonMiB());
-  report.print({fmt::format("userpodd RSS, {} pods", options_.pods), {size}, {}, "MiB"});
+  USERPOD_CHECK(printDaemon(report, fmt::format("{} pods", options_.pods)));
   Row monitors{"conmon PSS a container", {}, {}, "MiB"};
   std::string monitorRoot = cgroupRoot + "/mon";
   std::unique_ptr<DIR, int (*)(DIR*)> entries(::opendir(monitorRoot.c_str()), ::closedir);

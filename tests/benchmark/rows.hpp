@@ -40,16 +40,19 @@ Status measurePull(const Options& options, Client& client, const std::string& sc
 // Times of ListContainers with that many running containers.
 Status measureLists(const Options& options, Client& client, Report& report);
 
-// Resident memory of userpodd (outer and inner together) and what each container's monitor adds (PSS).
+// Resident memory of userpodd, of the daemon proper and of its outer process, which for the most part is the same pages
+// of the same libraries; and what each container's monitor adds (PSS).
 class MemoryRows {
  public:
   // hostProc: /proc of the host's PID namespace, which shows the outer daemon too.
   MemoryRows(const Options& options, int hostProc) : options_(options), hostProc_(hostProc) {}
-  Status idle(Report& report) const;                                                             // before any pod
+  Status idle(Report& report) const;  // before any pod
   Status withPods(Client& client, const std::string& cgroupRoot, Report& report) const;
 
  private:
-  Result<double> daemonMiB() const;
+  // Sums over the processes named userpodd that a /proc shows: the node's shows only the daemon proper.
+  Result<double> daemonMiB(int proc) const;
+  Status printDaemon(Report& report, const std::string& when) const;
 
   const Options& options_;
   const int hostProc_;
