@@ -20,7 +20,7 @@ bool isControl(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
-std::string quoted(std::string_view value) {
+std::string inQuotes(std::string_view value) {
   std::string text(value.substr(0, kShown));
   std::replace_if(text.begin(), text.end(), isControl, '?');
   return fmt::format("\"{}{}\"", text, value.size() > kShown ? "..." : "");
@@ -48,7 +48,7 @@ Status checkName(std::string_view field, std::string_view name) {
   if (name.size() > kNameLimit)
     return invalidField(field, fmt::format("has {} bytes; at most {} are allowed", name.size(), kNameLimit));
   if (std::any_of(name.begin(), name.end(), [](char c) { return isControl(c) || c == '/'; }))
-    return invalidField(field, fmt::format("is {}; a slash or control character is not allowed in it", quoted(name)));
+    return invalidField(field, fmt::format("is {}; a slash or control character is not allowed in it", inQuotes(name)));
   return {};
 }
 
@@ -63,22 +63,22 @@ Status checkWord(std::string_view field, std::string_view word) {
   if (word.empty()) return invalidField(field, "has an empty entry");
   if (word.size() > kNameLimit + 2 ||
       std::any_of(word.begin(), word.end(), [](char c) { return isControl(c) || c == ' '; }))
-    return invalidField(field, fmt::format("has the entry {}; give one word without white space", quoted(word)));
+    return invalidField(field, fmt::format("has the entry {}; give one word without white space", inQuotes(word)));
   return {};
 }
 
 Status checkAbsolute(std::string_view field, std::string_view path) {
   if (path.empty()) return invalidField(field, "is empty; give an absolute path");
-  if (path.front() != '/') return invalidField(field, fmt::format("is {}; give an absolute path", quoted(path)));
+  if (path.front() != '/') return invalidField(field, fmt::format("is {}; give an absolute path", inQuotes(path)));
   return checkText(field, path, kPathLimit);
 }
 
 Status checkBelow(std::string_view field, std::string_view path) {
   if (path.empty() || path.front() == '/')
-    return invalidField(field, fmt::format("is {}; give a relative path", quoted(path)));
+    return invalidField(field, fmt::format("is {}; give a relative path", inQuotes(path)));
   auto parts = split(path, '/');
   if (std::find(parts.begin(), parts.end(), "..") != parts.end())
-    return invalidField(field, fmt::format("is {}; \"..\" is not allowed in it", quoted(path)));
+    return invalidField(field, fmt::format("is {}; \"..\" is not allowed in it", inQuotes(path)));
   return checkText(field, path, kPathLimit);
 }
 
@@ -105,7 +105,7 @@ Status checkLabels(std::string_view field, const StringMap& labels) {
   for (const auto& [key, value] : labels)
     if (key.size() + value.size() > kLabelLimit)
       return invalidField(
-          fmt::format("{}[{}]", field, quoted(key)),
+          fmt::format("{}[{}]", field, inQuotes(key)),
           fmt::format("has {} bytes in key and value; at most {} are allowed", key.size() + value.size(), kLabelLimit));
   return {};
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kBlockSize = 256U << 10;  // half fits a second-level cache beside what reads it
 
-Error invalid(std::string_view why) { return Error(Code::ImageInvalid, fmt::format("compressed data: {}", why)); }
+Error invalidStream(std::string_view why) { return Error(Code::ImageInvalid, fmt::format("compressed data: {}", why)); }
 
 // Collects output into blocks and hands over the full ones.
 class Output {
@@ -53,7 +53,7 @@ class Gzip : public Decompressor {
       state_->avail_out = static_cast<std::uint32_t>(output_.left());
       std::uint32_t before = state_->avail_out;
       int code = isal_inflate(state_.get());
-      if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW) return invalid(fmt::format("damaged gzip stream ({})", code));
+      if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW) return invalidStream(fmt::format("damaged gzip stream ({})", code));
       std::uint32_t wrote = before - state_->avail_out;
       bool full = state_->avail_out == 0;
       USERPOD_CHECK(output_.wrote(wrote));
@@ -63,7 +63,7 @@ class Gzip : public Decompressor {
   }
 
   Status finish() override {
-    if (!inMember_ || state_->block_state != ISAL_BLOCK_FINISH) return invalid("the gzip stream is cut short");
+    if (!inMember_ || state_->block_state != ISAL_BLOCK_FINISH) return invalidStream("the gzip stream is cut short");
     return output_.flush();
   }
 
@@ -104,7 +104,7 @@ class Zstd : public Decompressor {
     for (;;) {
       ZSTD_outBuffer out{output_.room(), output_.left(), 0};
       pending_ = ZSTD_decompressStream(context_.get(), &out, &in);
-      if (ZSTD_isError(pending_) != 0) return invalid(fmt::format("zstd: {}", ZSTD_getErrorName(pending_)));
+      if (ZSTD_isError(pending_) != 0) return invalidStream(fmt::format("zstd: {}", ZSTD_getErrorName(pending_)));
       bool full = out.pos == out.size;
       USERPOD_CHECK(output_.wrote(out.pos));
       // At the end of a frame all is flushed, and another call would already ask for the next one.
@@ -113,7 +113,7 @@ class Zstd : public Decompressor {
   }
 
   Status finish() override {
-    if (pending_ != 0) return invalid("the zstd stream is cut short");
+    if (pending_ != 0) return invalidStream("the zstd stream is cut short");
     return output_.flush();
   }
 

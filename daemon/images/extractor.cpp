@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 
+#include "daemon/images/invalid.hpp"
 #include "daemon/images/layer_tree.hpp"
 #include "daemon/sys/log.hpp"
 
@@ -23,7 +24,6 @@ constexpr std::int64_t kMostEntries = 10'000'000;
 constexpr std::uint64_t kFreeCheckEvery = 64ULL << 20;
 constexpr std::uint64_t kLeastFree = 64ULL << 20;  // a full home directory breaks more than the pull
 
-Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
 
 struct ArchiveDeleter {
   void operator()(struct archive* reader) const { archive_read_free(reader); }
@@ -98,7 +98,7 @@ la_ssize_t Extraction::read(struct archive* reader, void* self, const void** byt
 Error Extraction::readerError(std::string_view what) {
   if (sourceError_) return *sourceError_;
   const char* text = archive_error_string(reader_.get());
-  return invalid(fmt::format("{}: {}", what, text == nullptr ? "damaged" : text));
+  return invalidImage(fmt::format("{}: {}", what, text == nullptr ? "damaged" : text));
 }
 
 Result<Extracted> Extraction::run() {
@@ -115,7 +115,7 @@ Result<Extracted> Extraction::run() {
     int code = archive_read_next_header(reader_.get(), &entry);
     if (code == ARCHIVE_EOF) break;
     if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError("the layer's tar");
-    if (count >= kMostEntries) return invalid(fmt::format("the layer has more than {} entries", kMostEntries));
+    if (count >= kMostEntries) return invalidImage(fmt::format("the layer has more than {} entries", kMostEntries));
     USERPOD_CHECK(unpack(entry));
   }
   USERPOD_CHECK(tree_.finish());
@@ -135,7 +135,7 @@ Status Extraction::unpackWhiteout(const EntryPath& path) {
 
 Status Extraction::unpack(struct archive_entry* entry) {
   const char* text = archive_entry_pathname(entry);
-  if (text == nullptr) return invalid("an entry of the layer has no readable name");
+  if (text == nullptr) return invalidImage("an entry of the layer has no readable name");
   USERPOD_TRY(path, parseEntryPath(text));
   if (path.name.starts_with(".wh.")) return unpackWhiteout(path);
   if (const char* target = archive_entry_hardlink(entry); target != nullptr) {
@@ -148,7 +148,7 @@ Status Extraction::unpack(struct archive_entry* entry) {
       return path.name.empty() ? tree_.setRoot(info) : tree_.makeDirectory(path, info);
     case AE_IFLNK: {
       const char* target = archive_entry_symlink(entry);
-      if (target == nullptr) return invalid(fmt::format("/{}: a link to nothing", path.text()));
+      if (target == nullptr) return invalidImage(fmt::format("/{}: a link to nothing", path.text()));
       return tree_.makeSymlink(path, target, info);
     }
     case AE_IFIFO:

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 
+#include "daemon/images/invalid.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -21,7 +22,6 @@ constexpr std::size_t kLongestPath = 4096;
 constexpr std::size_t kMostOpen = 128;
 constexpr std::uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
-Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
 
 Error fileError(std::string_view what, const EntryPath& path, int code) {
   auto error = sysError(fmt::format("{} /{} of the layer", what, path.text()), code);
@@ -33,8 +33,8 @@ bool isWhiteout(const struct stat& info) { return S_ISCHR(info.st_mode) && info.
 }  // namespace
 
 Result<EntryPath> parseEntryPath(std::string_view path) {
-  if (path.empty()) return invalid("an entry of the layer has no name");
-  if (path.size() > kLongestPath) return invalid(fmt::format("a path of {} bytes, more than {}", path.size(), kLongestPath));
+  if (path.empty()) return invalidImage("an entry of the layer has no name");
+  if (path.size() > kLongestPath) return invalidImage(fmt::format("a path of {} bytes, more than {}", path.size(), kLongestPath));
   EntryPath found;
   const std::string_view whole = path;
   while (!path.empty()) {
@@ -42,7 +42,7 @@ Result<EntryPath> parseEntryPath(std::string_view path) {
     std::string_view part = path.substr(0, end);
     path.remove_prefix(std::min(end + 1, path.size()));
     if (part.empty() || part == ".") continue;
-    if (part == "..") return invalid(fmt::format("an entry of the layer would leave it: {}", whole.substr(0, 200)));
+    if (part == "..") return invalidImage(fmt::format("an entry of the layer would leave it: {}", whole.substr(0, 200)));
     if (!found.name.empty()) {
       if (!found.parent.empty()) found.parent += '/';
       found.parent += found.name;
@@ -78,7 +78,7 @@ Result<int> LayerTree::openDirectory(const std::string& directory, bool make) {
   if (!opened) {
     int code = opened.error().sysErrno();
     if (code == ENOENT || code == ENOTDIR || code == ELOOP || code == EXDEV)
-      return invalid(fmt::format("/{} of the layer is no directory, or leads to none", directory));
+      return invalidImage(fmt::format("/{} of the layer is no directory, or leads to none", directory));
     return std::move(opened).error().as(Code::StorageFailed);
   }
   if (directories_.size() >= kMostOpen) directories_.clear();
@@ -88,7 +88,7 @@ Result<int> LayerTree::openDirectory(const std::string& directory, bool make) {
 }
 
 Result<int> LayerTree::parentOf(const EntryPath& path) {
-  if (path.name.empty()) return invalid("an entry for the layer's root that is no directory");
+  if (path.name.empty()) return invalidImage("an entry for the layer's root that is no directory");
   return openDirectory(path.parent, true);
 }
 
@@ -132,7 +132,7 @@ Status LayerTree::setAttributes(int file, const EntryPath& path, const EntryInfo
   for (const auto& [name, value] : info.attributes) {
     auto rule = attributeRule(name);
     if (rule == AttributeRule::Refuse)
-      return invalid(fmt::format("/{} of the layer carries {}, which images must not", path.text(), name));
+      return invalidImage(fmt::format("/{} of the layer carries {}, which images must not", path.text(), name));
     if (rule == AttributeRule::Skip) continue;
     if (::fsetxattr(file, name.c_str(), value.data(), value.size(), 0) == 0) continue;
     if (errno != EOPNOTSUPP) return fileError("set " + name + " of", path, errno);
@@ -220,7 +220,7 @@ Status LayerTree::makeSymlink(const EntryPath& path, const std::string& target, 
         return fileError("set the time of", path, errno);
       return {};
     }
-    if (errno == ENAMETOOLONG || errno == ENOENT) return invalid(fmt::format("/{}: a link to nothing sensible", path.text()));
+    if (errno == ENAMETOOLONG || errno == ENOENT) return invalidImage(fmt::format("/{}: a link to nothing sensible", path.text()));
     if (errno != EEXIST || tries > 0) return fileError("make link", path, errno);
     USERPOD_CHECK(displace(parent, path));
   }
@@ -234,8 +234,8 @@ Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
     USERPOD_TRY(source, openDirectory(target.parent, false));
     struct stat from{};
     if (::fstatat(source, target.name.c_str(), &from, AT_SYMLINK_NOFOLLOW) < 0)
-      return invalid(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.text(), target.text()));
-    if (S_ISDIR(from.st_mode)) return invalid(fmt::format("/{} is a hard link to a directory", path.text()));
+      return invalidImage(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.text(), target.text()));
+    if (S_ISDIR(from.st_mode)) return invalidImage(fmt::format("/{} is a hard link to a directory", path.text()));
     if (::linkat(source, target.name.c_str(), kept.get(), path.name.c_str(), 0) == 0) return {};
     if (errno != EEXIST || tries > 0) return fileError("make hard link", path, errno);
     struct stat there{};
@@ -262,7 +262,7 @@ Status LayerTree::makeFifo(const EntryPath& path, const EntryInfo& info) {
 
 Status LayerTree::makeWhiteout(const EntryPath& path) {
   if (path.name.empty() || path.name == "." || path.name == "..")
-    return invalid(fmt::format("a whiteout of \"{}\" in /{}", path.name, path.parent));
+    return invalidImage(fmt::format("a whiteout of \"{}\" in /{}", path.name, path.parent));
   USERPOD_TRY(parent, parentOf(path));
   if (::mknodat(parent, path.name.c_str(), S_IFCHR, makedev(0, 0)) == 0) {
     ++inodes_;

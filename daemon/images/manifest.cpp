@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/images/invalid.hpp"
 #include "daemon/images/reference.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -18,7 +19,6 @@ constexpr std::size_t kMostManifests = 1000;
 constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
 constexpr std::size_t kDeepest = 64;
 
-Error invalid(std::string text) { return Error(Code::ImageInvalid, std::move(text)); }
 
 // Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack.
 Result<json> parseObject(std::string_view document, std::string_view what) {
@@ -32,13 +32,13 @@ Result<json> parseObject(std::string_view document, std::string_view what) {
     } else if (c == '"') {
       inString = true;
     } else if (c == '{' || c == '[') {
-      if (++depth > kDeepest) return invalid(fmt::format("{}: nested too deeply", what));
+      if (++depth > kDeepest) return invalidImage(fmt::format("{}: nested too deeply", what));
     } else if (c == '}' || c == ']') {
       if (depth > 0) --depth;
     }
   }
   json value = json::parse(document, nullptr, false);
-  if (!value.is_object()) return invalid(fmt::format("{}: not a JSON object", what));
+  if (!value.is_object()) return invalidImage(fmt::format("{}: not a JSON object", what));
   return value;
 }
 
@@ -60,22 +60,22 @@ Result<std::vector<std::string>> listOf(const json& object, const char* key) {
   std::vector<std::string> list;
   auto found = object.find(key);
   if (found == object.end() || found->is_null()) return list;
-  if (!found->is_array()) return invalid(fmt::format("image config: {} is not a list", key));
+  if (!found->is_array()) return invalidImage(fmt::format("image config: {} is not a list", key));
   for (const auto& value : *found) {
-    if (!value.is_string()) return invalid(fmt::format("image config: {} holds something that is no text", key));
+    if (!value.is_string()) return invalidImage(fmt::format("image config: {} holds something that is no text", key));
     list.push_back(value.get<std::string>());
   }
   return list;
 }
 
 Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
-  if (!object.is_object()) return invalid(fmt::format("{}: not a descriptor", what));
+  if (!object.is_object()) return invalidImage(fmt::format("{}: not a descriptor", what));
   Descriptor descriptor{.mediaType = textOf(object, "mediaType"), .digest = textOf(object, "digest")};
   if (!isSha256Digest(descriptor.digest))
-    return invalid(fmt::format("{}: digest \"{}\" is not sha256", what, descriptor.digest.substr(0, 100)));
+    return invalidImage(fmt::format("{}: digest \"{}\" is not sha256", what, descriptor.digest.substr(0, 100)));
   auto size = object.find("size");
   if (size == object.end() || !size->is_number_unsigned() || size->get<std::uint64_t>() > (1ULL << 50))
-    return invalid(fmt::format("{} {}: no sensible size", what, descriptor.digest));
+    return invalidImage(fmt::format("{} {}: no sensible size", what, descriptor.digest));
   descriptor.size = static_cast<std::int64_t>(size->get<std::uint64_t>());
   if (auto platform = object.find("platform"); platform != object.end() && platform->is_object())
     descriptor.platform = Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
@@ -83,8 +83,8 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
 }
 
 Result<std::vector<Descriptor>> readDescriptors(const json& list, std::size_t most, std::string_view what) {
-  if (!list.is_array()) return invalid(fmt::format("{}s: not a list", what));
-  if (list.size() > most) return invalid(fmt::format("{} {}s, more than {}", list.size(), what, most));
+  if (!list.is_array()) return invalidImage(fmt::format("{}s: not a list", what));
+  if (list.size() > most) return invalidImage(fmt::format("{} {}s, more than {}", list.size(), what, most));
   std::vector<Descriptor> found;
   for (const auto& object : list) {
     USERPOD_TRY(descriptor, readDescriptor(object, what));
@@ -130,13 +130,13 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   bool hasManifests = object.contains("manifests");
   bool hasLayers = object.contains("layers") || object.contains("config");
   // A document that can be read both ways would mean one thing to us and another to who signed it.
-  if (hasManifests == hasLayers) return invalid("manifest: neither clearly an index nor clearly an image");
+  if (hasManifests == hasLayers) return invalidImage("manifest: neither clearly an index nor clearly an image");
   Manifest manifest;
   manifest.isIndex = hasManifests;
   bool saysIndex = contains(type, "image.index") || contains(type, "manifest.list");
   bool saysImage = contains(type, "image.manifest.v1") || contains(type, "distribution.manifest.v2");
   if ((saysIndex && !hasManifests) || (saysImage && hasManifests))
-    return invalid(fmt::format("manifest: its type {} does not fit its content", type.substr(0, 200)));
+    return invalidImage(fmt::format("manifest: its type {} does not fit its content", type.substr(0, 200)));
   manifest.annotations = mapOf(object, "annotations");
   if (hasManifests) {
     USERPOD_TRY(manifests, readDescriptors(object["manifests"], kMostManifests, "manifest"));
@@ -149,7 +149,7 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   manifest.layers = std::move(layers);
   USERPOD_CHECK(checkKind(manifest));
   if (manifest.config.size > static_cast<std::int64_t>(kLargestConfig))
-    return invalid(fmt::format("image config of {} bytes, more than {}", manifest.config.size, kLargestConfig));
+    return invalidImage(fmt::format("image config of {} bytes, more than {}", manifest.config.size, kLargestConfig));
   return manifest;
 }
 
@@ -192,10 +192,10 @@ Status readConfig(std::string_view document, ImageRecord& record) {
   record.os = textOf(object, "os");
   record.variant = textOf(object, "variant");
   auto rootfs = object.find("rootfs");
-  if (rootfs == object.end() || !rootfs->is_object()) return invalid("image config: no rootfs");
+  if (rootfs == object.end() || !rootfs->is_object()) return invalidImage("image config: no rootfs");
   USERPOD_TRY(diffIds, listOf(*rootfs, "diff_ids"));
   for (const auto& id : diffIds)
-    if (!isSha256Digest(id)) return invalid(fmt::format("image config: DiffID \"{}\" is not sha256", id.substr(0, 100)));
+    if (!isSha256Digest(id)) return invalidImage(fmt::format("image config: DiffID \"{}\" is not sha256", id.substr(0, 100)));
   record.diffIds = std::move(diffIds);
   auto found = object.find("config");
   if (found == object.end() || !found->is_object()) return {};

@@ -77,7 +77,7 @@ bool looksLikeHost(std::string_view first) {
          std::any_of(first.begin(), first.end(), isUpper);
 }
 
-Error invalid(std::string_view text, std::string_view why) {
+Error invalidReference(std::string_view text, std::string_view why) {
   return Error(Code::InvalidArgument, fmt::format("image name \"{}\": {}", text.substr(0, 300), why));
 }
 
@@ -113,36 +113,36 @@ bool isSha256Digest(std::string_view text) {
 }
 
 Result<Reference> parseReference(std::string_view text) {
-  if (text.empty()) return invalid(text, "it is empty");
-  if (text.size() > kLongestText) return invalid(text, "it is too long");
+  if (text.empty()) return invalidReference(text, "it is empty");
+  if (text.size() > kLongestText) return invalidReference(text, "it is too long");
   Reference reference;
   std::string_view rest = text;
   if (auto at = rest.find('@'); at != std::string_view::npos) {
     reference.digest = rest.substr(at + 1);
     if (!isSha256Digest(reference.digest))
-      return invalid(text, "the digest must be sha256: and 64 lower case hex digits; other algorithms are not supported");
+      return invalidReference(text, "the digest must be sha256: and 64 lower case hex digits; other algorithms are not supported");
     rest = rest.substr(0, at);
   }
   auto lastSlash = rest.rfind('/');
   auto colon = rest.rfind(':');
   if (colon != std::string_view::npos && (lastSlash == std::string_view::npos || colon > lastSlash)) {
     reference.tag = rest.substr(colon + 1);
-    if (!isTag(reference.tag)) return invalid(text, "the tag may hold letters, digits, '_', '.' and '-', at most 128");
+    if (!isTag(reference.tag)) return invalidReference(text, "the tag may hold letters, digits, '_', '.' and '-', at most 128");
     rest = rest.substr(0, colon);
   }
   auto slash = rest.find('/');
   if (slash != std::string_view::npos && looksLikeHost(rest.substr(0, slash))) {
     reference.host = rest.substr(0, slash);
-    if (!isHost(reference.host)) return invalid(text, "the registry must be a host name or address, with a port at most");
+    if (!isHost(reference.host)) return invalidReference(text, "the registry must be a host name or address, with a port at most");
     rest = rest.substr(slash + 1);
   }
   reference.path = rest;
-  if (reference.host.size() + 1 + reference.path.size() > kLongestName) return invalid(text, "longer than 255 characters");
+  if (reference.host.size() + 1 + reference.path.size() > kLongestName) return invalidReference(text, "longer than 255 characters");
   for (const auto& part : split(rest, '/'))
     if (!isPathComponent(part))
-      return invalid(text, "a repository has lower case letters and digits, with single '.', '_', '__' or '-' between");
+      return invalidReference(text, "a repository has lower case letters and digits, with single '.', '_', '__' or '-' between");
   if (reference.isShort() && reference.path.size() == 64 && isHex(reference.path))
-    return invalid(text, "64 hex digits are an image id, not a name");
+    return invalidReference(text, "64 hex digits are an image id, not a name");
   if (reference.host == "docker.io" && reference.path.find('/') == std::string::npos)
     reference.path = "library/" + reference.path;
   return reference;

@@ -11,7 +11,7 @@
 namespace userpod::store {
 namespace {
 
-constexpr std::int64_t kSchema = 1;
+constexpr std::int64_t kLiveSchema = 1;
 constexpr int kDamaged = -SQLITE_CORRUPT;  // what isDamage() looks for
 
 template <typename Record>
@@ -47,7 +47,7 @@ bool running(const ContainerRecord& container) { return container.state == Conta
 
 Status LiveStore::prepare() {
   USERPOD_TRY(version, database_.userVersion());
-  if (version == kSchema) return {};
+  if (version == kLiveSchema) return {};
   if (version != 0) return Error(Code::StorageFailed, "live store of another version (" + std::to_string(version) + ")", kDamaged);
   // The columns beside the record are what the node's stop reads.
   USERPOD_CHECK(database_.execute(
@@ -55,7 +55,7 @@ Status LiveStore::prepare() {
       "CREATE TABLE containers(id TEXT PRIMARY KEY, name TEXT NOT NULL, running INTEGER NOT NULL, pid INTEGER NOT NULL,"
       " pid_start INTEGER NOT NULL, stop_signal INTEGER NOT NULL, grace_ms INTEGER NOT NULL, data BLOB NOT NULL)"
       " WITHOUT ROWID;"));
-  return database_.setUserVersion(kSchema);
+  return database_.setUserVersion(kLiveSchema);
 }
 
 Result<std::unique_ptr<LiveStore>> LiveStore::openWhole(const std::string& path) {
