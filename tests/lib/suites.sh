@@ -7,17 +7,56 @@ say() { printf '== %s\n' "$*"; }
 result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >> "$results"; } # STATUS NAME [REASON]
 wants() { local s; for s in "${suites[@]}"; do [ "$s" = "$1" ] && return; done; return 1; }
 
-# configureAndBuild DIR MESON-OPTION...
+# What a user runs; the unit tests and the benchmark are not part of it.
+product=(daemon/userpodd daemon/userpod-node daemon/userpod-cri dbus/userpodctl/userpodctl)
+
+# configureAndBuild DIR "TARGET ..." MESON-OPTION...   (no target: everything)
+# Several files are compiled as one, without debug information: most of a build is reading the same headers again.
 configureAndBuild() {
-  local dir=$1 log; shift; log=$work/build.log
+  local dir=$1 targets=$2 log; shift 2; log=$work/build.log
   say "build in $dir"
   # A build directory of another checkout, or one whose set-up broke off, is of no use.
   if [ -e "$dir/build.ninja" ] && ! grep -qsF "\"$root\"" "$dir/meson-info/meson-info.json"; then rm -rf "$dir"; fi
   if [ ! -e "$dir/build.ninja" ]; then
     rm -rf "$dir"
-    meson setup "$dir" "$root" "$@" > "$log" 2>&1 || { tail -n 30 "$log"; return 1; }
+    meson setup "$dir" "$root" --prefix="$dir/prefix" --libexecdir=libexec --unity=on -Dunity_size=6 -Ddebug=false "$@" > "$log" 2>&1 ||
+      { tail -n 30 "$log"; return 1; }
   fi
-  ninja -C "$dir" > "$log" 2>&1 || { grep -iE -A15 'FAILED|error' "$log" | head -n 80; return 1; }
+  # shellcheck disable=SC2086
+  ninja -C "$dir" $targets > "$log" 2>&1 || { grep -E -A15 'FAILED|error' "$log" | head -n 80; return 1; }
+}
+
+unitsOf() { (cd "$1/share/systemd/user" && echo *); }
+
+# installAndStart DIR: for this session only, below the runtime directory; nothing of the user's own is touched.
+installAndStart() {
+  local dir=$1 prefix=$1/prefix
+  if systemctl --user cat userpod-node.service > /dev/null 2>&1 || [ -e "${XDG_DATA_HOME:-$HOME/.local/share}/userpod/images.db" ]; then
+    echo "a userpod of this user is installed or has data: take it away (units/quickstart --remove), or run the tests as another user"
+    return 1
+  fi
+  meson install -C "$dir" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; return 1; }
+  mkdir -p "$XDG_RUNTIME_DIR/systemd/user" "$XDG_RUNTIME_DIR/dbus-1/services"
+  cp "$prefix"/share/systemd/user/* "$XDG_RUNTIME_DIR/systemd/user/"
+  cp "$prefix"/share/dbus-1/services/* "$XDG_RUNTIME_DIR/dbus-1/services/"
+  [ -z "${USERPOD_SANITIZE:-}" ] ||
+    systemctl --user set-environment "ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0:log_path=$work/sanitizer" "UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$work/sanitizer"
+  systemctl --user daemon-reload
+  busctl --user --quiet call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
+  systemctl --user start userpod.socket && "$prefix/bin/userpod-cri" version > "$work/version" 2>&1 && return
+  cat "$work/version"; journalctl --user --no-pager -n 30 -u 'userpod*'; return 1
+}
+
+# stopAndRemove DIR
+stopAndRemove() {
+  local prefix=$1/prefix unit
+  systemctl --user stop userpod.socket userpod.service userpod-node.service
+  "$prefix/bin/userpodctl" reset --yes > "$work/reset.log" 2>&1 || { cat "$work/reset.log"; return 1; }
+  for unit in $(unitsOf "$prefix"); do rm -f "$XDG_RUNTIME_DIR/systemd/user/$unit"; done
+  rm -f "$XDG_RUNTIME_DIR/dbus-1/services/org.userpod1.service"
+  systemctl --user unset-environment ASAN_OPTIONS UBSAN_OPTIONS
+  systemctl --user daemon-reload
+  systemctl --user reset-failed 'userpod*' 2> /dev/null || true
 }
 
 # unitSuite NAME DIR
@@ -47,6 +86,8 @@ integrationSuite() {
   startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
   say "$name: integration tests"
   /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
+  export USERPOD_PREFIX=$dir/prefix
+  installAndStart "$dir" || { result FAIL "$name/start" "userpod does not start, see above"; return; }
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
     test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
@@ -61,6 +102,10 @@ integrationSuite() {
     esac
     printf '   %s: %s (%d s)\n' "$test" "$(tail -n 1 "$results" | cut -f1)" $((SECONDS - began))
   done
+  stopAndRemove "$dir" || result FAIL "$name/remove" "see above"
+  if compgen -G "$work/sanitizer.*" > /dev/null; then
+    head -n 60 "$work"/sanitizer.*; result FAIL "$name/sanitizer-reports" "see above"
+  fi
   if /usr/bin/python3 "$root/tests/oracle" check "$work/oracle"; then result PASS "$name/nothing-left"
   else result FAIL "$name/nothing-left" "see above"; fi
 }
@@ -89,14 +134,15 @@ runSuites() {
   trap cleanUp EXIT
   trap 'exit 143' TERM INT HUP
   [ -z "$long" ] || export USERPOD_LONG=1
-  if wants unit || wants integration; then
-    if configureAndBuild "$build"; then
-      ! wants unit || unitSuite unit "$build"
-      ! wants integration || integrationSuite integration "$build"
+  if wants unit; then
+    if configureAndBuild "$build" "" -Doptimization=1; then unitSuite unit "$build"; else result FAIL build/plain "does not build"; fi
+  fi
+  if wants integration; then
+    if configureAndBuild "$build" "${product[*]}" -Doptimization=1; then integrationSuite integration "$build"
     else result FAIL build/plain "does not build"; fi
   fi
   if wants sanitize; then
-    if configureAndBuild "$build-sanitize" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1 -Ddebug=true; then
+    if configureAndBuild "$build-sanitize" "" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=0; then
       export USERPOD_SANITIZE=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=1
       unitSuite sanitize "$build-sanitize"
       integrationSuite sanitize "$build-sanitize"
