@@ -49,6 +49,8 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     auto image = images_->find(shared->image);
     if (!image)
       return done(Error(Code::NoSuchImage, "image " + shared->image.substr(0, 512) + " is not here; pull it first"));
+    auto target = targetOf(podId, *shared);
+    if (!target) return done(std::move(target).error());
     ContainerRecord record;
     record.id = randomHex(32);
     record.podId = podId;
@@ -65,13 +67,25 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     pod->containers.insert(record.id);
     container->creating.push_back(std::move(done));
     commit(container, record);
-    CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname};
+    CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname, *target};
     container->operations.acquire([this, container, plan = std::move(plan)]() mutable {
       background<Result<ContainerMade>>(
           [this, plan = std::move(plan)] { return makeContainer(plan); },
           [this, container](Result<ContainerMade> made) { finishCreate(container, std::move(made)); });
     });
   });
+}
+
+// With namespace mode TARGET: the first process of the running container of this pod that is named; else 0.
+Result<pid_t> CoreImpl::targetOf(const std::string& podId, const ContainerConfig& config) const {
+  const auto& namespaces = config.security.namespaces;
+  if (namespaces.pid != NamespaceMode::Target) return pid_t{0};
+  USERPOD_TRY(target, snapshot()->container(namespaces.targetId));
+  if (target->podId != podId)
+    return Error(Code::InvalidArgument, "target_id " + namespaces.targetId + " is a container of another pod");
+  if (target->state != ContainerRecord::State::Running)
+    return Error(Code::InvalidState, "target_id " + namespaces.targetId + ": that container is not running");
+  return static_cast<pid_t>(target->pid);
 }
 
 Result<CoreImpl::ContainerMade> CoreImpl::makeContainer(const CreatePlan& plan) {
@@ -100,6 +114,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
                        parts_.paths.runtime,
                        node_.controllers,
                        {}};
+  if (plan.targetPid > 0) input.targetPid = plan.targetPid;
   input.pidsLimit = parts_.settings.pidsLimit;
   USERPOD_TRY(spec, oci::buildSpec(input));
   for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});

@@ -158,7 +158,9 @@ class CoreImpl final : public Core {
     std::shared_ptr<const ImageRecord> image;
     network::PodNamespaces namespaces;
     std::string hostname;
+    pid_t targetPid = 0;  // whose PID namespace is shared, with namespace mode TARGET
   };
+  Result<pid_t> targetOf(const std::string& podId, const ContainerConfig& config) const;
   Result<ContainerMade> makeContainer(const CreatePlan& plan);          // worker
   Result<ContainerMade> makeContainerParts(const CreatePlan& plan);     // worker
   void undoContainer(const ContainerRecord& record, const std::string& handler);  // worker

@@ -2,6 +2,7 @@
 #include <sys/inotify.h>
 
 #include <csignal>
+#include <filesystem>
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
@@ -13,6 +14,19 @@ namespace {
 // How long after conmon's end its exit file may still be on its way through the watch.
 constexpr std::chrono::milliseconds kExitFileDelay{500};
 constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
+
+// Every process of a container: its own cgroup and those below it, where execs are.
+void signalAll(const std::string& cgroup, int signal) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(cgroup, ignored))
+    if (entry.is_directory(ignored)) signalAll(entry.path(), signal);
+  auto list = readFile(cgroup + "/cgroup.procs");
+  if (!list) return;
+  for (const auto& line : split(trim(*list), '\n')) {
+    auto pidfd = openPidfd(static_cast<pid_t>(std::strtol(line.c_str(), nullptr, 10)));
+    if (pidfd) (void)signalPidfd(pidfd->get(), signal);
+  }
+}
 
 bool ended(const ContainerRecord& record) {
   return record.state == ContainerRecord::State::Exited || record.state == ContainerRecord::State::Unknown;
@@ -86,12 +100,7 @@ void CoreImpl::killContainer(const std::string& key, int signal, bool whole, Don
       return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
     if (!whole) return done(signalPidfd(container->process.get(), signal));
     if (signal == SIGKILL) return done(writeFile(node_.cgroupRoot + (*record)->cgroup + "/cgroup.kill", "1"));
-    auto list = readFile(node_.cgroupRoot + (*record)->cgroup + "/cgroup.procs");
-    if (!list) return done(std::move(list).error());
-    for (const auto& line : split(trim(*list), '\n')) {
-      auto pidfd = openPidfd(static_cast<pid_t>(std::strtol(line.c_str(), nullptr, 10)));
-      if (pidfd) (void)signalPidfd(pidfd->get(), signal);
-    }
+    signalAll(node_.cgroupRoot + (*record)->cgroup, signal);
     done({});
   });
 }
