@@ -76,18 +76,19 @@ startRegistry() {
   "$root/tests/testbed/registry" up "$dir" --hostile ${long:+--bench} > /dev/null || return 1
   USERPOD_REGISTRY=127.0.0.1:$(cat "$dir/port")
   USERPOD_TOKEN_REGISTRY=127.0.0.1:$(cat "$dir/token_port")
-  USERPOD_REGISTRY_DIR=$dir
-  export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR
+  USERPOD_REGISTRY_DIR=$dir USERPOD_LAYERS_JSON=$dir/layers.json
+  export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR USERPOD_LAYERS_JSON
 }
 
-# integrationSuite NAME DIR
+# integrationSuite NAME DIR [units]: with "units" the unit tests too, while a node and a registry are there for them
 integrationSuite() {
-  local name=$1 dir=$2 t test log status began
+  local name=$1 dir=$2 units=${3:-} t test log status began
   startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
-  say "$name: integration tests"
   /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
   export USERPOD_PREFIX=$dir/prefix
   installAndStart "$dir" || { result FAIL "$name/start" "userpod does not start, see above"; return; }
+  [ -z "$units" ] || unitSuite "$name" "$dir"
+  say "$name: integration tests"
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
     test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
@@ -144,8 +145,7 @@ runSuites() {
   if wants sanitize; then
     if configureAndBuild "$build-sanitize" "" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=0; then
       export USERPOD_SANITIZE=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=1
-      unitSuite sanitize "$build-sanitize"
-      integrationSuite sanitize "$build-sanitize"
+      integrationSuite sanitize "$build-sanitize" units
     else result FAIL build/sanitize "does not build"; fi
   fi
   summary
