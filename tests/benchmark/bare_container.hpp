@@ -39,6 +39,7 @@ class BareContainers {
   Status prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins);
   // Overlay mount, conmon with `crun create`, `crun start`.
   Status start(unsigned number);
+  pid_t process() const { return process_; }  // of the container that was started last
   // `crun exec` of the command.
   Status exec(unsigned number, const std::vector<std::string>& command) const;
   // SIGTERM by pidfd, the exit file, `crun delete`, umount.
@@ -65,7 +66,7 @@ class BareContainers {
   UniqueFd toolsCgroup_;
   UniqueFd monitorCgroup_;  // of the container being made: prepare() to start()
   UniqueFd exitWatch_;
-  pid_t process_ = 0;       // of the container that was started last
+  pid_t process_ = 0;
 };
 
 }  // namespace userpod::bench

@@ -55,6 +55,7 @@ class CriClient final : public Client {
   Status removeContainer(const std::string& id) override;
   Status exec(const std::string& id, const std::vector<std::string>& command) override;
   Result<nlohmann::json> containerSpec(const std::string& id) override;
+  Result<pid_t> containerPid(const std::string& id) override;
   Result<std::size_t> listContainers() override;
   Status removeAll() override;
   Status pull(const std::string& image) override;
@@ -83,6 +84,8 @@ class CriClient final : public Client {
                    const Request& request, Response* response) {
     return call(name, *images_, method, request, response);
   }
+
+  Result<nlohmann::json> containerInfo(const std::string& id);
 
   std::unique_ptr<v1::RuntimeService::Stub> runtime_;
   std::unique_ptr<v1::ImageService::Stub> images_;
@@ -174,16 +177,27 @@ Status CriClient::exec(const std::string& id, const std::vector<std::string>& co
   return Error(Code::System, fmt::format("{} in the container: exit status {}: {}", command[0], response.exit_code(), response.stderr()));
 }
 
-Result<nlohmann::json> CriClient::containerSpec(const std::string& id) {
+Result<nlohmann::json> CriClient::containerInfo(const std::string& id) {
   v1::ContainerStatusRequest request;
   request.set_container_id(id);
   request.set_verbose(true);
   v1::ContainerStatusResponse response;
   USERPOD_CHECK(runtimeCall("ContainerStatus", &v1::RuntimeService::Stub::ContainerStatus, request, &response));
   auto info = nlohmann::json::parse(response.info().count("info") != 0 ? response.info().at("info") : "", nullptr, false);
-  if (!info.is_object() || !info.contains("runtimeSpec") || !info["runtimeSpec"].is_object())
-    return Error(Code::Internal, "the verbose status of a container has no runtimeSpec");
-  return info["runtimeSpec"];
+  if (!info.is_object()) return Error(Code::Internal, "the verbose status of a container has no info");
+  return info;
+}
+
+Result<nlohmann::json> CriClient::containerSpec(const std::string& id) {
+  USERPOD_TRY(info, containerInfo(id));
+  if (info.contains("runtimeSpec") && info["runtimeSpec"].is_object()) return info["runtimeSpec"];
+  return Error(Code::Internal, "the verbose status of a container has no runtimeSpec");
+}
+
+Result<pid_t> CriClient::containerPid(const std::string& id) {
+  USERPOD_TRY(info, containerInfo(id));
+  if (info.contains("nodePid") && info["nodePid"].is_number_integer()) return info["nodePid"].get<pid_t>();
+  return Error(Code::Internal, "the verbose status of a container has no nodePid");
 }
 
 Result<std::size_t> CriClient::listContainers() {

@@ -1,6 +1,8 @@
 // The product's side: the CRI calls of the benchmark, on the user socket. Blocking, one thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -34,6 +36,7 @@ class Client {
   virtual Status exec(const std::string& id, const std::vector<std::string>& command) = 0;  // a status but 0 is an error
   // The OCI spec, runtimeSpec of the verbose status.
   virtual Result<nlohmann::json> containerSpec(const std::string& id) = 0;
+  virtual Result<pid_t> containerPid(const std::string& id) = 0;  // in the node, from the verbose status
   virtual Result<std::size_t> listContainers() = 0;  // their number
   virtual Status removeAll() = 0;
 

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fmt/core.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <thread>
 
 #include "daemon/sys/util.hpp"
 #include "tests/benchmark/bare_pull.hpp"
@@ -19,6 +21,24 @@ namespace {
 
 constexpr unsigned kWarmUp = 5;  // rounds that count for nothing
 const std::vector<std::string> kTrue = {"/bin/true"};
+
+// "Name:   value" in a file of /proc; empty without such a line.
+std::string procField(const std::string& text, const std::string& name) {
+  for (const auto& line : split(text, '\n'))
+    if (line.starts_with(name + ":")) return std::string(trim(std::string_view(line).substr(name.size() + 1)));
+  return {};
+}
+
+// Until the container's own program has its handler, the kernel drops the signal: it is the first process of its PID
+// namespace. `crun start` does not wait for that.
+Status waitForHandler(pid_t pid, int signal) {
+  for (int attempt = 0; attempt < 5000; ++attempt) {
+    USERPOD_TRY(status, readFile(fmt::format("/proc/{}/status", pid)));
+    if ((std::strtoull(procField(status, "SigCgt").c_str(), nullptr, 16) >> (signal - 1) & 1) != 0) return {};
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return Error(Code::Timeout, fmt::format("process {} of a container handles no signal {}: is it the pause image?", pid, signal));
+}
 
 class Lifecycle {
  public:
@@ -63,7 +83,11 @@ class Lifecycle {
       container_ = id;
       return client_.startContainer(id);
     };
-    return inTurns(rows_["CreateContainer+StartContainer"], number, product, [&] { return containers_.start(bare); });
+    USERPOD_CHECK(
+        inTurns(rows_["CreateContainer+StartContainer"], number, product, [&] { return containers_.start(bare); }));
+    USERPOD_TRY(pid, client_.containerPid(container_));
+    USERPOD_CHECK(waitForHandler(pid, SIGTERM));
+    return waitForHandler(containers_.process(), SIGTERM);
   }
   Status containerWithExec(unsigned number) {
     unsigned bare = 2 * number;
@@ -112,11 +136,9 @@ Status populate(Client& client, const std::string& image, unsigned containers, u
   return {};
 }
 
-// "Name:   1234 kB" in a file of /proc, as MiB; 0 without such a line.
-double kilobytesField(const std::string& text, const std::string& name) {
-  for (const auto& line : split(text, '\n'))
-    if (line.starts_with(name + ":")) return std::strtod(line.c_str() + name.size() + 1, nullptr) / 1024;
-  return 0;
+// Of a field in kB; 0 without one.
+double mebibytes(const std::string& text, const std::string& name) {
+  return std::strtod(procField(text, name).c_str(), nullptr) / 1024;
 }
 
 std::string readAt(int directory, const std::string& path) {
@@ -195,7 +217,7 @@ Result<double> MemoryRows::daemonMiB(int proc) const {
     if (!std::isdigit(static_cast<unsigned char>(pid[0])) || ::fstatat(proc, pid.c_str(), &info, 0) < 0 || info.st_uid != 0)
       continue;
     if (trim(readAt(proc, pid + "/comm")) != "userpodd") continue;
-    sum += kilobytesField(readAt(proc, pid + "/status"), "VmRSS");
+    sum += mebibytes(readAt(proc, pid + "/status"), "VmRSS");
   }
   if (sum == 0) return Error(Code::Internal, "no process of the name userpodd is seen");
   return sum;
@@ -223,7 +245,7 @@ Status MemoryRows::withPods(Client& client, const std::string& cgroupRoot, Repor
     if (!pids || entry->d_name[0] == '.') continue;
     double sum = 0;
     for (const auto& pid : split(*pids, '\n'))
-      if (auto rollup = readFile("/proc/" + pid + "/smaps_rollup"); !pid.empty() && rollup) sum += kilobytesField(*rollup, "Pss");
+      if (auto rollup = readFile("/proc/" + pid + "/smaps_rollup"); !pid.empty() && rollup) sum += mebibytes(*rollup, "Pss");
     if (sum > 0) monitors.samples.push_back(sum);
   }
   report.print(monitors);
