@@ -1,0 +1,103 @@
+"""What tests of running containers share: a pod on the test image, containers of shell scripts, their logs."""
+import os
+import re
+import shutil
+import tempfile
+import unittest
+
+import cri
+
+IMAGE = f'{cri.REGISTRY}/test/busybox:1'
+PREFIX = os.environ.get('USERPOD_PREFIX', '')
+NODE, DAEMON, SOCKET = 'userpod-node.service', 'userpod.service', 'userpod.socket'
+LINE = re.compile(r'(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}\S+) (stdout|stderr) (F|P) (.*)')
+
+
+def main():
+    if not os.path.exists(cri.SOCKET):
+        cri.skip(f'no {cri.SOCKET}: userpod.socket is not started')
+    if not cri.REGISTRY:
+        cri.skip('USERPOD_REGISTRY is not set: no test registry')
+    unittest.main(verbosity=2)
+
+
+def enter(*command, **more):
+    return cri.run(f'{PREFIX}/bin/userpodctl', 'enter', '--', *command, **more)
+
+
+def main_pid():
+    return int(cri.systemctl('show', '-P', 'MainPID', DAEMON))
+
+
+class Running(unittest.TestCase):
+    """Everything a test makes is taken away after it, the image too; the units run again if it stopped them."""
+
+    def setUp(self):
+        self.cri = cri.Cri()
+        self.addCleanup(lambda: self.cri.channel.close())
+        self.image = self.cri.PullImage(image={'image': IMAGE}).image_ref
+        self.addCleanup(lambda: self.cri.RemoveImage(image={'image': self.image}))
+        self.addCleanup(self.remove_pods)
+        self.addCleanup(self.connect)
+        self.configs = {}
+        # The user's own directories are live in the node, under the same path: logs can be read from outside.
+        self.logs = tempfile.mkdtemp(prefix='userpod-test-logs-', dir='/var/tmp')
+        self.addCleanup(shutil.rmtree, self.logs)
+
+    def connect(self):
+        """A new connection, with the units running: for after a stop."""
+        self.cri.channel.close()
+        cri.systemctl('start', SOCKET)
+        self.cri = cri.Cri()
+        cri.wait_until(lambda: cri.code_of(self.cri.Version) == cri.Code.OK, timeout=20, what='an answer of the daemon')
+
+    def remove_pods(self):
+        for pod in self.configs:
+            self.cri.RemovePodSandbox(pod_sandbox_id=pod)
+
+    def pod(self, name='pod', **fields):
+        config = {'metadata': {'name': name, 'namespace': 'test', 'uid': f'{self.id()}-{name}', 'attempt': 0},
+                  'log_directory': f'{self.logs}/{name}', 'linux': {}, **fields}
+        pod = self.cri.RunPodSandbox(config=config).pod_sandbox_id
+        self.configs[pod] = config
+        return pod
+
+    def container(self, pod, script, name='main', start=True, **fields):
+        """A container that runs a shell script, started."""
+        made = self.cri.CreateContainer(pod_sandbox_id=pod, sandbox_config=self.configs[pod], config={
+            'metadata': {'name': name}, 'image': {'image': self.image}, 'command': ['/bin/sh', '-c', script],
+            'log_path': f'{name}.log', 'linux': {}, **fields}).container_id
+        if start:
+            self.cri.StartContainer(container_id=made)
+        return made
+
+    def status(self, container):
+        return self.cri.ContainerStatus(container_id=container).status
+
+    def state(self, container):
+        """Its name without CONTAINER_."""
+        return cri.api().ContainerState.Name(self.status(container).state).removeprefix('CONTAINER_')
+
+    def pod_status(self, pod):
+        return self.cri.PodSandboxStatus(pod_sandbox_id=pod).status
+
+    def lines(self, pod='pod', name='main'):
+        """The container's log as (stream, text); every line must be in the format of the CRI, and whole."""
+        try:
+            with open(f'{self.logs}/{pod}/{name}.log', encoding='utf-8') as f:
+                text = f.read()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in text.split('\n')[:-1]:
+            match = LINE.fullmatch(line)
+            self.assertTrue(match, f'not a log line: {line!r}')
+            self.assertEqual(match[3], 'F', line)
+            found.append((match[2], match[4]))
+        return found
+
+    def texts(self, pod='pod', name='main'):
+        return [text for _, text in self.lines(pod, name)]
+
+    def wait_for_line(self, text, **where):
+        return cri.wait_until(lambda: text in self.texts(**where), what=f'the line {text!r} in the log')
