@@ -65,6 +65,8 @@ void serve(core::Core& core, const sigset_t& signals) {
       if (watched) (void)::sd_notify(0, "WATCHDOG=1");
       core.ping([answered] { *answered = true; });
     }
+    // Bursts (a pull, many creates at once) leave free pages between live ones; idle memory goes back to the system.
+    ::malloc_trim(0);
     timespec wait{static_cast<time_t>(pause / 1'000'000), static_cast<long>(pause % 1'000'000 * 1000)};
     int signal = ::sigtimedwait(&signals, nullptr, &wait);
     if (signal == SIGTERM || signal == SIGINT) return;
