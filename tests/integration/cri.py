@@ -51,8 +51,9 @@ def api():
 
 
 class Cri:
-    """cri.RunPodSandbox(config={...}, timeout=5): fields as keywords, nested messages as dictionaries; returns the
-    response message, raises grpc.RpcError (code(), details()).  Server streams return an iterator.
+    """cri.RunPodSandbox(config={...}, deadline=5): fields as keywords, nested messages as dictionaries; returns the
+    response message, raises grpc.RpcError (code(), details()).  Server streams return an iterator.  deadline is in
+    seconds; a message's own field `timeout` (StopContainer, ExecSync) is a field like any other.
     cri.future(name, ...) starts a call and returns grpc's future, which can be cancelled."""
 
     def __init__(self, path=SOCKET):
@@ -75,11 +76,11 @@ class Cri:
         if name.startswith('_') or name not in self.methods:
             raise AttributeError(name)
         request, call = self.methods[name]
-        return lambda timeout=60, **fields: call(request(**fields), timeout=timeout, wait_for_ready=False)
+        return lambda deadline=60, **fields: call(request(**fields), timeout=deadline, wait_for_ready=False)
 
-    def future(self, method, timeout=60, **fields):
+    def future(self, method, deadline=60, **fields):
         request, call = self.methods[method]
-        return call.future(request(**fields), timeout=timeout)
+        return call.future(request(**fields), timeout=deadline)
 
 
 def code_of(call, *args, **fields):
