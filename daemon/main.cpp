@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <string_view>
 
-#include "daemon/daemon.hpp"
 #include "daemon/outer.hpp"
 #include "policy/settings.hpp"
 
@@ -30,7 +29,7 @@ userpod::Status checkConfig() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 1) return userpod::runOuter(userpod::runDaemon);
+  if (argc == 1) return userpod::runOuter();
   std::string_view option = argv[1];
   if (argc == 2 && (option == "--help" || option == "-h")) {
     fmt::print("{}", kHelp);

@@ -10,7 +10,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 
 #include "daemon/sys/log.hpp"
@@ -46,6 +45,16 @@ void closePassedSockets() {
   for (int i = 0; i < listenCount(); ++i) ::close(SD_LISTEN_FDS_START + i);
 }
 
+// In the inner process: becomes the daemon, which takes the broker's socket from the number it is told.
+int executeInner(int broker) {
+  mendEnvironment();
+  int passed = ::dup(broker);  // without close-on-exec
+  std::string number = std::to_string(passed);
+  ::execl(USERPOD_INNER, "userpodd", number.c_str(), nullptr);
+  logError("execute {}: {}; install userpod again", USERPOD_INNER, sysError("execute").text());
+  return exitStatus(Code::HelperMissing);
+}
+
 int watch(Child& inner, int signals, UniqueFd broker) {
   for (;;) {
     std::array<pollfd, 3> entries = {pollfd{signals, POLLIN, 0}, pollfd{inner.pidfd(), POLLIN, 0},
@@ -64,7 +73,7 @@ int watch(Child& inner, int signals, UniqueFd broker) {
   }
 }
 
-Result<int> run(const std::function<int(UniqueFd)>& inner) {
+Result<int> run() {
   sigset_t forwarded = forwardedSet();
   ::sigprocmask(SIG_BLOCK, &forwarded, nullptr);
   UniqueFd signals(::signalfd(-1, &forwarded, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -77,10 +86,7 @@ Result<int> run(const std::function<int(UniqueFd)>& inner) {
   USERPOD_TRY(child, forkInside(node, {}, [&] {
                 pair.first.reset();
                 signals.reset();
-                mendEnvironment();
-                int status = inner(std::move(pair.second));
-                std::fflush(nullptr);
-                return status;
+                return executeInner(pair.second.get());
               }));
   pair.second.reset();
   closePassedSockets();
@@ -89,8 +95,8 @@ Result<int> run(const std::function<int(UniqueFd)>& inner) {
 
 }  // namespace
 
-int runOuter(const std::function<int(UniqueFd)>& inner) {
-  auto status = run(inner);
+int runOuter() {
+  auto status = run();
   if (status) return *status;
   logError("{}", status.error().text());
   sd_notify(0, ("STATUS=" + status.error().text()).c_str());

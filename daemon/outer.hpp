@@ -2,14 +2,11 @@
 // exit status, and answers what only it can see (userns/broker.hpp).
 #pragma once
 
-#include <functional>
-
-#include "daemon/sys/fd.hpp"
-
 namespace userpod {
 
-// Runs `inner` in the node and returns its exit status. Before the first thread of the process. The inner dies with this
+// Executes USERPOD_INNER in the node, with the broker's socket, and returns its exit status. A program of its own, so that
+// this process does not carry the daemon's libraries. Before the first thread of the process. The inner dies with this
 // process, and this process ends with the inner.
-int runOuter(const std::function<int(UniqueFd brokerSocket)>& inner);
+int runOuter();
 
 }  // namespace userpod

@@ -216,7 +216,7 @@ Result<double> MemoryRows::daemonMiB(int proc) const {
     // The own user is root in the node; the processes of others are nobody's there.
     if (!std::isdigit(static_cast<unsigned char>(pid[0])) || ::fstatat(proc, pid.c_str(), &info, 0) < 0 || info.st_uid != 0)
       continue;
-    if (trim(readAt(proc, pid + "/comm")) != "userpodd") continue;
+    if (!trim(readAt(proc, pid + "/comm")).starts_with("userpodd")) continue;
     sum += mebibytes(readAt(proc, pid + "/status"), "VmRSS");
   }
   if (sum == 0) return Error(Code::Internal, "no process of the name userpodd is seen");

@@ -8,7 +8,7 @@ result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >> "$results"; } # STATUS NA
 wants() { local s; for s in "${suites[@]}"; do [ "$s" = "$1" ] && return; done; return 1; }
 
 # What a user runs; the unit tests and the benchmark are not part of it.
-product=(daemon/userpodd daemon/userpod-node daemon/userpod-cri dbus/userpodctl/userpodctl)
+product=(daemon/userpodd daemon/userpodd-inner daemon/userpod-node daemon/userpod-cri dbus/userpodctl/userpodctl)
 
 # configureAndBuild DIR "TARGET ..." MESON-OPTION...   (no target: everything)
 # Several files are compiled as one, without debug information: most of a build is reading the same headers again.
