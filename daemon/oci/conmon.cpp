@@ -1,6 +1,7 @@
 // Making a container: conmon in a cgroup of its own, which runs `crun create` and stays as the container's monitor.
 #include <fmt/core.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
@@ -103,14 +104,16 @@ SpawnOptions RuntimeImpl::monitorOptions(const Handler& handler, const CreateInp
 
 Result<CreatedProcess> RuntimeImpl::launchMonitor(const Handler& handler, const CreateInput& input) const {
   USERPOD_TRY(cgroup, node_.makeCgroup("/mon/" + input.id));
-  USERPOD_TRY(answers, makePipe());
+  // A socket, as conmon keeps its end for the container's whole life: a pipe would count against the user's quota of pipe
+  // pages (fs.pipe-user-pages-soft), of which each container's two outputs take their share already.
+  USERPOD_TRY(answers, makeSocketPair(SOCK_STREAM));
   USERPOD_TRY(errors, makePipe(O_NONBLOCK));
   auto options = monitorOptions(handler, input, cgroup.get());
-  options.descriptors = {{answers.write.get(), 3}, {errors.write.get(), 2}};
+  options.descriptors = {{answers.second.get(), 3}, {errors.write.get(), 2}};
   USERPOD_TRY(first, spawnTool(options));
-  answers.write.reset();
+  answers.second.reset();
   errors.write.reset();
-  USERPOD_TRY(answer, readAnswer(answers.read.get()));
+  USERPOD_TRY(answer, readAnswer(answers.first.get()));
   // The monitor is its child's child by now, or has failed: either way this one ends at once.
   USERPOD_TRY(ended, first.waitFor(std::chrono::seconds(10)));
   if (!ended) return Error(Code::MonitorFailed, "conmon did not leave its monitor behind");
