@@ -76,8 +76,8 @@ startRegistry() {
   "$root/tests/testbed/registry" up "$dir" --hostile ${long:+--bench} > /dev/null || return 1
   USERPOD_REGISTRY=127.0.0.1:$(cat "$dir/port")
   USERPOD_TOKEN_REGISTRY=127.0.0.1:$(cat "$dir/token_port")
-  USERPOD_REGISTRY_DIR=$dir USERPOD_LAYERS_JSON=$dir/layers.json
-  export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR USERPOD_LAYERS_JSON
+  USERPOD_REGISTRY_DIR=$dir
+  export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR
 }
 
 # integrationSuite NAME DIR [units]: with "units" the unit tests too, while a node and a registry are there for them
