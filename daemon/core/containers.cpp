@@ -3,6 +3,7 @@
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::core {
@@ -67,6 +68,7 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     pod->containers.insert(record.id);
     container->creating.push_back(std::move(done));
     commit(container, record);
+    reachStage("container.recorded", record.id);
     CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname, *target};
     container->operations.acquire([this, container, plan = std::move(plan)]() mutable {
       background<Result<ContainerMade>>(
@@ -104,6 +106,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   ContainerRecord& record = made.record;
   USERPOD_TRY(layers, images_->layers(plan.image->id));
   USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers));
+  reachStage("container.mounted", record.id);
   oci::SpecInput input{plan.pod,
                        record,
                        *plan.image,
@@ -125,12 +128,14 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
     auto directory = record.logPath.substr(0, record.logPath.rfind('/'));
     if (auto status = makeDirectories(directory, 0755); !status) return std::move(status).error().wrap("log_path");
   }
+  reachStage("container.bundled", record.id);
   record.processArgs = spec.args;
   record.workingDirectory = spec.workingDirectory;
   record.user = spec.user;
   record.stopSignal = spec.stopSignal;
   USERPOD_TRY(process, runtime_->create({record.id, plan.pod.runtimeHandler, bundle, record.logPath, record.config.tty,
                                          record.config.stdinOpen, record.config.stdinOnce}));
+  reachStage("container.process", record.id);
   record.pid = process.pid;
   record.pidStart = process.pidStart;
   record.monitorPid = process.monitorPid;
@@ -165,6 +170,7 @@ void CoreImpl::finishCreate(const ContainerPointer& container, Result<ContainerM
   made->record.state = ContainerRecord::State::Created;
   std::string id = made->record.id;
   commit(container, std::move(made->record));
+  reachStage("container.created", id);
   watchMonitor(container);
   container->operations.release();
   for (const auto& done : waiters) done(id);
@@ -195,10 +201,12 @@ void CoreImpl::startContainer(const std::string& key, DoneCallback done) {
 
 void CoreImpl::finishStart(const ContainerPointer& container, Status started, DoneCallback done) {
   ContainerRecord record = *container->record;
+  reachStage("start.done", record.id);
   if (started) {
     record.state = ContainerRecord::State::Running;
     record.startedAt = nowNanos();
     commit(container, std::move(record));
+    reachStage("start.committed", container->record->id);
     container->operations.release();
     return done({});
   }
@@ -230,6 +238,7 @@ void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
           if (!status) logMessage(Level::Warning, status.error().text(), {{"CONTAINER_ID", record->id}});
         };
         note(runtime_->remove(record->id, handler));
+        reachStage("exit.deleted", record->id);
         note(storage_->unmountContainer(record->id));
         note(node_.removeCgroup(record->cgroup));
         return true;
@@ -257,11 +266,14 @@ void CoreImpl::removeContainerEntity(const ContainerPointer& container, DoneCall
       background<Status>(
           [this, record = container->record]() -> Status {
             ::unlink((parts_.paths.exits() + "/" + record->id).c_str());
+            reachStage("remove.begun", record->id);
             USERPOD_CHECK(storage_->removeContainer(record->id));
+            reachStage("remove.storage", record->id);
             return removeTree(parts_.paths.containerDirectory(record->id));
           },
           [this, container, done = std::move(done)](Status status) {
             if (status) forget(container);
+            reachStage("remove.forgotten", container->record->id);
             container->operations.release();
             done(std::move(status));
           });

@@ -1,6 +1,5 @@
 #include <sys/inotify.h>
 
-#include <algorithm>
 #include <future>
 
 #include "daemon/core/core_impl.hpp"
@@ -146,7 +145,17 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
+  for (const auto& [type, condition] : reported_) list.push_back(condition);
   return list;
+}
+
+void CoreImpl::report(Condition condition) {
+  post([this, condition = std::move(condition)] {
+    auto [known, added] = reported_.try_emplace(condition.type, condition);
+    if (!added && known->second == condition) return;
+    known->second = condition;
+    publish(Change::Kind::Conditions, "");
+  });
 }
 
 // What may change under us without an event of ours: the uplink, and what the host delegates.
@@ -162,10 +171,7 @@ void CoreImpl::refreshConditions() {
       missing += (missing.empty() ? "" : ", ") + std::string(controller);
   host.push_back({"CgroupDelegation", missing.empty(), missing.empty() ? "" : "ControllersMissing",
                   missing.empty() ? "" : "not delegated: " + missing + "; limits of these kinds are not enforced"});
-  auto same = [](const Condition& a, const Condition& b) {
-    return a.type == b.type && a.ok == b.ok && a.reason == b.reason && a.message == b.message;
-  };
-  if (!std::equal(host.begin(), host.end(), hostConditions_.begin(), hostConditions_.end(), same)) {
+  if (host != hostConditions_) {
     hostConditions_ = std::move(host);
     publish(Change::Kind::Conditions, "");
   }

@@ -26,6 +26,8 @@ struct Condition {
   bool ok = true;
   std::string reason;
   std::string message;
+
+  bool operator==(const Condition&) const = default;
 };
 
 struct JobRecord {
@@ -98,6 +100,9 @@ class Core {
   virtual Result<pid_t> hostPid(pid_t nodePid) = 0;
   virtual Result<bool> sandboxed(pid_t hostPid) = 0;
   virtual void diagnose(std::function<void(std::vector<Check>)> done) = 0;
+  // A condition that a front end or a part knows the truth of ("SessionBus"): shown with the others, by its type, until
+  // reported anew. Published only when it differs.
+  virtual void report(Condition condition) = 0;
   // Answered on the core strand: the watchdog asks whether it still moves.
   virtual void ping(std::function<void()> answer) = 0;
 

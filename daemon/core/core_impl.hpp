@@ -78,6 +78,7 @@ class CoreImpl final : public Core {
   Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
   Result<bool> sandboxed(pid_t hostPid) override { return parts_.broker->sandboxed(hostPid); }
   void diagnose(std::function<void(std::vector<Check>)> done) override;
+  void report(Condition condition) override;
   void ping(std::function<void()> answer) override { post(std::move(answer)); }
 
   void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) override;
@@ -218,6 +219,7 @@ class CoreImpl final : public Core {
   std::map<std::uint32_t, JobEntity> jobs_;
   std::vector<std::shared_ptr<const ImageRecord>> imageList_;
   std::vector<Condition> hostConditions_;
+  std::map<std::string, Condition> reported_;  // by type
   std::string storeProblem_;
   std::vector<std::function<void(const Change&)>> listeners_;
   std::atomic<std::uint32_t> nextJob_{1};

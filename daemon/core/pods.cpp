@@ -6,6 +6,7 @@
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::core {
@@ -68,6 +69,7 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     podNames_[name] = record.id;
     pod->creating.push_back(std::move(done));
     commit(pod, record);
+    reachStage("pod.recorded", record.id);
     pod->operations.acquire([this, pod] {
       background<Result<PodMade>>([this, record = pod->record] { return makePod(*record); },
                                   [this, pod](Result<PodMade> made) { finishRunPod(pod, std::move(made)); });
@@ -84,12 +86,14 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
         return std::move(made).error().wrap("log_directory");
     }
     if (auto cgroup = node_.makeCgroup(record.cgroup); !cgroup) return std::move(cgroup).error();
+    reachStage("pod.cgroup", record.id);
     PodMade made;
     made.hostname = hostnameOf(record);
     PodConfig config = record.config;
     config.hostname = made.hostname;
     USERPOD_TRY(network, network_->setUp(record.id, config));
     made.network = std::move(network);
+    reachStage("pod.network", record.id);
     USERPOD_CHECK(network::writePodFiles(directory, config, made.hostname, made.network.addresses));
     return made;
   };
@@ -124,6 +128,7 @@ void CoreImpl::finishRunPod(const PodPointer& pod, Result<PodMade> made) {
   record.state = PodRecord::State::Ready;
   record.addresses = made->network.addresses;
   commit(pod, std::move(record));
+  reachStage("pod.ready", id);
   pod->operations.release();
   for (const auto& done : waiters) done(id);
 }
@@ -159,9 +164,11 @@ void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds gr
           [this, record = pod->record] { return network_->tearDown(record->id, record->addresses); },
           [this, pod, done = std::move(done)](Status status) {
             if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
+            reachStage("pod.torn-down", pod->record->id);
             PodRecord record = *pod->record;
             record.state = PodRecord::State::NotReady;
             commit(pod, std::move(record));
+            reachStage("pod.stopped", pod->record->id);
             pod->operations.release();
             done({});
           });
@@ -199,10 +206,12 @@ void CoreImpl::removeStoppedPod(const PodPointer& pod, DoneCallback done) {
     background<bool>(
         [this, record = pod->record] {
           undoPod(*record);
+          reachStage("pod.removed", record->id);
           return true;
         },
         [this, pod, done = std::move(done)](bool) {
           forget(pod);
+          reachStage("pod.forgotten", pod->record->id);
           pod->operations.release();
           done({});
         });

@@ -6,6 +6,7 @@
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::core {
@@ -75,6 +76,7 @@ void CoreImpl::beginStop(const ContainerPointer& container, std::chrono::millise
   if (auto sent = signalPidfd(container->process.get(), record.stopSignal); !sent && sent.error().sysErrno() != ESRCH)
     logMessage(Level::Warning, sent.error().text(), {{"CONTAINER_ID", record.id}});
   armStopTimer(container);
+  reachStage("stop.signalled", record.id);
 }
 
 void CoreImpl::armStopTimer(const ContainerPointer& container) {
@@ -89,6 +91,7 @@ void CoreImpl::killForStop(const ContainerPointer& container) {
   // The whole cgroup: with a PID namespace that is shared, the first process's end would not be everybody's.
   (void)writeFile(node_.cgroupRoot + container->record->cgroup + "/cgroup.kill", "1");
   if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
+  reachStage("stop.killed", container->record->id);
 }
 
 void CoreImpl::killContainer(const std::string& key, int signal, bool whole, DoneCallback done) {
@@ -157,7 +160,9 @@ void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitReco
     record.reason = "ContainerStatusUnknown";
     record.message = "the container's monitor ended without reporting an exit code";
   }
+  reachStage("exit.seen", record.id);
   commit(container, std::move(record));
+  reachStage("exit.committed", container->record->id);
   releaseAfterExit(container);
 }
 

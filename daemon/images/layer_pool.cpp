@@ -12,6 +12,7 @@
 
 #include "daemon/images/manifest.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::images {
@@ -191,6 +192,7 @@ Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
     USERPOD_TRY(record, settle(layer));
     records.push_back(std::move(record));
   }
+  reachStage("pull.settled", image.id);
   if (!fresh.empty() && ::syncfs(rootFd_.get()) < 0) return sysError("write layers to disk");
   std::lock_guard lock(mutex_);
   image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
@@ -201,7 +203,9 @@ Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
       return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
     image.size += made != records.end() ? made->size : known->second.size;
   }
+  reachStage("pull.synced", image.id);
   USERPOD_CHECK(store_->commit(image, records));
+  reachStage("pull.committed", image.id);
   for (auto& layer : fresh) layer.workspace.pool_ = nullptr;
   for (auto& record : records) layers_.emplace(record.diffId, std::move(record));
   return {};
@@ -210,7 +214,9 @@ Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
 Status LayerPool::removeImage(const std::string& id) {
   std::lock_guard lock(mutex_);
   USERPOD_CHECK(store_->removeImage(id));
+  reachStage("image.forgotten", id);
   collect();
+  reachStage("image.removed", id);
   return {};
 }
 

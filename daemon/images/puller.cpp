@@ -10,6 +10,7 @@
 
 #include "daemon/images/layer_fetch.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::images {
@@ -197,6 +198,7 @@ class LayerFetches {
     USERPOD_TRY(workspace, context_.pool.makeWorkspace());
     USERPOD_TRY(extracted, fetchLayer(registry_, descriptor, diffId, workspace.fd(), stop_.get_token(),
                                       [&](std::size_t bytes) { progress_.received(index, bytes); }));
+    reachStage("pull.unpacked", diffId);
     progress_.unpacked(index);
     return LayerPool::FreshLayer{diffId, std::move(workspace), extracted};
   }
@@ -219,6 +221,7 @@ Result<ImageRecord> pullImage(const PullContext& context, const PullRequest& req
   Progress progress(request.progress);
   progress.stage("resolving");
   USERPOD_TRY(resolved, resolve(context.settings, request));
+  reachStage("pull.resolved", resolved.fetched.digest);
   auto wrapped = [&](Error error) { return std::move(error).wrap("pull " + request.reference); };
   auto image = describe(context, resolved);
   if (!image) return wrapped(std::move(image).error());
@@ -236,6 +239,7 @@ Result<ImageRecord> pullImage(const PullContext& context, const PullRequest& req
   if (!fresh) return wrapped(std::move(fresh).error());
   if (request.stop.stop_requested()) return wrapped(Error(Code::Canceled, "canceled"));
   progress.stage("committing");
+  reachStage("pull.fetched", image->id);
   auto committed = context.commit(std::move(*image), std::move(*fresh));
   if (!committed) return wrapped(std::move(committed).error());
   progress.stage("done");

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/oci/runtime_impl.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::oci {
@@ -113,6 +114,7 @@ Result<CreatedProcess> RuntimeImpl::launchMonitor(const Handler& handler, const 
   USERPOD_TRY(first, spawnTool(options));
   answers.second.reset();
   errors.write.reset();
+  reachStage("container.monitor", input.id);
   USERPOD_TRY(answer, readAnswer(answers.first.get()));
   // The monitor is its child's child by now, or has failed: either way this one ends at once.
   USERPOD_TRY(ended, first.waitFor(std::chrono::seconds(10)));

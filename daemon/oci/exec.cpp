@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::oci {
@@ -111,6 +112,7 @@ Status ExecLoop::launch(const SessionPointer& session) {
       return Error(Code::InvalidArgument, "an argument of the command is not UTF-8, which the OCI runtime needs");
   USERPOD_TRY(pattern, readTemplate(input));
   USERPOD_CHECK(prepareCgroup(session, pattern));
+  reachStage("exec.cgroup", input.id);
   // args go in front: the template is an object with at least cwd in it.
   USERPOD_TRY(process, memoryFile("process", "{\"args\":" + nlohmann::json(input.command).dump() + "," +
                                                  pattern.process.substr(1)));
@@ -132,6 +134,7 @@ Status ExecLoop::launch(const SessionPointer& session) {
   options.directory = "/";
   USERPOD_TRY(child, spawnTool(options));
   session->child = std::move(child);
+  reachStage("exec.spawned", input.id);
   session->out = std::move(out.read);
   session->err = std::move(err.read);
   session->process.reset();
@@ -171,6 +174,7 @@ void ExecLoop::ended(const SessionPointer& session) {
   auto status = session->child.wait();
   if (!status) return fail(session, std::move(status).error());
   session->exited = true;
+  reachStage("exec.ended", session->input.id);
   session->result.exitCode = status->code;
   loop_->cancel(session->timer);
   if (session->timedOut || (!session->out && !session->err)) return finish(session);

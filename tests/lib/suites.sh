@@ -1,11 +1,20 @@
 # Sourced by tests/run, as the ordinary user: builds and runs the suites.
-# Uses: root, suites, build, long.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
+# Uses: root, suites, only, build, long.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
 
 work='' results=''
 
 say() { printf '== %s\n' "$*"; }
 result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >> "$results"; } # STATUS NAME [REASON]
 wants() { local s; for s in "${suites[@]}"; do [ "$s" = "$1" ] && return; done; return 1; }
+
+# Whether an integration test of this name is to run.
+chosen() {
+  local pattern
+  [ ${#only[@]} -gt 0 ] || return 0
+  # shellcheck disable=SC2254
+  for pattern in "${only[@]}"; do case $1 in $pattern) return 0 ;; esac; done
+  return 1
+}
 
 # What a user runs; the unit tests and the benchmark are not part of it.
 product=(daemon/userpodd daemon/userpodd-inner daemon/userpod-node daemon/userpod-cri dbus/userpodctl/userpodctl)
@@ -91,6 +100,7 @@ integrationSuite() {
   say "$name: integration tests"
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
+    chosen "$(basename "$t" .py)" || continue
     test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
     USERPOD_BUILD=$dir timeout -k 20 "${USERPOD_TEST_TIMEOUT:-400}" "$t" > "$log" 2>&1 < /dev/null || status=$?
     case $status in

@@ -97,6 +97,7 @@ class TestCore final : public core::Core {
   void diagnose(std::function<void(std::vector<Check>)> done) override {
     done({{"subordinate-ids", Check::Severity::Error, "none", {"usermod --add-subuids"}}});
   }
+  void report(core::Condition) override {}
   void ping(std::function<void()> answer) override { strand_->post(std::move(answer)); }
 
   void runPod(PodConfig, std::string, Origin, core::Callback<std::string>) override {}

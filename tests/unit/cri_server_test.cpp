@@ -55,6 +55,7 @@ class FakeCore final : public core::Core {
   bool hasHandler(const std::string& handler) const override { return handler.empty() || handler == "crun"; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
   Result<bool> sandboxed(pid_t) override { return false; }
+  void report(core::Condition) override {}
   void ping(std::function<void()> done) override { done(); }
   void diagnose(std::function<void(std::vector<Check>)> done) override {
     done({{"subordinate-ids", Check::Severity::Warning, "few", {"usermod"}}});
