@@ -149,7 +149,7 @@ Status NodeInside::removeCgroup(const std::string& path) const {
   if (pathExists(full + "/cgroup.kill")) USERPOD_CHECK(writeFile(full + "/cgroup.kill", "1"));
   int failed = EBUSY;
   for (int attempt = 0; attempt < 200 && failed == EBUSY; ++attempt) {
-    if (attempt > 0) ::poll(nullptr, 0, 5);
+    if (attempt > 0) ::poll(nullptr, 0, attempt < 5 ? 1 : 5);
     failed = removeCgroupTree(AT_FDCWD, full.c_str());
   }
   if (failed != 0 && failed != ENOENT) return sysError("remove cgroup " + path, failed);

@@ -191,7 +191,12 @@ void CoreImpl::startContainer(const std::string& key, DoneCallback done) {
         return done(std::move(error));
       }
       background<Status>(
-          [this, id = current.id, handler = handlerOf(current)] { return runtime_->start(id, handler); },
+          [this, id = current.id, pid = current.pid, handler = handlerOf(current)]() -> Status {
+            auto started = runtime_->start(id, handler);
+            // A daemon that was killed had started it, too late to be seen when this one began.
+            if (!started && runtime_->started(handler, pid)) return {};
+            return started;
+          },
           [this, container, done = std::move(done)](Status started) mutable {
             finishStart(container, std::move(started), std::move(done));
           });

@@ -187,7 +187,9 @@ class CoreImpl final : public Core {
   Status recover();
   void recoverPod(const PodRecord& record);
   void recoverContainer(const ContainerRecord& record);
+  void adopt(const ContainerPointer& container);
   void removeLeftovers();
+  void removeUnknownCgroups();
 
   // jobs.cpp
   struct JobEntity {

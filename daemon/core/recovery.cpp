@@ -1,7 +1,10 @@
 // What a starting daemon finds: pods and containers of the one before it.
 #include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include <set>
+#include <algorithm>
+#include <filesystem>
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
@@ -9,16 +12,6 @@
 
 namespace userpod::core {
 namespace {
-
-// Field 22 of /proc/PID/stat; the second field, in parentheses, may hold anything.
-std::uint64_t processStart(pid_t pid) {
-  auto stat = readFile("/proc/" + std::to_string(pid) + "/stat");
-  if (!stat) return 0;
-  auto end = stat->rfind(')');
-  if (end == std::string::npos) return 0;
-  auto fields = split(trim(std::string_view(*stat).substr(end + 1)), ' ');
-  return fields.size() > 19 ? std::strtoull(fields[19].c_str(), nullptr, 10) : 0;
-}
 
 std::vector<std::string> namesIn(const std::string& path) {
   std::vector<std::string> names;
@@ -28,6 +21,30 @@ std::vector<std::string> namesIn(const std::string& path) {
     ::closedir(directory);
   }
   return names;
+}
+
+bool isProcess(pid_t pid, std::uint64_t start) {
+  auto found = pid > 0 ? processStartTime(pid) : Result<std::uint64_t>(Error(Code::Internal, "no process"));
+  return found && *found == start;
+}
+
+// The commands of execs that a killed daemon has left behind: nobody reads their output, and their cgroups' names come
+// again.
+void endExecs(const NodeInside& node, const std::string& cgroup) {
+  constexpr std::string_view kPrefix = "exec-";
+  for (const auto& name : namesIn(node.cgroupRoot + cgroup)) {
+    auto number = std::string_view(name).substr(std::min(name.size(), kPrefix.size()));
+    if (!name.starts_with(kPrefix) || number.empty() || number.find_first_not_of("0123456789") != std::string_view::npos)
+      continue;
+    if (auto removed = node.removeCgroup(cgroup + "/" + name); !removed) logWarning("{}", removed.error().text());
+  }
+}
+
+// An empty file is all that a container can have written that never was started.
+void removeEmptyFile(const std::string& path) {
+  struct stat info {};
+  if (!path.empty() && ::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 0)
+    ::unlink(path.c_str());
 }
 
 }  // namespace
@@ -67,6 +84,7 @@ void CoreImpl::recoverContainer(const ContainerRecord& record) {
   auto pod = pods_.find(record.podId);
   if (pod == pods_.end() || record.state == ContainerRecord::State::Creating) {
     undoContainer(record, handlerOf(record));
+    if (record.state == ContainerRecord::State::Creating) removeEmptyFile(record.logPath);
     noteStore(store_->removeContainer(record.id));
     return;
   }
@@ -75,45 +93,85 @@ void CoreImpl::recoverContainer(const ContainerRecord& record) {
   containers_[record.id] = container;
   containerNames_[containerNameKey(record.podId, record.config)] = record.id;
   pod->second->containers.insert(record.id);
-  if (record.state == ContainerRecord::State::Exited) return;
-  bool sameNode = pod->second->record->node == node_.instance;
-  bool alive = sameNode && record.pid > 0 && processStart(record.pid) == record.pidStart;
-  if (alive && !pathExists(parts_.paths.exits() + "/" + record.id)) {
-    if (auto pidfd = openPidfd(record.pid)) container->process = std::move(*pidfd);
-    if (auto monitor = openPidfd(record.monitorPid)) container->monitor = std::move(*monitor);
-    // A killed start may have been done or not: the process that still waits in the runtime says so by its name.
-    if (record.state == ContainerRecord::State::Created) {
-      auto name = readFile("/proc/" + std::to_string(record.pid) + "/comm");
-      if (name && trim(*name) != "crun" && !trim(*name).starts_with("runc")) {
-        ContainerRecord started = record;
-        started.state = ContainerRecord::State::Running;
-        started.startedAt = nowNanos();
-        commit(container, std::move(started));
-      }
-    }
-    if (container->monitor) return watchMonitor(container);
-    return monitorEnded(container);
+  if (record.state == ContainerRecord::State::Exited) {
+    // The daemon may have been killed between the exit and what follows it.
+    container->exitSeen = true;
+    container->operations.acquire([this, container] { releaseAfterExit(container); });
+  } else if (pod->second->record->node == node_.instance) {
+    adopt(container);
+  } else {
+    container->exitSeen = true;
+    container->operations.acquire([this, container] { handleExit(container); });
   }
-  container->exitSeen = true;
-  container->operations.acquire([this, container] { handleExit(container); });
 }
 
-// Directories of a daemon that was killed between making one and writing it down, or the other way round.
+// A container of this node that was alive when last heard of.
+void CoreImpl::adopt(const ContainerPointer& container) {
+  const ContainerRecord& record = *container->record;
+  endExecs(node_, record.cgroup);
+  bool alive = isProcess(record.pid, record.pidStart);
+  if (alive)
+    if (auto pidfd = openPidfd(record.pid)) container->process = std::move(*pidfd);
+  // A start that was cut off may have been done or not: the process says so.
+  if (alive && record.state == ContainerRecord::State::Created && runtime_->started(handlerOf(record), record.pid)) {
+    ContainerRecord started = record;
+    started.state = ContainerRecord::State::Running;
+    started.startedAt = nowNanos();
+    commit(container, std::move(started));
+  }
+  if (pathExists(parts_.paths.exits() + "/" + container->record->id)) return exitFileSeen(container->record->id);
+  // Its monitor may still be on its way to the exit file; by its cgroup it is known from another process of that number.
+  auto monitors = readFile(node_.cgroupRoot + "/mon/" + container->record->id + "/cgroup.procs", 4096);
+  auto numbers = split(monitors ? trim(*monitors) : std::string_view(), '\n');
+  if (std::find(numbers.begin(), numbers.end(), std::to_string(container->record->monitorPid)) != numbers.end())
+    if (auto monitor = openPidfd(container->record->monitorPid)) container->monitor = std::move(*monitor);
+  if (container->monitor) return watchMonitor(container);
+  monitorEnded(container);
+}
+
+// Things of a daemon that was killed between making one and writing it down, or the other way round; and of one whose
+// store is lost.
 void CoreImpl::removeLeftovers() {
   auto note = [](const Status& status) {
     if (!status) logWarning("left over from an earlier daemon: {}", status.error().text());
   };
+  for (const auto& [id, handler] : runtime_->containers())
+    if (!containers_.contains(id)) note(runtime_->remove(id, handler));
+  removeUnknownCgroups();
   for (const auto& id : storage_->containers())
     if (!containers_.contains(id)) note(storage_->removeContainer(id));
   for (const auto& id : namesIn(parts_.paths.runtime + "/containers"))
     if (!containers_.contains(id)) note(removeTree(parts_.paths.containerDirectory(id)));
-  for (const auto& id : namesIn(parts_.paths.runtime + "/pods"))
+  auto pods = namesIn(parts_.paths.runtime + "/pods");
+  auto pins = namesIn(parts_.paths.node + "/ns");
+  pods.insert(pods.end(), pins.begin(), pins.end());
+  for (const auto& id : pods)
     if (!pods_.contains(id)) {
       note(network_->tearDown(id, {}));
       note(removeTree(parts_.paths.podDirectory(id)));
     }
   for (const auto& id : namesIn(parts_.paths.exits()))
     if (!containers_.contains(id)) note(removeTree(parts_.paths.exits() + "/" + id));
+}
+
+// Cgroups of pods, containers and monitors are named by their ids, wherever kubelet wanted them.
+void CoreImpl::removeUnknownCgroups() {
+  constexpr std::size_t kIdLength = 64;
+  std::vector<std::string> unknown;
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator entry(node_.cgroupRoot, error);
+  for (; !error && entry != std::filesystem::recursive_directory_iterator(); entry.increment(error)) {
+    std::string name = entry->path().filename();
+    if (!entry->is_directory(error) || name.size() != kIdLength || !isHex(name)) continue;
+    if (pods_.contains(name)) continue;
+    // What is below a container's cgroup is its own affair.
+    entry.disable_recursion_pending();
+    if (!containers_.contains(name)) unknown.push_back(entry->path().string().substr(node_.cgroupRoot.size()));
+  }
+  for (const auto& path : unknown) {
+    logWarning("cgroup {} belongs to no pod or container: what runs there is ended", path);
+    if (auto removed = node_.removeCgroup(path); !removed) logWarning("{}", removed.error().text());
+  }
 }
 
 }  // namespace userpod::core

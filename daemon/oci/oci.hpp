@@ -89,8 +89,12 @@ class Runtime {
   // conmon in /mon/<id>, which runs `crun create`; RuntimeFailed carries the runtime's own words.
   virtual Result<CreatedProcess> create(const CreateInput& input) = 0;
   virtual Status start(const std::string& id, const std::string& handler) = 0;
-  // `crun delete --force` and the monitor's cgroup. Unknown is fine.
+  // Whether the container's process runs its own program already; before, it is the runtime that waits for start().
+  virtual bool started(const std::string& handler, pid_t pid) const = 0;
+  // Ends the monitor and what it was still making, then `crun delete --force`. Unknown, or half made, is fine.
   virtual Status remove(const std::string& id, const std::string& handler) = 0;
+  // Ids that a runtime keeps a state of.
+  virtual std::vector<std::pair<std::string, std::string>> containers() const = 0;  // id, handler
   // Returns at once. done is called once, on the exec loop's thread (or on the caller's for an unknown handler).
   // Timeout: the time was over, and the command with all it had started is killed. RuntimeFailed: the command was not
   // started (no such program), in the runtime's words. Canceled: the Runtime is being destroyed.

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 
 #include "daemon/oci/exec.hpp"
 #include "daemon/oci/oci.hpp"
@@ -73,6 +74,8 @@ Status RuntimeImpl::prepare(const Settings& settings) {
     return sysError("conmon " + settings.conmon + ", as configured,").as(Code::HelperMissing);
   }
   USERPOD_CHECK(makeDirectories(paths_.exits(), 0700));
+  // Calls and execs of a daemon that was killed: nobody reads their answers any more.
+  USERPOD_CHECK(node_.removeCgroup(kLeaf));
   USERPOD_TRY(leaf, node_.makeCgroup(kLeaf));
   leaf_ = std::move(leaf);
   USERPOD_TRY(loop, ExecLoop::start(paths_, node_, leaf_.get()));
@@ -134,11 +137,35 @@ Status RuntimeImpl::start(const std::string& id, const std::string& handlerName)
 Status RuntimeImpl::remove(const std::string& id, const std::string& handlerName) {
   USERPOD_TRY(handler, find(handlerName));
   execLoop_->forget(id);
-  Status deleted;
-  // The runtime's own directory of the container: without it there is nothing to delete, which saves a process.
-  if (pathExists(handler->stateRoot + "/" + id)) deleted = runTool(*handler, {"delete", "--force", id});
+  // The monitor first: in its cgroup `crun create` may still be at work, when the daemon that asked for it was killed.
   USERPOD_CHECK(node_.removeCgroup("/mon/" + id));
-  return deleted;
+  // The runtime's own directory of the container: without it there is nothing to delete, which saves a process.
+  std::string state = handler->stateRoot + "/" + id;
+  if (!pathExists(state)) return {};
+  auto deleted = runTool(*handler, {"delete", "--force", id});
+  if (deleted || !pathExists(state)) return {};
+  // A state that was only half written is more than the runtime can read; its processes go with the container's cgroup.
+  logMessage(Level::Warning, deleted.error().text() + "; its state is removed", {{"CONTAINER_ID", id}});
+  return removeTree(state);
+}
+
+bool RuntimeImpl::started(const std::string& handlerName, pid_t pid) const {
+  auto handler = find(handlerName);
+  struct stat program {};
+  struct stat running {};
+  if (!handler || pid <= 0 || ::stat((*handler)->program.c_str(), &program) < 0 ||
+      ::stat(fmt::format("/proc/{}/exe", pid).c_str(), &running) < 0)
+    return false;
+  return program.st_dev != running.st_dev || program.st_ino != running.st_ino;
+}
+
+std::vector<std::pair<std::string, std::string>> RuntimeImpl::containers() const {
+  std::vector<std::pair<std::string, std::string>> found;
+  std::error_code ignored;
+  for (const auto& [name, handler] : handlers_)
+    for (const auto& entry : std::filesystem::directory_iterator(handler.stateRoot, ignored))
+      if (isHex(entry.path().filename().string())) found.emplace_back(entry.path().filename(), name);
+  return found;
 }
 
 void RuntimeImpl::exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) {

@@ -46,7 +46,9 @@ class RuntimeImpl final : public Runtime {
   std::pair<std::string, std::string> version() const override;
   Result<CreatedProcess> create(const CreateInput& input) override;
   Status start(const std::string& id, const std::string& handler) override;
+  bool started(const std::string& handler, pid_t pid) const override;
   Status remove(const std::string& id, const std::string& handler) override;
+  std::vector<std::pair<std::string, std::string>> containers() const override;
   void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) override;
 
  private:
