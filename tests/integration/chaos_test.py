@@ -23,7 +23,7 @@ import grpc
 import cri
 import running
 
-ROUNDS = int(os.environ.get('USERPOD_CHAOS_ROUNDS') or (500 if cri.LONG else 4 if cri.SANITIZE else 16))
+ROUNDS = int(os.environ.get('USERPOD_CHAOS_ROUNDS') or ((60 if cri.SANITIZE else 500) if cri.LONG else 4 if cri.SANITIZE else 16))
 LEAST_HITS = 10 if ROUNDS >= 500 else 0
 SEED = int(os.environ.get('USERPOD_CHAOS_SEED') or time.time())
 WITNESS = 'trap "exit 0" TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done'
@@ -108,6 +108,7 @@ class Client(threading.Thread):
         del self.containers['task']
         self.call('StopPodSandbox', pod_sandbox_id=self.pod)
         self.call('RemovePodSandbox', pod_sandbox_id=self.pod)
+        self.forget()
 
     def run(self):
         try:

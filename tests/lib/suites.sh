@@ -91,7 +91,8 @@ startRegistry() {
 
 # integrationSuite NAME DIR [units]: with "units" the unit tests too, while a node and a registry are there for them
 integrationSuite() {
-  local name=$1 dir=$2 units=${3:-} t test log status began
+  local name=$1 dir=$2 units=${3:-} limit=400 t test log status began
+  [ -z "$long" ] || limit=7200
   startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
   /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
   export USERPOD_PREFIX=$dir/prefix
@@ -102,7 +103,7 @@ integrationSuite() {
     [ -x "$t" ] || continue
     chosen "$(basename "$t" .py)" || continue
     test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
-    USERPOD_BUILD=$dir timeout -k 20 "${USERPOD_TEST_TIMEOUT:-400}" "$t" > "$log" 2>&1 < /dev/null || status=$?
+    USERPOD_BUILD=$dir timeout -k 20 "${USERPOD_TEST_TIMEOUT:-$limit}" "$t" > "$log" 2>&1 < /dev/null || status=$?
     case $status in
       0) result PASS "$name/$test"
          # A test of many parts tells of those it left out: "SKIP: reason".
