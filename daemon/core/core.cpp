@@ -1,5 +1,3 @@
-#include <sys/inotify.h>
-
 #include <future>
 
 #include "daemon/core/core_impl.hpp"
@@ -13,7 +11,6 @@ namespace {
 // Enough for many stops and creates at once; what they wait for is mostly other processes.
 constexpr unsigned kWorkers = 12;
 constexpr unsigned kPulls = 4;
-constexpr std::chrono::seconds kConditionInterval{15};
 
 }  // namespace
 
@@ -74,7 +71,7 @@ Status CoreImpl::start() {
   pulls_ = std::make_unique<Workers>(kPulls, "pull");
   std::promise<Status> ready;
   post([&] {
-    Status status = watchExits();
+    Status status = startWatches();
     if (status) status = recover();
     if (status) refreshConditions();
     ready.set_value(std::move(status));
@@ -103,14 +100,19 @@ Status CoreImpl::openParts() {
   return {};
 }
 
-Status CoreImpl::watchExits() {
+Status CoreImpl::startWatches() {
+  USERPOD_TRY(watches, Watches::start(*strand_));
+  watches_ = std::move(watches);
   // conmon writes a temporary file and renames it: the whole text is there at IN_MOVED_TO.
-  exitWatch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!exitWatch_)
-    return sysError("inotify (see fs.inotify.max_user_instances; `userpodctl doctor` names the mend)");
-  if (::inotify_add_watch(exitWatch_.get(), parts_.paths.exits().c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0)
-    return sysError("watch " + parts_.paths.exits());
-  return strand_->watch(exitWatch_.get(), EPOLLIN, [this](std::uint32_t) { readExitEvents(); });
+  USERPOD_CHECK(watches_->add(parts_.paths.exits(), IN_MOVED_TO | IN_CLOSE_WRITE, [this](const std::string& name) {
+    if (!name.empty()) return exitFileSeen(name);
+    auto all = containers_;
+    for (const auto& [id, container] : all) exitFileSeen(id);
+  }));
+  // The holder's word about the uplink, renamed into place too.
+  USERPOD_CHECK(
+      watches_->add(parts_.paths.nodeState(), IN_MOVED_TO, [this](const std::string&) { refreshConditions(); }));
+  return {};
 }
 
 void CoreImpl::subscribe(std::function<void(const Change&)> listener) {
@@ -158,7 +160,7 @@ void CoreImpl::report(Condition condition) {
   });
 }
 
-// What may change under us without an event of ours: the uplink, and what the host delegates.
+// What the node's holder decides.
 void CoreImpl::refreshConditions() {
   std::vector<Condition> host;
   auto uplink = readUplinkState(parts_.paths);
@@ -175,7 +177,6 @@ void CoreImpl::refreshConditions() {
     hostConditions_ = std::move(host);
     publish(Change::Kind::Conditions, "");
   }
-  strand_->runAfter(kConditionInterval, [this] { refreshConditions(); });
 }
 
 void CoreImpl::noteStore(const Status& status) {

@@ -13,6 +13,7 @@
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
+#include "daemon/sys/watches.hpp"
 #include "userns/node.hpp"
 
 namespace userpod::core {
@@ -120,10 +121,12 @@ class CoreImpl final : public Core {
     });
   }
   Status openParts();
-  Status watchExits();
+  Status startWatches();
   void publish(Change::Kind kind, const std::string& id, bool removed = false);
   void refreshConditions();
   std::vector<Condition> conditions() const;
+  Condition monitorsCondition() const;
+  Condition nodeCondition() const;
   template <typename Map>
   static typename Map::mapped_type findByKey(const Map& map, const std::string& key);
 
@@ -225,7 +228,9 @@ class CoreImpl final : public Core {
   std::string storeProblem_;
   std::vector<std::function<void(const Change&)>> listeners_;
   std::atomic<std::uint32_t> nextJob_{1};
-  std::atomic<std::shared_ptr<const Snapshot>> snapshot_;
+  // Not std::atomic: libstdc++'s has a lock inside all the same, and one that the thread sanitizer cannot see.
+  mutable std::mutex snapshotMutex_;
+  std::shared_ptr<const Snapshot> snapshot_;  // guarded by snapshotMutex_
 
   // Last, so that they end first: nothing of the above is touched afterwards.
   std::unique_ptr<EventLoop> strand_;

@@ -1,6 +1,5 @@
 // Stopping containers, and how their exits are seen.
-#include <sys/inotify.h>
-
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 
@@ -106,24 +105,6 @@ void CoreImpl::killContainer(const std::string& key, int signal, bool whole, Don
     signalAll(node_.cgroupRoot + (*record)->cgroup, signal);
     done({});
   });
-}
-
-void CoreImpl::readExitEvents() {
-  alignas(inotify_event) std::array<char, 16384> buffer{};
-  for (;;) {
-    ssize_t count = ::read(exitWatch_.get(), buffer.data(), buffer.size());
-    if (count <= 0) return;
-    for (ssize_t at = 0; at < count;) {
-      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
-      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
-      if ((event->mask & IN_Q_OVERFLOW) != 0) {
-        auto all = containers_;
-        for (const auto& [id, container] : all) exitFileSeen(id);
-      } else if (event->len > 0) {
-        exitFileSeen(event->name);
-      }
-    }
-  }
 }
 
 void CoreImpl::exitFileSeen(const std::string& id) {

@@ -11,6 +11,7 @@
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/util.hpp"
+#include "daemon/sys/watches.hpp"
 
 namespace userpod {
 namespace {
@@ -129,6 +130,76 @@ TEST(EventLoop, RunsTasksTimersAndWatchesInOneThread) {
   });
   (*loop)->post([&] { order += "b"; });
   EXPECT_EQ(result.get_future().get(), "abcd");
+}
+
+// On the loop's thread, as all that watches do.
+void runIn(EventLoop& loop, const std::function<void()>& task) {
+  std::promise<void> done;
+  loop.post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().get();
+}
+
+TEST(Watches, NameTheEntryAndEndWithTheirFile) {
+  std::string top = temporaryDirectory();
+  std::string file = top + "/file";
+  ASSERT_TRUE(writeFile(file, "1"));
+  auto loop = EventLoop::start("test");
+  std::unique_ptr<Watches> watches;
+  std::promise<std::string> entry;
+  std::promise<std::string> whole;
+  Watches::Id gone = 0;
+  runIn(**loop, [&] {
+    watches = std::move(*Watches::start(**loop));
+    auto directory = watches->add(top, IN_MOVED_TO, [&](const std::string& name) { entry.set_value(name); });
+    ASSERT_TRUE(directory);
+    gone = *directory;
+    ASSERT_TRUE(watches->add(file, IN_CLOSE_WRITE, [&](const std::string& name) { whole.set_value("file" + name); }));
+    auto twice = watches->add(file, IN_MODIFY, [](const std::string&) {});
+    ASSERT_FALSE(twice);
+    EXPECT_EQ(twice.error().sysErrno(), EEXIST);
+  });
+  ASSERT_TRUE(writeFile(file, "2"));
+  EXPECT_EQ(whole.get_future().get(), "file");
+  ASSERT_EQ(::rename(file.c_str(), (top + "/other").c_str()), 0);
+  EXPECT_EQ(entry.get_future().get(), "other");
+  ASSERT_TRUE(removeTree(top));
+  runIn(**loop, [&] { watches->remove(gone); });
+  (*loop)->shutdown();
+}
+
+TEST(Watches, TellEverybodyAfterAnOverflow) {
+  std::string top = temporaryDirectory();
+  auto loop = EventLoop::start("test");
+  std::unique_ptr<Watches> watches;
+  int removed = 0;
+  std::promise<void> told;
+  // The loop is busy while more happens than the kernel's queue takes.
+  runIn(**loop, [&] {
+    watches = std::move(*Watches::start(**loop));
+    for (const char* name : {"/many", "/quiet", "/removed"}) ASSERT_TRUE(makeDirectories(top + name, 0700));
+    ASSERT_TRUE(watches->add(top + "/many", IN_CREATE | IN_DELETE, [](const std::string&) {}));
+    ASSERT_TRUE(watches->add(top + "/quiet", IN_CREATE, [&](const std::string& name) {
+      EXPECT_EQ(name, "");
+      told.set_value();
+    }));
+    auto id = watches->add(top + "/removed", IN_CREATE, [&](const std::string&) { ++removed; });
+    ASSERT_TRUE(id);
+    watches->remove(*id);
+    auto limit = readFile("/proc/sys/fs/inotify/max_queued_events");
+    ASSERT_TRUE(limit);
+    std::string file = top + "/many/file";
+    for (long left = std::strtol(limit->c_str(), nullptr, 10); left >= 0; left -= 2) {
+      ASSERT_EQ(::mkdir(file.c_str(), 0700), 0);
+      ASSERT_EQ(::rmdir(file.c_str()), 0);
+    }
+  });
+  told.get_future().get();
+  EXPECT_EQ(removed, 0);
+  (*loop)->shutdown();
+  EXPECT_TRUE(removeTree(top));
 }
 
 TEST(Workers, RunEverythingBeforeTheyEnd) {
