@@ -18,6 +18,15 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#ifdef __SANITIZE_THREAD__
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
+#endif
+
 namespace userpod {
 namespace {
 
@@ -39,6 +48,22 @@ inline __attribute__((always_inline)) long rawClone3(clone_args* arguments, std:
 #endif
 }
 
+// The child borrows the parent's memory, and with it what the thread sanitizer notes of the parent's thread: calls that
+// never return may not be entered there, and the child's descriptors are not the parent's.
+#define USERPOD_IN_CHILD __attribute__((no_sanitize("thread")))
+struct ChildIgnored {
+#ifdef __SANITIZE_THREAD__
+  ChildIgnored() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~ChildIgnored() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#endif
+};
+
 // Everything the child needs, prepared by the parent: between clone3 and exec only async-signal-safe calls are made.
 struct Plan {
   char** argv;
@@ -54,13 +79,13 @@ struct Plan {
   int failedErrno;
 };
 
-[[noreturn]] void fail(Plan& plan, const char* step) {
+[[noreturn]] USERPOD_IN_CHILD void fail(Plan& plan, const char* step) {
   plan.failedErrno = errno;
   plan.failedStep = step;
   _exit(127);
 }
 
-void placeDescriptors(Plan& plan) {
+USERPOD_IN_CHILD void placeDescriptors(Plan& plan) {
   // Two passes: first out of the way of every target, then to the targets, or a move could overwrite a later source.
   std::array<int, 32> moved{};
   for (std::size_t i = 0; i < plan.descriptorCount; ++i) {
@@ -82,7 +107,7 @@ void placeDescriptors(Plan& plan) {
   }
 }
 
-[[noreturn]] __attribute__((noinline)) void childMain(Plan& plan) {
+[[noreturn]] USERPOD_IN_CHILD __attribute__((noinline)) void childMain(Plan& plan) {
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
   for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
@@ -140,8 +165,12 @@ Result<Child> spawn(const SpawnOptions& options) {
   sigset_t before;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);  // no handler of ours may run on the shared stack in the child
-  long pid = rawClone3(&arguments, sizeof(arguments));
-  if (pid == 0) childMain(plan);
+  long pid = -1;
+  {
+    [[maybe_unused]] ChildIgnored ignored;
+    pid = rawClone3(&arguments, sizeof(arguments));
+    if (pid == 0) childMain(plan);
+  }
 #ifdef __SANITIZE_ADDRESS__
   // The child ran further down this stack and never returned: its frames' red zones would stay there.
   __asan_unpoison_memory_region(static_cast<char*>(__builtin_frame_address(0)) - 65536, 65536);

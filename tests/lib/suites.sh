@@ -1,6 +1,9 @@
 # Sourced by tests/run, as the ordinary user: builds and runs the suites.
 # Uses: root, suites, only, build, long.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
 
+# shellcheck source=thread_suite.sh
+. "$root/tests/lib/thread_suite.sh"
+
 work='' results=''
 
 say() { printf '== %s\n' "$*"; }
@@ -39,7 +42,7 @@ unitsOf() { (cd "$1/share/systemd/user" && echo *); }
 
 # installAndStart DIR: for this session only, below the runtime directory; nothing of the user's own is touched.
 installAndStart() {
-  local dir=$1 prefix=$1/prefix
+  local dir=$1 prefix=$1/prefix options
   if systemctl --user cat userpod-node.service > /dev/null 2>&1 || [ -e "${XDG_DATA_HOME:-$HOME/.local/share}/userpod/images.db" ]; then
     echo "a userpod of this user is installed or has data: take it away (units/quickstart --remove), or run the tests as another user"
     return 1
@@ -48,8 +51,10 @@ installAndStart() {
   mkdir -p "$XDG_RUNTIME_DIR/systemd/user" "$XDG_RUNTIME_DIR/dbus-1/services"
   cp "$prefix"/share/systemd/user/* "$XDG_RUNTIME_DIR/systemd/user/"
   cp "$prefix"/share/dbus-1/services/* "$XDG_RUNTIME_DIR/dbus-1/services/"
-  [ -z "${USERPOD_SANITIZE:-}" ] ||
-    systemctl --user set-environment "ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0:log_path=$work/sanitizer" "UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$work/sanitizer"
+  [ -z "${unit_wrapper:-}" ] || sed -i "s#^\(Exec[A-Za-z]*=\)/#\1$unit_wrapper/#" "$XDG_RUNTIME_DIR"/systemd/user/userpod*.service
+  for options in ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS; do
+    [ -z "${!options:-}" ] || systemctl --user set-environment "$options=${!options}:detect_leaks=0:log_path=$work/sanitizer"
+  done
   systemctl --user daemon-reload
   busctl --user --quiet call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
   systemctl --user start userpod.socket && "$prefix/bin/userpod-cri" version > "$work/version" 2>&1 && return
@@ -63,7 +68,7 @@ stopAndRemove() {
   "$prefix/bin/userpodctl" reset --yes > "$work/reset.log" 2>&1 || { cat "$work/reset.log"; return 1; }
   for unit in $(unitsOf "$prefix"); do rm -f "$XDG_RUNTIME_DIR/systemd/user/$unit"; done
   rm -f "$XDG_RUNTIME_DIR/dbus-1/services/org.userpod1.service"
-  systemctl --user unset-environment ASAN_OPTIONS UBSAN_OPTIONS
+  systemctl --user unset-environment ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
   systemctl --user daemon-reload
   systemctl --user reset-failed 'userpod*' 2> /dev/null || true
 }
@@ -159,5 +164,6 @@ runSuites() {
       integrationSuite sanitize "$build-sanitize" units
     else result FAIL build/sanitize "does not build"; fi
   fi
+  if wants thread; then threadSuite; fi
   summary
 }
