@@ -82,7 +82,10 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   USERPOD_TRY(core, core::Core::open({paths, settings, std::make_shared<Broker>(std::move(brokerSocket))}));
   USERPOD_TRY(server, cri::Server::start(*core, std::move(socket)));
   auto frontEnd = bus::Bus::start(*core);
-  if (!frontEnd) logWarning("no bus: {}; the CRI works without it", frontEnd.error().text());
+  if (!frontEnd) {
+    logWarning("no bus: {}; the CRI works without it", frontEnd.error().text());
+    core->report({"SessionBus", false, "NoSessionBus", frontEnd.error().text()});
+  }
   (void)::sd_notifyf(0, "READY=1\nSTATUS=Serving the CRI on %s", paths.criSocket().c_str());
   serve(*core, signals);
   (void)::sd_notify(0, "STOPPING=1");

@@ -66,6 +66,7 @@ void Bus::claimName() {
     requestName(*connection_, kBusName);
     retrySeconds_ = 1;
     problem_.clear();
+    core_.report({"SessionBus", true, "", ""});
     logInfo("bus: {} is on the session bus", kBusName);
   } catch (const sdbus::Error& error) {
     if (std::string_view(error.what()).find("ile exists") == std::string_view::npos) return lost(error.what());
@@ -73,6 +74,7 @@ void Bus::claimName() {
     if (problem != problem_)
       logWarning("bus: {} (`busctl --user status {}` shows it); waiting for it to go", problem, kBusName);
     problem_ = problem;
+    core_.report({"SessionBus", false, "NameTaken", problem});
     retry(&Bus::claimName);
   }
   pump();
@@ -87,6 +89,7 @@ void Bus::lost(const std::string& why) {
   disconnect();
   if (why != problem_) logWarning("bus: no session bus ({}); the CRI works without, trying again", why);
   problem_ = why;
+  core_.report({"SessionBus", false, "NoSessionBus", why});
   retry(&Bus::connect);
 }
 

@@ -114,8 +114,12 @@ Status Node::joinAll() const { return joinNamespaces(pidfd_.get(), kJoined | CLO
 
 Result<NodeInside> NodeInside::open(const Paths& paths) {
   NodeInside node;
-  USERPOD_TRY(text, readFile(paths.nodeState() + "/holder.json", 16 << 10));
+  std::string file = paths.nodeState() + "/holder.json";
+  USERPOD_TRY(text, readFile(file, 16 << 10));
   USERPOD_TRY(state, parseHolderState(text));
+  struct stat info{};
+  if (::stat(file.c_str(), &info) < 0) return sysError("look at " + file);
+  node.startedAt = info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec;
   node.instance = state.instance;
   node.hostCgroup = state.cgroup;
   struct {

@@ -49,6 +49,7 @@ class Node {
 // The node seen from a process that has joined it (the inner daemon). Descriptors stay valid while the node lives.
 struct NodeInside {
   std::string instance;
+  std::int64_t startedAt = 0;  // when the node was made, nanoseconds since the epoch
   UniqueFd networkNamespace;  // /proc/1/ns/net
   UniqueFd cgroupNamespace;   // /proc/1/ns/cgroup, for SpawnOptions::cgroupNamespace
   UniqueFd ipcNamespace;

@@ -133,9 +133,16 @@ void CoreImpl::publish(Change::Kind kind, const std::string& id, bool removed) {
   for (const auto& [key, job] : jobs_) next->jobs.push_back(job.record);
   next->conditions = conditions();
   std::shared_ptr<const Snapshot> snapshot = std::move(next);
-  snapshot_.store(snapshot);
+  auto earlier = snapshot;  // not destroyed under the lock
+  {
+    std::lock_guard lock(snapshotMutex_);
+    snapshot_.swap(earlier);
+  }
   Change change{kind, id, removed, snapshot};
   for (const auto& listener : listeners_) listener(change);
+  // Some conditions follow from what is listed.
+  if (kind == Change::Kind::Conditions || (earlier && earlier->conditions == snapshot->conditions)) return;
+  for (const auto& listener : listeners_) listener({Change::Kind::Conditions, "", false, snapshot});
 }
 
 std::vector<Condition> CoreImpl::conditions() const {
@@ -145,6 +152,8 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"NetworkReady", network.empty(), network.empty() ? "" : "NetworkPluginNotReady", network});
   std::string note = network_->note();
   list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
+  list.push_back(monitorsCondition());
+  list.push_back(nodeCondition());
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
   for (const auto& [type, condition] : reported_) list.push_back(condition);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <set>
 #include <unordered_map>
 
@@ -61,6 +62,10 @@ struct ContainerEntity {
   bool removed = false;
 };
 
+// ContainerRecord::reason when nobody saw the exit.
+inline constexpr const char* kMonitorLost = "MonitorLost";
+inline constexpr const char* kNodeEnded = "NodeEnded";
+
 using PodPointer = std::shared_ptr<PodEntity>;
 using ContainerPointer = std::shared_ptr<ContainerEntity>;
 
@@ -70,7 +75,10 @@ class CoreImpl final : public Core {
   ~CoreImpl() override;
   Status start();
 
-  std::shared_ptr<const Snapshot> snapshot() const override { return snapshot_.load(); }
+  std::shared_ptr<const Snapshot> snapshot() const override {
+    std::lock_guard lock(snapshotMutex_);
+    return snapshot_;
+  }
   void subscribe(std::function<void(const Change&)> listener) override;
   const Info& info() const override { return info_; }
   const Paths& paths() const override { return parts_.paths; }
@@ -181,10 +189,11 @@ class CoreImpl final : public Core {
   void killForStop(const ContainerPointer& container);
   void watchMonitor(const ContainerPointer& container);
   void monitorEnded(const ContainerPointer& container);
-  void readExitEvents();
   void exitFileSeen(const std::string& id);
   void handleExit(const ContainerPointer& container);
-  void commitExit(const ContainerPointer& container, const oci::ExitRecord& exit, bool known);
+  void commitExit(const ContainerPointer& container, const oci::ExitRecord& exit);
+  void commitLostExit(const ContainerPointer& container);
+  void commitEnd(const ContainerPointer& container, ContainerRecord record);
 
   // recovery.cpp: before the strand serves anybody
   Status recover();
@@ -215,7 +224,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<images::Images> images_;
   std::unique_ptr<network::Network> network_;
   std::unique_ptr<oci::Runtime> runtime_;
-  UniqueFd exitWatch_;  // the daemon's one inotify descriptor
+  std::unique_ptr<Watches> watches_;  // the daemon's one inotify descriptor
 
   std::map<std::string, PodPointer> pods_;
   std::map<std::string, ContainerPointer> containers_;

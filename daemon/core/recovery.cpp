@@ -69,6 +69,7 @@ void CoreImpl::recoverPod(const PodRecord& found) {
   PodRecord record = found;
   if (record.state == PodRecord::State::Ready && record.node != node_.instance) {
     record.state = PodRecord::State::NotReady;
+    record.endedWithNode = true;
     noteStore(store_->putPod(record));
   }
   pod->stopping = record.state != PodRecord::State::Ready;

@@ -1,5 +1,4 @@
 // Stopping containers, and how their exits are seen.
-#include <algorithm>
 #include <csignal>
 #include <filesystem>
 
@@ -121,26 +120,41 @@ void CoreImpl::handleExit(const ContainerPointer& container) {
   if (container->removed || ended(*container->record)) return container->operations.release();
   auto exit = oci::readExitFile(parts_.paths, container->record->id);
   if (!exit || !*exit) {
-    logMessage(Level::Warning, exit ? "exit file vanished" : exit.error().text(),
-               {{"CONTAINER_ID", container->record->id}});
-    return commitExit(container, {kLostExitCode, nowNanos()}, false);
+    if (!exit) logMessage(Level::Warning, exit.error().text(), {{"CONTAINER_ID", container->record->id}});
+    return commitLostExit(container);
   }
-  commitExit(container, **exit, true);
+  commitExit(container, **exit);
 }
 
-void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitRecord& exit, bool known) {
+void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitRecord& exit) {
   ContainerRecord record = *container->record;
-  record.state = ContainerRecord::State::Exited;
   record.exitCode = exit.code;
-  record.finishedAt = std::max(exit.finishedAt, record.startedAt);
-  record.pid = 0;
+  record.finishedAt = exit.finishedAt;
   // Before the OCI runtime deletes the cgroup, and its figures with it.
   record.oomKilled = oci::oomKills(node_, record.cgroup) > 0 && exit.code == 128 + SIGKILL;
   record.reason = record.oomKilled ? "OOMKilled" : exit.code == 0 ? "Completed" : "Error";
-  if (!known) {
-    record.reason = "ContainerStatusUnknown";
-    record.message = "the container's monitor ended without reporting an exit code";
-  }
+  commitEnd(container, std::move(record));
+}
+
+// An exit that nobody saw: the monitor was killed, or all of them ended with the node.
+void CoreImpl::commitLostExit(const ContainerPointer& container) {
+  ContainerRecord record = *container->record;
+  auto pod = pods_.find(record.podId);
+  bool nodeEnded = pod != pods_.end() && pod->second->record->node != node_.instance;
+  record.exitCode = kLostExitCode;
+  // When a node ends by force it says nothing; the start of the next one is the nearest time that is known.
+  record.finishedAt = nodeEnded ? node_.startedAt : nowNanos();
+  record.reason = nodeEnded ? kNodeEnded : kMonitorLost;
+  record.message = nodeEnded ? "the node, with all its processes, ended under the container"
+                             : "conmon, the container's monitor, was killed: its exit code is not known";
+  logMessage(Level::Warning, record.message, {{"CONTAINER_ID", record.id}});
+  commitEnd(container, std::move(record));
+}
+
+void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord record) {
+  record.state = ContainerRecord::State::Exited;
+  record.finishedAt = std::max({record.finishedAt, record.startedAt, record.createdAt});
+  record.pid = 0;
   reachStage("exit.seen", record.id);
   commit(container, std::move(record));
   reachStage("exit.committed", container->record->id);
@@ -170,7 +184,7 @@ void CoreImpl::monitorEnded(const ContainerPointer& container) {
     if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
     container->operations.acquire([this, container] {
       if (container->removed || ended(*container->record)) return container->operations.release();
-      commitExit(container, {kLostExitCode, nowNanos()}, false);
+      commitLostExit(container);
     });
   });
 }

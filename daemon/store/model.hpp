@@ -96,6 +96,7 @@ struct PodRecord {
   std::vector<std::string> addresses;   // textual, primary first; empty for the node's network
   std::string node;                     // userns::Node::instance() it was made in: another one means that it is gone
   std::string cgroup;                   // of the pod, below the node's cgroup root, "/pods/<id>" or the given parent
+  bool endedWithNode = false;           // it was ready when its node ended
 };
 
 struct MountConfig {
@@ -191,7 +192,7 @@ struct ContainerRecord {
   std::int64_t finishedAt = 0;
   std::int32_t exitCode = 0;  // meaningful when finishedAt is set; 128 + signal after a signal
   bool oomKilled = false;
-  std::string reason;   // Completed, Error, OOMKilled, StartError, ContainerStatusUnknown
+  std::string reason;   // Completed, Error, OOMKilled, StartError, or why nobody saw its exit: MonitorLost, NodeEnded
   std::string message;
 };
 
