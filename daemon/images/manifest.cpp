@@ -20,13 +20,15 @@ constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
 constexpr std::size_t kDeepest = 64;
 
 
-// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack.
+// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack. A NUL byte, which JSON can
+// spell, is in no honest text, and would cut it short wherever it goes on as a C string.
 Result<json> parseObject(std::string_view document, std::string_view what) {
   std::size_t depth = 0;
   bool inString = false;
   for (std::size_t at = 0; at < document.size(); ++at) {
     char c = document[at];
     if (inString) {
+      if (c == '\\' && document.substr(at + 1, 5) == "u0000") return invalidImage(fmt::format("{}: a text with a NUL byte", what));
       if (c == '\\') ++at;
       if (c == '"') inString = false;
     } else if (c == '"') {

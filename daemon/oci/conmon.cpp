@@ -6,8 +6,8 @@
 
 #include <array>
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
+#include "daemon/oci/messages.hpp"
 #include "daemon/oci/runtime_impl.hpp"
 #include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
@@ -46,26 +46,19 @@ std::string readWords(int fd) {
   return plainMessage({buffer.data(), static_cast<std::size_t>(std::max<ssize_t>(count, 0))});
 }
 
-// {"data": pid}, or {"data": -1, "message": "the runtime's words"} (conmon, --api-version 1).
-Result<pid_t> parseAnswer(const std::string& answer, const std::string& flavour, int errors) {
-  auto json = nlohmann::json::parse(answer, nullptr, false);
-  if (!json.is_object() || !json.contains("data") || !json["data"].is_number_integer()) {
-    auto words = readWords(errors);
-    return Error(Code::MonitorFailed, "conmon ended without an answer" + (words.empty() ? "" : ": " + words));
-  }
-  auto pid = json["data"].get<std::int64_t>();
-  if (pid > 0) return static_cast<pid_t>(pid);
-  std::string words = json.contains("message") && json["message"].is_string()
-                          ? plainMessage(json["message"].get<std::string>())
-                          : readWords(errors);
+Result<pid_t> pidOf(const std::string& text, const std::string& flavour, int errors) {
+  auto answer = parseMonitorAnswer(text);
+  if (answer && answer->pid > 0) return answer->pid;
+  std::string words = answer && !answer->words.empty() ? answer->words : readWords(errors);
+  if (!answer) return Error(Code::MonitorFailed, "conmon ended without an answer" + (words.empty() ? "" : ": " + words));
   return Error(Code::RuntimeFailed, flavour + " create: " + (words.empty() ? "failed without a word" : words));
 }
 
 Result<pid_t> readPidFile(const std::string& path) {
   USERPOD_TRY(text, readFile(path, 64));
-  auto pid = std::strtol(text.c_str(), nullptr, 10);
-  if (pid <= 0) return Error(Code::MonitorFailed, path + " holds no process number");
-  return static_cast<pid_t>(pid);
+  auto pid = parseNumber(text);
+  if (!pid || *pid <= 0) return Error(Code::MonitorFailed, path + " holds no process number");
+  return *pid;
 }
 
 }  // namespace
@@ -119,7 +112,7 @@ Result<CreatedProcess> RuntimeImpl::launchMonitor(const Handler& handler, const 
   // The monitor is its child's child by now, or has failed: either way this one ends at once.
   USERPOD_TRY(ended, first.waitFor(std::chrono::seconds(10)));
   if (!ended) return Error(Code::MonitorFailed, "conmon did not leave its monitor behind");
-  USERPOD_TRY(pid, parseAnswer(answer, handler.flavour, errors.read.get()));
+  USERPOD_TRY(pid, pidOf(answer, handler.flavour, errors.read.get()));
   CreatedProcess process;
   process.pid = pid;
   USERPOD_TRY(start, processStartTime(pid));

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "daemon/oci/messages.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"

@@ -6,16 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
+#include "daemon/oci/messages.hpp"
 #include "daemon/oci/runtime_impl.hpp"
 #include "daemon/sys/mount.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::oci {
 namespace {
-
-constexpr std::size_t kMessageLimit = 4096;
 
 Result<std::string> findRuntime(const std::string& name, const std::string& configured) {
   if (configured.empty()) return findProgram(name);
@@ -46,45 +44,7 @@ Status bindReadOnly(const std::string& program, const std::string& target) {
   return setPropagation(target, MS_PRIVATE);
 }
 
-bool isTimestamp(std::string_view word) {
-  return word.size() >= 20 && word[4] == '-' && word[10] == 'T' && (word.back() == ':' || word.back() == 'Z');
-}
-
-// One line of a log: crun writes "2026-01-01T00:00:00.000000Z: text" or JSON with msg, runc level=error msg="text".
-std::string plainLine(std::string_view line) {
-  line = trim(line);
-  if (line.starts_with("{")) {
-    auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_object() && json.contains("msg") && json["msg"].is_string()) return json["msg"];
-  }
-  auto space = line.find(' ');
-  if (space != std::string_view::npos && isTimestamp(line.substr(0, space))) line = trim(line.substr(space));
-  if (line.starts_with("[conmon:")) {
-    auto end = line.find("]: ");
-    if (end != std::string_view::npos) line.remove_prefix(end + 3);
-  }
-  for (std::string_view prefix : {"error: ", "crun: ", "runc: "})
-    if (line.starts_with(prefix)) line.remove_prefix(prefix.size());
-  return std::string(line);
-}
-
 }  // namespace
-
-std::string plainMessage(std::string_view text) {
-  std::string result;
-  for (const auto& line : split(text, '\n')) {
-    std::string plain = plainLine(line);
-    if (plain.empty()) continue;
-    result += (result.empty() ? "" : "; ") + plain;
-  }
-  std::replace_if(
-      result.begin(), result.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
-  if (result.size() > kMessageLimit) result.resize(kMessageLimit);
-  if (!isUtf8(result))
-    std::replace_if(
-        result.begin(), result.end(), [](char c) { return (c & 0x80) != 0; }, '?');
-  return result;
-}
 
 std::vector<std::string> Handler::command() const {
   std::vector<std::string> list{program, "--root=" + stateRoot};

@@ -5,10 +5,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <filesystem>
 
 #include "daemon/oci/exec.hpp"
+#include "daemon/oci/messages.hpp"
 #include "daemon/oci/oci.hpp"
 #include "daemon/oci/runtime_impl.hpp"
 #include "daemon/sys/log.hpp"
@@ -182,10 +182,9 @@ Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::st
   struct stat info {};
   if (::fstat(file->get(), &info) < 0) return sysError("stat exit file of " + id);
   ExitRecord record;
-  auto number = trim(text);
-  auto parsed = std::from_chars(number.data(), number.data() + number.size(), record.code);
-  if (parsed.ec != std::errc() || parsed.ptr != number.data() + number.size())
-    return Error(Code::MonitorFailed, "exit file of container " + id + " holds no number");
+  auto code = parseNumber(text);
+  if (!code) return Error(Code::MonitorFailed, "exit file of container " + id + " holds no number");
+  record.code = *code;
   record.finishedAt = static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
   return std::optional<ExitRecord>(record);
 }

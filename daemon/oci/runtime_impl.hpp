@@ -31,9 +31,6 @@ std::vector<std::string> toolEnvironment(const Paths& paths);
 // has only 200, and the session keyring of the user may hold tickets and disk keys.
 Result<Child> spawnTool(const SpawnOptions& options);
 
-// The words of crun, runc or conmon without time stamps, prefixes and JSON around them, on one line, cut at 4 KiB.
-std::string plainMessage(std::string_view text);
-
 class ExecLoop;
 
 class RuntimeImpl final : public Runtime {

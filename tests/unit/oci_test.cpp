@@ -10,8 +10,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "daemon/oci/messages.hpp"
 #include "daemon/oci/mount_source.hpp"
-#include "daemon/oci/runtime_impl.hpp"
 #include "daemon/oci/spec.hpp"
 #include "daemon/sys/fd.hpp"
 
@@ -341,6 +341,14 @@ TEST(OciMessages, AreTheRuntimesWordsOnly) {
   EXPECT_EQ(plainMessage("{\"msg\":\"no space\",\"level\":\"error\"}\n"), "no space");
   EXPECT_EQ(plainMessage("[conmon:e]: one\ncrun: two\n\n"), "one; two");
   EXPECT_EQ(plainMessage(std::string("a\x01\xff", 3)), "a ?");
+}
+
+TEST(OciMessages, TheMonitorsAnswer) {
+  EXPECT_EQ(parseMonitorAnswer("{\"data\": 42}\n")->pid, 42);
+  EXPECT_EQ(parseMonitorAnswer("{\"data\": -1, \"message\": \"crun: no\"}")->words, "no");
+  EXPECT_EQ(parseMonitorAnswer("{\"data\": -1, \"message\": \"no \xff\"}")->words, "no ?");
+  EXPECT_EQ(parseMonitorAnswer("{\"data\": 4294967298}")->pid, 0);
+  for (const char* none : {"", "{", "[1]", "{\"data\": \"1\"}", "{\"pid\": 1}"}) EXPECT_FALSE(parseMonitorAnswer(none)) << none;
 }
 
 TEST(OciExitFile, CodeAndTime) {

@@ -1,0 +1,58 @@
+// Manifests and indexes: what parses keeps the limits, and what is chosen of an index is in it.
+#include "daemon/images/manifest.hpp"
+
+#include <algorithm>
+
+#include "daemon/images/reference.hpp"
+#include "daemon/sys/util.hpp"
+#include "tests/fuzz/fuzz.hpp"
+
+using namespace userpod;
+using namespace userpod::images;
+using fuzz::require;
+
+namespace {
+
+void check(const Descriptor& descriptor) {
+  require(isSha256Digest(descriptor.digest), "a descriptor names a SHA-256 digest");
+  require(descriptor.size >= 0, "a size is not negative");
+  require(isUtf8(descriptor.mediaType), "a media type is UTF-8");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  auto text = fuzz::text(data, size);
+  // The first line is the server's content type, the rest the document.
+  auto line = std::min(text.find('\n'), text.size());
+  auto manifest = parseManifest(text.substr(std::min(line + 1, text.size())), text.substr(0, line));
+  if (!manifest) {
+    auto code = manifest.error().code();
+    require(code == Code::ImageInvalid || code == Code::NotSupported, "a manifest is invalid or not supported");
+    require(manifest.error().text().size() < 1000, "the message is short whatever the manifest is");
+    return 0;
+  }
+  for (const auto& [name, value] : manifest->annotations) require(isUtf8(name) && isUtf8(value), "annotations are UTF-8");
+  if (!manifest->isIndex) {
+    require(manifest->manifests.empty() && manifest->layers.size() <= 500, "an image has at most 500 layers, and no images");
+    check(manifest->config);
+    for (const auto& layer : manifest->layers) check(layer);
+    return 0;
+  }
+  require(manifest->layers.empty() && manifest->manifests.size() <= 1000, "an index has at most 1000 images, and no layers");
+  for (const auto& entry : manifest->manifests) check(entry);
+  for (const Platform& host : {Platform{"linux", "amd64", ""}, Platform{"linux", "arm", "v7"}, Platform{"linux", "arm64", "v8"}}) {
+    auto chosen = choosePlatform(*manifest, host);
+    if (!chosen) {
+      require(chosen.error().code() == Code::PlatformUnavailable, "no image for this platform");
+      require(isUtf8(chosen.error().text()), "the message is UTF-8");
+      continue;
+    }
+    require(std::any_of(manifest->manifests.begin(), manifest->manifests.end(),
+                        [&](const Descriptor& entry) { return entry.digest == chosen->digest; }),
+            "the chosen image is one of the index");
+    require(!chosen->platform || (chosen->platform->os == host.os && chosen->platform->architecture == host.architecture),
+            "the chosen image is for this platform");
+  }
+  return 0;
+}
