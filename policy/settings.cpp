@@ -100,6 +100,7 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
       {"uplink", choice(&Settings::uplink, {"slirp4netns", "none"})},
       {"subnet", text(&Settings::subnet)},
+      {"storage-driver", choice(&Settings::storageDriver, {"auto", "overlay", "fuse-overlayfs", "copy"})},
       {"default-runtime", text(&Settings::defaultRuntime)},
       {"runtimes", readRuntimes},
       {"conmon", text(&Settings::conmon)},

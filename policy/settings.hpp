@@ -41,6 +41,7 @@ struct Settings {
   std::string logLevel = "info";                   // error, warning, notice, info, debug
   std::string uplink = "slirp4netns";              // slirp4netns, none
   std::string subnet = "10.88.0.0/16";             // of pods on the built-in bridge; its first address is the bridge's
+  std::string storageDriver = "auto";              // auto, overlay, fuse-overlayfs, copy
   std::string defaultRuntime = "crun";
   std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
   std::string conmon;                              // empty: found in PATH

@@ -57,8 +57,8 @@ Check checkKernel() {
   auto version = findVersion(names.release);
   if (!version) return warning(kName, fmt::format("release {} is not understood", names.release), {});
   if (*version < kMinimum)
-    return error(kName, fmt::format("{} is older than {}: no overlay in user namespaces", names.release, versionText(kMinimum)),
-                 {"boot a newer kernel"});
+    return warning(kName, fmt::format("{} is older than {}: no overlay in user namespaces", names.release, versionText(kMinimum)),
+                   {"boot a newer kernel"});
   return ok(kName, names.release);
 }
 
@@ -79,7 +79,10 @@ std::vector<Program> programs(const Settings& settings) {
                     isDefault ? "no container can run" : "pods that ask for this runtime handler cannot run"});
   }
   list.push_back({"conmon", settings.conmon, {2, 1, 0}, Check::Severity::Error, "no container can run"});
-  list.push_back({"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Info, "storage works only where overlay does"});
+  if (settings.storageDriver == "fuse-overlayfs")
+    list.push_back({"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Error, "the storage-driver of userpod.toml"});
+  if (settings.storageDriver == "auto")
+    list.push_back({"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Info, "where native overlay fails, images are copied"});
   if (settings.uplink == "slirp4netns")
     list.push_back({"slirp4netns", "", {1, 0, 0}, Check::Severity::Warning, "pods have no way to the outside"});
   return list;

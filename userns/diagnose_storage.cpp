@@ -57,27 +57,40 @@ Check checkSpace(const Scene& scene, const std::string& directory) {
   return ok(kName, text);
 }
 
-Check checkOverlay(const std::string& directory) {
+Check notWanted(const char* name, const Settings& settings) {
+  return ok(name, fmt::format("not needed: storage-driver = \"{}\"", settings.storageDriver));
+}
+
+Check checkOverlay(const Scene& scene, const std::string& directory) {
   constexpr const char* kName = "overlay";
+  const std::string& wanted = scene.settings.storageDriver;
+  if (wanted != "auto" && wanted != kName) return notWanted(kName, scene.settings);
   Probe probe = probeOverlay(directory);
   switch (probe.step) {
     case Probe::Step::Done:
       return ok(kName, "mounts and writes in a user namespace, tried in " + directory);
     case Probe::Step::Mount:
-    case Probe::Step::Write:
-      return error(kName, sysError("overlay in a user namespace does not work in " + directory, probe.sysErrno).text(),
-                   {"use a kernel from 5.11, and ext4, xfs or btrfs (not an overlay, NFS or FUSE) for the data", kElsewhere});
+    case Probe::Step::Write: {
+      std::string text = sysError("overlay in a user namespace does not work in " + directory, probe.sysErrno).text();
+      const std::vector<std::string> hints = {
+          "use a kernel from 5.11, and ext4, xfs or btrfs (not an overlay, NFS or FUSE) for the data", kElsewhere};
+      if (wanted == kName) return error(kName, text, hints);
+      return warning(kName, text + ": containers get fuse-overlayfs, which is slower, or a copy of their image", hints);
+    }
     default:
       return warning(kName, sysError("not tried: no user namespace", probe.sysErrno).text(), {"see the check user-namespaces"});
   }
 }
 
-Check checkFuse() {
+Check checkFuse(const Scene& scene) {
   constexpr const char* kName = "dev-fuse";
+  const std::string& wanted = scene.settings.storageDriver;
+  if (wanted != "auto" && wanted != "fuse-overlayfs") return notWanted(kName, scene.settings);
   auto device = openFile("/dev/fuse", O_RDWR);
   if (device) return ok(kName, "/dev/fuse can be opened");
-  return info(kName, device.error().text() + ": fuse-overlayfs, for hosts without native overlay, could not run",
-              {"sudo modprobe fuse; its mode must be 0666"});
+  const std::vector<std::string> hints = {"sudo modprobe fuse; its mode must be 0666"};
+  if (wanted != "auto") return error(kName, device.error().text() + ": fuse-overlayfs cannot run", hints);
+  return info(kName, device.error().text() + ": fuse-overlayfs, for hosts without native overlay, could not run", hints);
 }
 
 Check checkTun(const Scene& scene) {
@@ -93,7 +106,8 @@ Check checkTun(const Scene& scene) {
 
 std::vector<Check> checkStorage(const Scene& scene) {
   std::string directory = existingDirectory(scene.paths.data);
-  return {checkFileSystem(scene, directory), checkSpace(scene, directory), checkOverlay(directory), checkFuse(), checkTun(scene)};
+  return {checkFileSystem(scene, directory), checkSpace(scene, directory), checkOverlay(scene, directory), checkFuse(scene),
+          checkTun(scene)};
 }
 
 }  // namespace userpod::diagnose

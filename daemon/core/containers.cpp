@@ -106,6 +106,8 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   ContainerRecord& record = made.record;
   USERPOD_TRY(layers, images_->layers(plan.image->id));
   USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers));
+  USERPOD_TRY(server, storage_->server(record.id));
+  made.serverPidfd = std::move(server);
   reachStage("container.mounted", record.id);
   oci::SpecInput input{plan.pod,
                        record,
@@ -172,6 +174,7 @@ void CoreImpl::finishCreate(const ContainerPointer& container, Result<ContainerM
   commit(container, std::move(made->record));
   reachStage("container.created", id);
   watchMonitor(container);
+  watchServer(container, std::move(made->serverPidfd));
   container->operations.release();
   for (const auto& done : waiters) done(id);
 }
@@ -232,6 +235,8 @@ void CoreImpl::finishStart(const ContainerPointer& container, Status started, Do
 void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
   if (container->monitor) strand_->unwatch(container->monitor.get());
   container->monitor.reset();
+  if (container->server) strand_->unwatch(container->server.get());
+  container->server.reset();
   container->process.reset();
   if (auto stop = std::exchange(container->stop, std::nullopt)) {
     strand_->cancel(stop->timer);

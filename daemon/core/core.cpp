@@ -85,7 +85,7 @@ Status CoreImpl::openParts() {
   for (const auto& pod : content.pods)
     if (pod.node == node_.instance && pod.state == PodRecord::State::Ready)
       inUse.insert(inUse.end(), pod.addresses.begin(), pod.addresses.end());
-  USERPOD_TRY(storage, storage::Storage::open(parts_.paths));
+  USERPOD_TRY(storage, storage::Storage::open(parts_.paths, parts_.settings, node_));
   storage_ = std::move(storage);
   USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings));
   images_ = std::move(images);
@@ -154,6 +154,10 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
   list.push_back(monitorsCondition());
   list.push_back(nodeCondition());
+  std::string fallback = storage_->reason();
+  list.push_back({"StorageDriver", fallback.empty(), fallback.empty() ? "" : "NativeOverlayUnavailable",
+                  fallback.empty() ? "" : storage_->driver() + " is used: " + fallback});
+  list.push_back(rootCondition());
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
   for (const auto& [type, condition] : reported_) list.push_back(condition);

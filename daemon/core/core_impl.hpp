@@ -58,6 +58,8 @@ struct ContainerEntity {
   std::optional<StopInProgress> stop;
   UniqueFd process;  // pidfd of the container's first process while it lives
   UniqueFd monitor;  // pidfd of conmon, watched
+  UniqueFd server;   // pidfd of what serves the root file system, watched; none where the kernel does
+  bool rootLost = false;  // it ended before the container
   bool exitSeen = false;
   bool removed = false;
 };
@@ -135,6 +137,7 @@ class CoreImpl final : public Core {
   std::vector<Condition> conditions() const;
   Condition monitorsCondition() const;
   Condition nodeCondition() const;
+  Condition rootCondition() const;
   template <typename Map>
   static typename Map::mapped_type findByKey(const Map& map, const std::string& key);
 
@@ -163,6 +166,7 @@ class CoreImpl final : public Core {
     oci::CreatedProcess process;
     UniqueFd pidfd;
     UniqueFd monitorPidfd;
+    UniqueFd serverPidfd;
   };
   struct CreatePlan {  // what the worker needs, copied from state
     PodRecord pod;
@@ -189,6 +193,9 @@ class CoreImpl final : public Core {
   void killForStop(const ContainerPointer& container);
   void watchMonitor(const ContainerPointer& container);
   void monitorEnded(const ContainerPointer& container);
+  void watchServer(const ContainerPointer& container, Result<UniqueFd> server);
+  void serverEnded(const ContainerPointer& container);
+  void killProcesses(const ContainerPointer& container);
   void exitFileSeen(const std::string& id);
   void handleExit(const ContainerPointer& container);
   void commitExit(const ContainerPointer& container, const oci::ExitRecord& exit);

@@ -34,8 +34,9 @@ Result<std::string> podCgroup(const PodConfig& config, const std::string& id) {
   if (bad || path.size() > 2048)
     return Error(Code::InvalidArgument, "cgroup_parent " + config.cgroupParent.substr(0, 256) +
                                             " is not a path below the node's cgroup, like /kubepods/burstable/podUID");
-  if (path == "/init" || path == "/uplink" || path.starts_with("/init/") || path.starts_with("/uplink/"))
-    return Error(Code::InvalidArgument, "cgroup_parent " + path + " is the node's own");
+  for (std::string own : {"/init", "/uplink", "/mon", "/fuse"})
+    if (path == own || path.starts_with(own + "/"))
+      return Error(Code::InvalidArgument, "cgroup_parent " + path + " is the node's own");
   return path;
 }
 

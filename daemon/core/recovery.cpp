@@ -120,7 +120,10 @@ void CoreImpl::adopt(const ContainerPointer& container) {
     started.startedAt = nowNanos();
     commit(container, std::move(started));
   }
+  auto server = storage_->server(container->record->id);
+  container->rootLost = !server;
   if (pathExists(parts_.paths.exits() + "/" + container->record->id)) return exitFileSeen(container->record->id);
+  if (alive) watchServer(container, std::move(server));
   // Its monitor may still be on its way to the exit file; by its cgroup it is known from another process of that number.
   auto monitors = readFile(node_.cgroupRoot + "/mon/" + container->record->id + "/cgroup.procs", 4096);
   auto numbers = split(monitors ? trim(*monitors) : std::string_view(), '\n');

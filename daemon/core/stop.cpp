@@ -13,6 +13,7 @@ namespace {
 // How long after conmon's end its exit file may still be on its way through the watch.
 constexpr std::chrono::milliseconds kExitFileDelay{500};
 constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
+constexpr const char* kRootLost = "RootFilesystemLost";
 
 // Every process of a container: its own cgroup and those below it, where execs are.
 void signalAll(const std::string& cgroup, int signal) {
@@ -86,10 +87,14 @@ void CoreImpl::armStopTimer(const ContainerPointer& container) {
 
 void CoreImpl::killForStop(const ContainerPointer& container) {
   container->stop->killed = true;
-  // The whole cgroup: with a PID namespace that is shared, the first process's end would not be everybody's.
+  killProcesses(container);
+  reachStage("stop.killed", container->record->id);
+}
+
+// The whole cgroup: with a PID namespace that is shared, the first process's end would not be everybody's.
+void CoreImpl::killProcesses(const ContainerPointer& container) {
   (void)writeFile(node_.cgroupRoot + container->record->cgroup + "/cgroup.kill", "1");
   if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
-  reachStage("stop.killed", container->record->id);
 }
 
 void CoreImpl::killContainer(const std::string& key, int signal, bool whole, DoneCallback done) {
@@ -133,6 +138,10 @@ void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitReco
   // Before the OCI runtime deletes the cgroup, and its figures with it.
   record.oomKilled = oci::oomKills(node_, record.cgroup) > 0 && exit.code == 128 + SIGKILL;
   record.reason = record.oomKilled ? "OOMKilled" : exit.code == 0 ? "Completed" : "Error";
+  if (container->rootLost && exit.code != 0 && !record.oomKilled) {
+    record.reason = kRootLost;
+    record.message = "fuse-overlayfs, which served the container's root file system, ended; the container was killed";
+  }
   commitEnd(container, std::move(record));
 }
 
@@ -161,6 +170,37 @@ void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord reco
   releaseAfterExit(container);
 }
 
+// Without its root file system a process goes on until it needs a file, and then fails in a way that says nothing of it.
+void CoreImpl::watchServer(const ContainerPointer& container, Result<UniqueFd> server) {
+  if (!server) return serverEnded(container);
+  if (!*server) return;
+  container->server = std::move(*server);
+  std::weak_ptr<ContainerEntity> weak = container;
+  auto watched = strand_->watch(container->server.get(), EPOLLIN, [this, weak](std::uint32_t) {
+    if (auto locked = weak.lock()) serverEnded(locked);
+  });
+  if (!watched) logMessage(Level::Warning, watched.error().text(), {{"CONTAINER_ID", container->record->id}});
+}
+
+void CoreImpl::serverEnded(const ContainerPointer& container) {
+  if (container->server) strand_->unwatch(container->server.get());
+  container->server.reset();
+  if (container->removed || ended(*container->record)) return;
+  logMessage(Level::Error, "fuse-overlayfs ended under the container, which is killed: it has no root file system any more",
+             {{"CONTAINER_ID", container->record->id}});
+  container->rootLost = true;
+  killProcesses(container);
+}
+
+Condition CoreImpl::rootCondition() const {
+  std::string lost;
+  for (const auto& [id, container] : containers_)
+    if (container->record->reason == kRootLost) lost += (lost.empty() ? "" : ", ") + id;
+  if (lost.empty()) return {"RootFilesystems", true, "", ""};
+  return {"RootFilesystems", false, kRootLost,
+          "fuse-overlayfs ended under these containers, which were killed; until they are removed: " + lost};
+}
+
 void CoreImpl::watchMonitor(const ContainerPointer& container) {
   if (!container->monitor) return;
   std::weak_ptr<ContainerEntity> weak = container;
@@ -180,8 +220,7 @@ void CoreImpl::monitorEnded(const ContainerPointer& container) {
     logMessage(Level::Warning, "conmon ended without an exit code: the container is killed, its output has no reader",
                {{"CONTAINER_ID", container->record->id}});
     container->exitSeen = true;
-    (void)writeFile(node_.cgroupRoot + container->record->cgroup + "/cgroup.kill", "1");
-    if (container->process) (void)signalPidfd(container->process.get(), SIGKILL);
+    killProcesses(container);
     container->operations.acquire([this, container] {
       if (container->removed || ended(*container->record)) return container->operations.release();
       commitLostExit(container);

@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <cerrno>
 
 #include "daemon/images/invalid.hpp"
+#include "daemon/storage/layer_format.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -27,8 +27,6 @@ Error fileError(std::string_view what, const EntryPath& path, int code) {
   auto error = sysError(fmt::format("{} /{} of the layer", what, path.text()), code);
   return error.code() == Code::System ? std::move(error).as(Code::StorageFailed) : error;
 }
-
-bool isWhiteout(const struct stat& info) { return S_ISCHR(info.st_mode) && info.st_rdev == makedev(0, 0); }
 
 }  // namespace
 
@@ -67,6 +65,7 @@ Result<int> LayerTree::openDirectory(const std::string& directory, bool make) {
     USERPOD_TRY(parent, openDirectory(path.parent, true));
     if (::mkdirat(parent, path.name.c_str(), 0755) == 0) {
       ++inodes_;
+      if (uncover(parent, path.name)) USERPOD_CHECK(markOpaque(parent, path));
       // Independent of umask, and of a parent's setgid bit.
       USERPOD_CHECK(setOwner(parent, path.name, path, {}));
       ::fchmodat(parent, path.name.c_str(), 0755, 0);
@@ -146,20 +145,28 @@ Status LayerTree::setRoot(const EntryInfo& info) {
   USERPOD_CHECK(setOwner(root_, "", root, info.owner));
   if (::fchmod(root_, info.mode & 07777) < 0) return fileError("set the mode of", root, errno);
   USERPOD_CHECK(setAttributes(root_, root, info));
-  if (::fsetxattr(root_, kRootMark, "y", 1, 0) < 0) return fileError("mark", root, errno);
+  if (::fsetxattr(root_, storage::kRootMark, "y", 1, 0) < 0) return fileError("mark", root, errno);
   times_.emplace_back(root, info.modified);
   return {};
 }
 
 Status LayerTree::markOpaque(int parent, const EntryPath& path) {
   USERPOD_TRY(fd, openAt(parent, path.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  if (::fsetxattr(fd.get(), "user.overlay.opaque", "y", 1, 0) < 0) return fileError("make opaque", path, errno);
-  return {};
+  if (::fsetxattr(fd.get(), storage::kOpaqueMark, "y", 1, 0) == 0) return {};
+  if (errno != EPERM && errno != EOPNOTSUPP) return fileError("make opaque", path, errno);
+  auto file = openAt(fd.get(), storage::kOpaqueFile, O_WRONLY | O_CREAT | O_NOFOLLOW);
+  return file ? Status() : fileError("make opaque", path, file.error().sysErrno());
+}
+
+// Before an entry gets the name: takes away the layer's own whiteout of it, where that has a name of its own.
+bool LayerTree::uncover(int parent, const std::string& name) {
+  return hidesByNames_ && ::unlinkat(parent, (std::string(storage::kHiddenPrefix) + name).c_str(), 0) == 0;
 }
 
 Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
   USERPOD_TRY(parent, parentOf(path));
   const char* name = path.name.c_str();
+  bool hidden = uncover(parent, path.name);
   bool made = ::mkdirat(parent, name, 0700) == 0;
   if (!made) {
     if (errno != EEXIST) return fileError("make directory", path, errno);
@@ -171,10 +178,11 @@ Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
       parent = again;
       if (::mkdirat(parent, name, 0700) < 0) return fileError("make directory", path, errno);
       made = true;
-      // A whiteout and a new directory of one name: nothing of the old one shows through.
-      if (isWhiteout(there)) USERPOD_CHECK(markOpaque(parent, path));
+      hidden = storage::isWhiteout(there);
     }
   }
+  // A whiteout and a new directory of one name: nothing of the old one shows through.
+  if (hidden) USERPOD_CHECK(markOpaque(parent, path));
   if (made) ++inodes_;
   USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
   if (::fchmodat(parent, name, info.mode & 07777, 0) < 0) return fileError("set the mode of", path, errno);
@@ -189,6 +197,7 @@ Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
 Result<UniqueFd> LayerTree::createFile(const EntryPath& path) {
   for (int tries = 0;; ++tries) {
     USERPOD_TRY(parent, parentOf(path));
+    uncover(parent, path.name);
     int fd = ::openat(parent, path.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd >= 0) {
       ++inodes_;
@@ -212,6 +221,7 @@ Status LayerTree::finishFile(const UniqueFd& file, const EntryPath& path, const 
 Status LayerTree::makeSymlink(const EntryPath& path, const std::string& target, const EntryInfo& info) {
   for (int tries = 0;; ++tries) {
     USERPOD_TRY(parent, parentOf(path));
+    uncover(parent, path.name);
     if (::symlinkat(target.c_str(), parent, path.name.c_str()) == 0) {
       ++inodes_;
       USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
@@ -231,6 +241,7 @@ Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
     USERPOD_TRY(parent, parentOf(path));
     // The second directory must not push the first one out of the cache.
     USERPOD_TRY(kept, duplicate(parent));
+    uncover(parent, path.name);
     USERPOD_TRY(source, openDirectory(target.parent, false));
     struct stat from{};
     if (::fstatat(source, target.name.c_str(), &from, AT_SYMLINK_NOFOLLOW) < 0)
@@ -249,6 +260,7 @@ Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
 Status LayerTree::makeFifo(const EntryPath& path, const EntryInfo& info) {
   for (int tries = 0;; ++tries) {
     USERPOD_TRY(parent, parentOf(path));
+    uncover(parent, path.name);
     if (::mkfifoat(parent, path.name.c_str(), 0600) == 0) {
       ++inodes_;
       USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
@@ -264,7 +276,14 @@ Status LayerTree::makeWhiteout(const EntryPath& path) {
   if (path.name.empty() || path.name == "." || path.name == "..")
     return invalidImage(fmt::format("a whiteout of \"{}\" in /{}", path.name, path.parent));
   USERPOD_TRY(parent, parentOf(path));
-  if (::mknodat(parent, path.name.c_str(), S_IFCHR, makedev(0, 0)) == 0) {
+  if (::mknodat(parent, path.name.c_str(), S_IFCHR, 0) == 0) {
+    ++inodes_;
+    return {};
+  }
+  if (errno == EPERM || errno == EOPNOTSUPP) {
+    hidesByNames_ = true;
+    auto file = openAt(parent, std::string(storage::kHiddenPrefix) + path.name, O_WRONLY | O_CREAT | O_NOFOLLOW);
+    if (!file) return fileError("make whiteout", path, file.error().sysErrno());
     ++inodes_;
     return {};
   }

@@ -68,14 +68,13 @@ class LayerTree {
   Status setOwner(int directory, const std::string& name, const EntryPath& path, const EntryOwner& owner);
   Status setAttributes(int file, const EntryPath& path, const EntryInfo& info);
   Status markOpaque(int parent, const EntryPath& path);
+  bool uncover(int parent, const std::string& name);
 
   int root_;
   std::unordered_map<std::string, UniqueFd> directories_;  // open ones by path; emptied when a name changes its meaning
   std::vector<std::pair<EntryPath, timespec>> times_;
   std::int64_t inodes_ = 0;
+  bool hidesByNames_ = false;  // the file system takes no whiteouts: see storage/layer_format.hpp
 };
-
-// Set on a layer's directory whose archive has an entry for the root: then its mode and owner are meant.
-inline constexpr const char* kRootMark = "user.userpod.root";
 
 }  // namespace userpod::images

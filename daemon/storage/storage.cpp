@@ -9,33 +9,33 @@
 
 #include <cerrno>
 
-#include "daemon/storage/overlay.hpp"
+#include "daemon/storage/driver.hpp"
+#include "daemon/storage/fuse_overlay.hpp"
+#include "daemon/storage/layer_format.hpp"
 #include "daemon/store/image_store.hpp"
-#include "daemon/sys/fd.hpp"
 #include "daemon/sys/mount.hpp"
+#include "daemon/sys/trash.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::storage {
 
 namespace {
 
-// What the root of the container's file system is to be like.
-struct RootOwner {
-  mode_t mode = 0755;
-  uid_t uid = 0;
-  gid_t gid = 0;
-};
-
-class NativeOverlay : public Storage {
+// Directories, ids and usage, which are the same with every driver. No container's driver is written down: unmounting and
+// removing take away what any of them may have made.
+class Directories final : public Storage {
  public:
-  explicit NativeOverlay(const Paths& paths)
-      : data_(paths.data), layers_(paths.data + "/layers"), containers_(paths.data + "/containers"), images_(paths.imageDatabase()) {}
+  Directories(const Paths& paths, const NodeInside& node)
+      : node_(node), data_(paths.data), layers_(paths.data + "/layers"), containers_(paths.data + "/containers"),
+        images_(paths.imageDatabase()) {}
 
-  Status prepare();
+  Status prepare(const std::string& wanted);
 
-  std::string driver() const override { return "overlay"; }
+  std::string driver() const override { return driver_->name(); }
+  std::string reason() const override { return reason_; }
   std::string root() const override { return data_; }
   Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) override;
+  Result<UniqueFd> server(const std::string& id) const override { return fuseServer(node_, id); }
   Status unmountContainer(const std::string& id) override;
   Status removeContainer(const std::string& id) override;
   std::vector<std::string> containers() const override;
@@ -44,14 +44,17 @@ class NativeOverlay : public Storage {
 
  private:
   std::string directory(const std::string& id) const { return containers_ + "/" + id; }
-  Status probe() const;
-  Status makeUpper(const std::string& path, const std::vector<std::string>& layers) const;
-  RootOwner rootOwner(const std::vector<std::string>& layers) const;
+  Status tryOut(Driver& driver) const;
+  Status choose(const std::string& wanted);
 
+  const NodeInside& node_;
   const std::string data_;
   const std::string layers_;
   const std::string containers_;
   const std::string images_;  // images.db
+  std::unique_ptr<Driver> driver_;
+  std::string reason_;
+  std::unique_ptr<Trash> trash_;
 };
 
 Status checkId(const std::string& id) {
@@ -59,85 +62,95 @@ Status checkId(const std::string& id) {
   return sane ? Status() : Error(Code::InvalidArgument, fmt::format("\"{}\" cannot be the id of a container", id));
 }
 
-Status NativeOverlay::prepare() {
+Status Directories::prepare(const std::string& wanted) {
   USERPOD_CHECK(makeDirectories(data_, 0700));
   USERPOD_CHECK(makeDirectories(layers_, 0711));
   USERPOD_CHECK(makeDirectories(containers_, 0711));
-  return probe();
+  trash_ = std::make_unique<Trash>(containers_);
+  return choose(wanted);
 }
 
-// A mount, and a whiteout and an opaque mark seen through it: that the kernel takes userxattr says little about NFS.
-Status NativeOverlay::probe() const {
-  std::string base = fmt::format("{}/.probe-{}", data_, randomHex(4));
+Status Directories::choose(const std::string& wanted) {
+  std::vector<std::unique_ptr<Driver>> drivers;
+  drivers.push_back(makeNativeOverlay());
+  drivers.push_back(makeFuseOverlay(node_));
+  drivers.push_back(makeCopy());
+  for (auto& driver : drivers) {
+    if (wanted != "auto" && wanted != driver->name()) continue;
+    auto tried = tryOut(*driver);
+    if (tried) {
+      driver_ = std::move(driver);
+      return {};
+    }
+    if (wanted != "auto")
+      return Error(Code::StorageFailed,
+                   fmt::format("storage-driver = \"{}\" does not work in {}: {}; mend that (userpodctl doctor), or let userpod.toml "
+                               "say \"auto\"",
+                               wanted, data_, tried.error().text()),
+                   tried.error().sysErrno());
+    reason_ += fmt::format("{}{}: {}", reason_.empty() ? "" : "; ", driver->name(), tried.error().text());
+  }
+  return Error(Code::StorageFailed, fmt::format("containers cannot be stored in {}: {}", data_, reason_));
+}
+
+// A mount and what a whiteout hides in it: that the kernel takes the options says little about NFS or an overlay below.
+Status Directories::tryOut(Driver& driver) const {
+  const std::string base = data_ + "/.probe";
+  RootPlan plan{"probe", base + "/layers", {"lower", "top"}, base + "/containers/probe"};
+  auto clean = [&] {
+    static_cast<void>(endFuseServer(node_, plan.id));
+    static_cast<void>(unmountDetached(plan.target()));
+    static_cast<void>(removeTree(base));
+  };
+  clean();  // of a crash
   auto tried = [&]() -> Status {
-    for (const char* part : {"/lower", "/lower/hidden", "/top", "/upper", "/work", "/merged"})
-      USERPOD_CHECK(makeDirectories(base + part));
-    std::string whiteout = base + "/top/hidden";
-    if (::mknod(whiteout.c_str(), S_IFCHR, 0) < 0) return sysError("make a whiteout in " + data_);
-    if (::setxattr((base + "/top").c_str(), "user.userpod.probe", "y", 1, 0) < 0)
-      return sysError("set an extended attribute (user.*) in " + data_);
-    USERPOD_CHECK(mountOverlay({base, {"lower", "top"}, base + "/upper", base + "/work", base + "/merged"}));
-    bool hidden = !pathExists(base + "/merged/hidden");
-    USERPOD_CHECK(unmountDetached(base + "/merged"));
-    if (!hidden) return Error(Code::StorageFailed, "overlayfs shows what a whiteout hides");
+    for (const auto& part : {plan.layersDirectory + "/lower/hidden", plan.layersDirectory + "/top", plan.target()})
+      USERPOD_CHECK(makeDirectories(part));
+    std::string top = plan.layersDirectory + "/top";
+    if (::mknod((top + "/hidden").c_str(), S_IFCHR, 0) < 0) {
+      if (driver.name() == "overlay") return sysError("make a whiteout (a device 0:0)");
+      USERPOD_CHECK(writeFile(fmt::format("{}/{}hidden", top, kHiddenPrefix), ""));
+    }
+    if (::setxattr(top.c_str(), "user.userpod.probe", "y", 1, 0) < 0) return sysError("set an extended attribute (user.*)");
+    USERPOD_CHECK(driver.mount(plan));
+    bool hidden = !pathExists(plan.target() + "/hidden");
+    USERPOD_CHECK(writeFile(plan.target() + "/file", ""));
+    if (!hidden) return Error(Code::StorageFailed, "it shows what a whiteout hides");
     return {};
   }();
-  static_cast<void>(removeTree(base));
-  if (tried) return {};
-  return Error(Code::StorageFailed,
-               fmt::format("native overlay does not work in {}: {}. It needs kernel 5.11 or later and a local file system with "
-                           "user.* attributes (ext4, xfs, btrfs; not NFS): set XDG_DATA_HOME to a place on one",
-                           data_, tried.error().text()),
-               tried.error().sysErrno());
+  clean();
+  return tried;
 }
 
-// From the highest layer whose archive had an entry for the root (see images/layer_tree.hpp).
-RootOwner NativeOverlay::rootOwner(const std::vector<std::string>& layers) const {
-  for (auto name = layers.rbegin(); name != layers.rend(); ++name) {
-    std::string path = layers_ + "/" + *name;
-    char mark = 0;
-    struct stat info{};
-    if (::lgetxattr(path.c_str(), "user.userpod.root", &mark, 1) == 1 && ::lstat(path.c_str(), &info) == 0)
-      return {info.st_mode & 07777, info.st_uid, info.st_gid};
-  }
-  return {};
-}
-
-Status NativeOverlay::makeUpper(const std::string& path, const std::vector<std::string>& layers) const {
-  RootOwner owner = rootOwner(layers);
-  USERPOD_CHECK(makeDirectories(path, 0700));
-  if (::chown(path.c_str(), owner.uid, owner.gid) < 0) return sysError("set the owner of " + path);
-  if (::chmod(path.c_str(), owner.mode) < 0) return sysError("set the mode of " + path);
-  return {};
-}
-
-Result<std::string> NativeOverlay::mountContainer(const std::string& id, const std::vector<std::string>& layers) {
+Result<std::string> Directories::mountContainer(const std::string& id, const std::vector<std::string>& layers) {
   USERPOD_CHECK(removeContainer(id));
-  std::string base = directory(id);
-  OverlayMount mount{layers_, layers, base + "/upper", base + "/work", base + "/merged"};
+  RootPlan plan{id, layers_, layers, directory(id)};
   auto made = [&]() -> Status {
-    USERPOD_CHECK(makeDirectories(base, 0711));
-    USERPOD_CHECK(makeUpper(mount.upper, layers));
-    USERPOD_CHECK(makeDirectories(mount.work, 0700));
-    USERPOD_CHECK(makeDirectories(mount.target, 0755));
-    return mountOverlay(mount);
+    USERPOD_CHECK(makeDirectories(plan.directory, 0711));
+    USERPOD_CHECK(makeDirectories(plan.target(), 0755));
+    return driver_->mount(plan);
   }();
-  if (made) return mount.target;
+  if (made) return plan.target();
   static_cast<void>(removeContainer(id));
   return std::move(made).error().wrap("container " + id);
 }
 
-Status NativeOverlay::unmountContainer(const std::string& id) {
+// The mount first: with it what the kernel still holds reaches the process.
+Status Directories::unmountContainer(const std::string& id) {
   USERPOD_CHECK(checkId(id));
-  return unmountDetached(directory(id) + "/merged");
+  USERPOD_CHECK(unmountDetached(directory(id) + "/merged"));
+  return endFuseServer(node_, id);
 }
 
-Status NativeOverlay::removeContainer(const std::string& id) {
-  USERPOD_CHECK(unmountContainer(id));
-  return removeTree(directory(id));
+// The process first: nothing it has is wanted, it may hang, and a half-made one would mount after us.
+Status Directories::removeContainer(const std::string& id) {
+  USERPOD_CHECK(checkId(id));
+  USERPOD_CHECK(endFuseServer(node_, id));
+  USERPOD_CHECK(unmountDetached(directory(id) + "/merged"));
+  return trash_->discard(id);
 }
 
-std::vector<std::string> NativeOverlay::containers() const {
+std::vector<std::string> Directories::containers() const {
   std::vector<std::string> ids;
   DIR* open = ::opendir(containers_.c_str());
   if (open == nullptr) return ids;
@@ -148,13 +161,13 @@ std::vector<std::string> NativeOverlay::containers() const {
 }
 
 // What the layers were counted to hold when they were unpacked.
-Result<FilesystemUsage> NativeOverlay::imageUsage() const {
+Result<FilesystemUsage> Directories::imageUsage() const {
   USERPOD_TRY(totals, store::layerTotals(images_));
   return FilesystemUsage{layers_, nowNanos(), static_cast<std::uint64_t>(totals.bytes), static_cast<std::uint64_t>(totals.inodes)};
 }
 
 // Nobody counts what containers write: this is what the whole file system holds, which is what fills up.
-Result<FilesystemUsage> NativeOverlay::containerUsage() const {
+Result<FilesystemUsage> Directories::containerUsage() const {
   struct statvfs info{};
   if (::statvfs(containers_.c_str(), &info) < 0) return sysError("statvfs " + containers_);
   return FilesystemUsage{containers_, nowNanos(), std::uint64_t{info.f_blocks - info.f_bfree} * info.f_frsize,
@@ -163,9 +176,9 @@ Result<FilesystemUsage> NativeOverlay::containerUsage() const {
 
 }  // namespace
 
-Result<std::unique_ptr<Storage>> Storage::open(const Paths& paths) {
-  auto storage = std::make_unique<NativeOverlay>(paths);
-  USERPOD_CHECK(storage->prepare());
+Result<std::unique_ptr<Storage>> Storage::open(const Paths& paths, const Settings& settings, const NodeInside& node) {
+  auto storage = std::make_unique<Directories>(paths, node);
+  USERPOD_CHECK(storage->prepare(settings.storageDriver));
   return std::unique_ptr<Storage>(std::move(storage));
 }
 

@@ -1,4 +1,5 @@
-// Layers and root file systems on disk: <data>/layers/<name>, <data>/containers/<id>/{upper,work,merged}.
+// Layers and root file systems on disk: <data>/layers/<name>, <data>/containers/<id>/{upper,work,merged}, of which a copy
+// has the last only.
 #pragma once
 
 #include <memory>
@@ -6,7 +7,9 @@
 #include <vector>
 
 #include "daemon/sys/error.hpp"
+#include "daemon/sys/fd.hpp"
 #include "policy/settings.hpp"
+#include "userns/node.hpp"
 
 namespace userpod::storage {
 
@@ -17,21 +20,29 @@ struct FilesystemUsage {
   std::uint64_t inodesUsed = 0;
 };
 
-// Methods block and may be called from any worker thread, at once for different ids.
+// Methods block and may be called from any worker thread, at once for different ids. An upper directory is mounted once,
+// by the driver it was made for; what other drivers have made can be unmounted, removed and asked for all the same.
 class Storage {
  public:
-  // Probes native overlay with userxattr in the data directory; StorageFailed names what is missing and the mend.
-  static Result<std::unique_ptr<Storage>> open(const Paths& paths);
+  // By settings.storageDriver. "auto" takes the first that works, by trying it in the data directory: "overlay" (native,
+  // with userxattr), "fuse-overlayfs", "copy". One that is asked for by name and does not work is StorageFailed, with
+  // what is missing and the mend. The node outlives it.
+  static Result<std::unique_ptr<Storage>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
   virtual ~Storage() = default;
 
-  virtual std::string driver() const = 0;     // "overlay"
+  virtual std::string driver() const = 0;     // of new containers
+  // Why it is none of the better ones; empty with native overlay and with a driver that was asked for by name.
+  virtual std::string reason() const = 0;
   virtual std::string root() const = 0;       // <data>
-  // Mounts lower layers (directory names below <data>/layers, lowest first) with a fresh upper directory; returns the
-  // path of the root file system. Also after a crash in the middle: what is there is removed first.
+  // Makes a root file system of layers (directory names below <data>/layers, lowest first), in which a container may
+  // write; returns its path. Also after a crash in the middle: what is there is removed first.
   virtual Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) = 0;
-  virtual Status unmountContainer(const std::string& id) = 0;  // keeps the upper directory; not mounted is fine
-  virtual Status removeContainer(const std::string& id) = 0;   // unmounts and removes everything of it
-  // Directories of containers that are not in the list: left by a crash. Returns their ids.
+  // pidfd of the process without which the root file system is gone: fuse-overlayfs's. None (an empty owner) with the
+  // other drivers, and when nothing is mounted; StorageFailed when it has ended.
+  virtual Result<UniqueFd> server(const std::string& id) const = 0;
+  virtual Status unmountContainer(const std::string& id) = 0;  // keeps what the container wrote; not mounted is fine
+  virtual Status removeContainer(const std::string& id) = 0;   // unmounts; what was written is removed in the background
+  // Of all directories of containers, those that a crash has left too.
   virtual std::vector<std::string> containers() const = 0;
   virtual Result<FilesystemUsage> imageUsage() const = 0;      // by statfs and counters, never by walking
   virtual Result<FilesystemUsage> containerUsage() const = 0;

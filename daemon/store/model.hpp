@@ -192,7 +192,7 @@ struct ContainerRecord {
   std::int64_t finishedAt = 0;
   std::int32_t exitCode = 0;  // meaningful when finishedAt is set; 128 + signal after a signal
   bool oomKilled = false;
-  std::string reason;   // Completed, Error, OOMKilled, StartError, or why nobody saw its exit: MonitorLost, NodeEnded
+  std::string reason;   // Completed, Error, OOMKilled, StartError, RootFilesystemLost; MonitorLost, NodeEnded: nobody saw it
   std::string message;
 };
 

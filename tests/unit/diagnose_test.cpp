@@ -127,5 +127,20 @@ TEST(DiagnoseHost, WithoutUplinkNothingOfItIsNeeded) {
   }
 }
 
+TEST(DiagnoseHost, OnlyTheStorageDriverThatIsAskedForIsNeeded) {
+  Directory directory;
+  Paths paths{directory.path(), directory.path(), directory.path(), "/run/userpod"};
+  Settings settings;
+  for (const char* driver : {"overlay", "fuse-overlayfs", "copy"}) {
+    settings.storageDriver = driver;
+    std::string notNeeded = "not needed: storage-driver = \"" + settings.storageDriver + "\"";
+    for (const auto& check : diagnoseHost(paths, settings)) {
+      if (check.name == "overlay") EXPECT_EQ(check.message == notNeeded, settings.storageDriver != "overlay") << driver;
+      if (check.name == "dev-fuse") EXPECT_EQ(check.message == notNeeded, settings.storageDriver != "fuse-overlayfs") << driver;
+      EXPECT_TRUE(check.name != "fuse-overlayfs" || settings.storageDriver == "fuse-overlayfs") << driver;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace userpod

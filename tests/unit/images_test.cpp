@@ -1,6 +1,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -14,6 +15,7 @@
 #include "daemon/images/layer_tree.hpp"
 #include "daemon/images/manifest.hpp"
 #include "daemon/images/reference.hpp"
+#include "daemon/storage/layer_format.hpp"
 #include "daemon/store/image_store.hpp"
 #include "daemon/sys/fd.hpp"
 #include "tests/unit/namespace.hpp"
@@ -381,7 +383,7 @@ TEST_F(ExtractorTest, Ordinary) {
   ASSERT_TRUE(done) << done.error().text();
   EXPECT_EQ(at("").st_mode & 07777, 0751U);
   EXPECT_EQ(at("").st_mtime, 5);
-  EXPECT_EQ(attribute("", kRootMark), "y");
+  EXPECT_EQ(attribute("", storage::kRootMark), "y");
   EXPECT_EQ(text("usr/bin/sh").size(), 100000U);
   EXPECT_EQ(at("usr/bin/sh").st_mtime, 1000000000);
   EXPECT_EQ(at("usr/bin/su").st_mode & 07777, 04755U);
@@ -431,6 +433,28 @@ TEST_F(ExtractorTest, Whiteouts) {
   EXPECT_EQ(attribute("both", "user.overlay.opaque"), "y");
   for (const char* bad : {"a/.wh.", "a/.wh..", "a/.wh..."})
     EXPECT_EQ(codeOf(Tar().file(bad, "").bytes()), Code::ImageInvalid) << bad;
+}
+
+// Where the file system takes no whiteouts, as an overlay: see storage/layer_format.hpp.
+TEST_F(ExtractorTest, WhiteoutsByName) {
+  for (const char* part : {"/lower", "/upper", "/work"}) ASSERT_EQ(::mkdir((base_ + part).c_str(), 0755), 0);
+  std::string options = "userxattr,lowerdir=" + base_ + "/lower,upperdir=" + base_ + "/upper,workdir=" + base_ + "/work";
+  if (::mount("overlay", root_.c_str(), "overlay", 0, options.c_str()) < 0) GTEST_SKIP() << "no overlay in " << base_;
+  Tar tar;
+  tar.file("dir/.wh.gone", "").file("dir/.wh.gone", "").file("kept").file(".wh.kept", "").file(".wh.later", "").file("later", "new");
+  tar.file(".wh.again", "").directory("again").directory("both").file(".wh.both", "").file(".wh.parent", "").file("parent/f");
+  tar.file(".wh.link", "").link("link", "kept").file(".wh.hard", "").hardLink("hard", "kept");
+  auto done = extract(tar.bytes());
+  EXPECT_TRUE(done) << done.error().text();
+  EXPECT_TRUE(there("dir/.wh.gone"));
+  EXPECT_EQ(text("later"), "new");
+  for (const char* name : {"kept", "later", "again", "both", "parent", "link", "hard"}) {
+    EXPECT_TRUE(there(name)) << name;
+    EXPECT_FALSE(there(std::string(".wh.") + name)) << name;
+  }
+  for (const std::string name : {"again", "both", "parent"})
+    EXPECT_TRUE(attribute(name, storage::kOpaqueMark) == "y" || there(name + "/" + storage::kOpaqueFile)) << name;
+  EXPECT_EQ(::umount2(root_.c_str(), MNT_DETACH), 0);
 }
 
 TEST_F(ExtractorTest, CannotLeave) {

@@ -214,7 +214,8 @@ TEST_F(PullTest, Layers) {
   auto expected = nlohmann::json::parse(*readFile(file));
   auto image = pull("test/layers");
   ASSERT_TRUE(image) << image.error().text();
-  auto storage = storage::Storage::open(paths_);
+  NodeInside node;
+  auto storage = storage::Storage::open(paths_, {}, node);
   ASSERT_TRUE(storage) << storage.error().text();
   auto root = (*storage)->mountContainer("layers", *images_->layers(image->id));
   ASSERT_TRUE(root) << root.error().text();

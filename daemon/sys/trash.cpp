@@ -1,0 +1,45 @@
+#include "daemon/sys/trash.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "daemon/sys/fd.hpp"
+#include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod {
+
+Trash::Trash(std::string directory) : directory_(std::move(directory)) {
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_, none))
+    if (auto name = entry.path().filename().string(); name.starts_with(kPrefix)) names_.push_back(std::move(name));
+  remover_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+}
+
+Status Trash::discard(const std::string& name) {
+  std::string hidden = std::string(kPrefix) + randomHex(8);
+  if (::rename((directory_ + "/" + name).c_str(), (directory_ + "/" + hidden).c_str()) < 0) {
+    if (errno == ENOENT) return {};
+    return sysError("rename " + directory_ + "/" + name);
+  }
+  std::lock_guard lock(mutex_);
+  names_.push_back(std::move(hidden));
+  ready_.notify_one();
+  return {};
+}
+
+void Trash::run(const std::stop_token& stop) {
+  for (;;) {
+    std::string name;
+    {
+      std::unique_lock lock(mutex_);
+      if (!ready_.wait(lock, stop, [this] { return !names_.empty(); }) || stop.stop_requested()) return;
+      name = std::move(names_.front());
+      names_.pop_front();
+    }
+    if (auto removed = removeTree(directory_ + "/" + name); !removed) logError("{}", removed.error().text());
+  }
+}
+
+}  // namespace userpod
