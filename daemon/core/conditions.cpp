@@ -1,4 +1,6 @@
 // Conditions that tell of containers and pods still listed: what befell them stays named until they are removed.
+#include <fmt/core.h>
+
 #include "daemon/core/core_impl.hpp"
 
 namespace userpod::core {

@@ -17,6 +17,7 @@ import re
 import subprocess
 import threading
 import time
+import traceback
 
 import grpc
 
@@ -275,9 +276,20 @@ class Chaos(running.Running):
 
     def run_round(self, driver, number, stage, began):
         with self.subTest(round=number, stage=stage):
-            self.round(number, stage, self.image)
+            begin = time.time()
+            try:
+                self.round(number, stage, self.image)
+            except Exception:
+                # At once, with the daemon's own words: a run is long.
+                traceback.print_exc()
+                print(cri.run('journalctl', '--user', '--no-pager', f'--since=@{begin}', '-o', 'short-precise', check=False), flush=True)
+                raise
         if number % 25 == 24:
             print(f'{driver}: {number + 1} rounds in {time.time() - began:.0f} s', flush=True)
+
+    def remove_all(self):
+        for pod in self.cri.ListPodSandbox().items:
+            self.cri.RemovePodSandbox(pod_sandbox_id=pod.id)
 
     def check_witness(self, api):
         for made, before in self.witnesses.items():
@@ -287,7 +299,10 @@ class Chaos(running.Running):
     def check_nothing_left(self):
         out = subprocess.run(['/usr/bin/python3', ORACLE, 'check', '--node', str(self.node), '--wait', '10',
                               '--except', 'stray', self.snapshot], capture_output=True, text=True, check=False)
-        self.assertEqual(out.returncode, 0, out.stdout + out.stderr)
+        self.assertIn(out.returncode, (0, 1), out.stderr)
+        # A shell that sleeps has a child now, and none then.
+        left = [line for line in out.stdout.splitlines() if not ('process: ' in line and any(w in line for w in self.witnesses))]
+        self.assertEqual(left, [])
 
     def node_pid(self):
         with open(f'{cri.RUNTIME_DIR}/userpod/node/holder.json', encoding='utf-8') as f:
@@ -302,6 +317,7 @@ class Chaos(running.Running):
     def chaos(self, driver):
         self.random = random.Random(SEED)
         print(f'{driver}: {ROUNDS} rounds, USERPOD_CHAOS_SEED={SEED}', flush=True)
+        self.addCleanup(self.remove_all)
         self.addCleanup(cri.systemctl, 'unset-environment', 'USERPOD_KILL_AT')
         self.start_daemon()
         self.connect()
