@@ -1,6 +1,8 @@
 // Conditions that tell of containers and pods still listed: what befell them stays named until they are removed.
 #include <fmt/core.h>
 
+#include <algorithm>
+
 #include "daemon/core/core_impl.hpp"
 
 namespace userpod::core {

@@ -155,7 +155,7 @@ void CoreImpl::commitLostExit(const ContainerPointer& container) {
   record.finishedAt = nodeEnded ? node_.startedAt : nowNanos();
   record.reason = nodeEnded ? kNodeEnded : kMonitorLost;
   record.message = nodeEnded ? "the node, with all its processes, ended under the container"
-                             : "conmon, the container's monitor, was killed: its exit code is not known";
+                             : "conmon, the container's monitor, was killed, and the container with it; its exit code is not known";
   logMessage(Level::Warning, record.message, {{"CONTAINER_ID", record.id}});
   commitEnd(container, std::move(record));
 }
@@ -210,15 +210,14 @@ void CoreImpl::watchMonitor(const ContainerPointer& container) {
   if (!watched) logMessage(Level::Warning, watched.error().text(), {{"CONTAINER_ID", container->record->id}});
 }
 
-// conmon ends after each exit; without an exit file it was killed, and the container's output has no reader any more.
+// conmon ends after each exit; without an exit file it was killed. The container must not go on then: its output has no
+// reader, its end no witness.
 void CoreImpl::monitorEnded(const ContainerPointer& container) {
   strand_->unwatch(container->monitor.get());
   container->monitor.reset();
   strand_->runAfter(kExitFileDelay, [this, container] {
     exitFileSeen(container->record->id);
     if (container->exitSeen || container->removed || ended(*container->record)) return;
-    logMessage(Level::Warning, "conmon ended without an exit code: the container is killed, its output has no reader",
-               {{"CONTAINER_ID", container->record->id}});
     container->exitSeen = true;
     killProcesses(container);
     container->operations.acquire([this, container] {

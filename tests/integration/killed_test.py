@@ -16,7 +16,8 @@ LOOP = 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done'
 
 
 def main_pid(unit):
-    return int(cri.systemctl('show', '-P', 'MainPID', unit))
+    """Of a unit that may be on its way back."""
+    return cri.wait_until(lambda: int(cri.systemctl('show', '-P', 'MainPID', unit)), what=f'a process of {unit}')
 
 
 def node_cgroup():
@@ -34,7 +35,8 @@ def processes(cgroup):
 
 def kill(*pids):
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # ended with another
+            os.kill(pid, signal.SIGKILL)
 
 
 class Killed(running.Running):
@@ -148,7 +150,7 @@ class Monitor(Killed):
 
     def test_with_the_daemon(self):
         pod, (run, made, kept) = self.three()
-        kill(running.main_pid(), self.monitor(run), self.monitor(made), *self.process(pod, made))
+        kill(main_pid(running.DAEMON), self.monitor(run), self.monitor(made), *self.process(pod, made))
         self.answer()
         self.ended(pod, [run, made], kept)
 
@@ -247,7 +249,7 @@ class Node(Killed):
         self.end_by(self.first, lambda: main_pid(running.NODE))
 
     def test_killed_with_the_daemon(self):
-        self.end_by(lambda: main_pid(running.NODE), running.main_pid)
+        self.end_by(lambda: main_pid(running.NODE), lambda: main_pid(running.DAEMON))
 
     def test_restarted(self):
         pods = [self.three('first')]
@@ -265,7 +267,30 @@ class Node(Killed):
             kill(main_pid(running.NODE))
         for _ in range(8):
             self.answer()
-            kill(running.main_pid())
+            kill(main_pid(running.DAEMON))
+        self.answer()
+        self.check_after(pods, begin)
+
+    def test_cannot_start_for_a_while(self):
+        """A node that fails again and again is tried until what hinders it is mended, and clients are served then."""
+        pods = [self.three('first')]
+        directory = (os.environ.get('XDG_CONFIG_HOME') or os.path.expanduser('~/.config')) + '/userpod/userpod.toml.d'
+        os.makedirs(directory, exist_ok=True)
+        broken = f'{directory}/99-test.toml'
+        with open(broken, 'w', encoding='utf-8') as f:
+            f.write('no-such-setting = true\n')
+        try:
+            begin = time.time_ns()
+            kill(main_pid(running.NODE))
+            self.cri.channel.close()
+            self.cri = cri.Cri()
+            end = time.monotonic() + 12  # past systemd's usual limit of five starts in ten seconds
+            while time.monotonic() < end:
+                self.assertNotEqual(cri.code_of(self.cri.Version, deadline=2), cri.Code.OK)
+            starts = int(cri.systemctl('show', '-P', 'NRestarts', running.NODE))
+            self.assertTrue(6 <= starts <= 20, starts)
+        finally:
+            os.unlink(broken)
         self.answer()
         self.check_after(pods, begin)
 

@@ -103,7 +103,8 @@ class LostBus(running.Running):
             times[what] = time.monotonic() - begin
             return got
         made = timed('create and start', lambda: self.container(pod, 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done', name))
-        done = timed('create and start', lambda: self.container(pod, 'trap "exit 3" TERM; while :; do usleep 20000; done', f'{name}-stopped'))
+        done = timed('create and start', lambda: self.container(pod, 'trap "exit 3" TERM; echo up; while :; do usleep 20000; done', f'{name}-stopped'))
+        self.wait_for_line('up', name=f'{name}-stopped')
         self.assertEqual(timed('exec', self.cri.ExecSync, container_id=made, cmd=['echo', 'here']).stdout, b'here\n')
         timed('list', self.cri.ListContainers)
         timed('stop', self.cri.StopContainer, container_id=done, timeout=10)
@@ -152,34 +153,60 @@ class LostBus(running.Running):
             monitor.kill()
             monitor.communicate()
 
+    def waiting(self, pod, name):
+        """A container that is deaf to its stop, and a call that waits for the end of that stop."""
+        deaf = self.container(pod, 'trap "" TERM; echo up; while :; do usleep 20000; done', name)
+        self.wait_for_line('up', name=name)
+        _, job = cri.bus_call(f'{ROOT}/containers/{deaf}', 'org.userpod1.Container', 'Stop', 'a{sv}', 2,
+                              'force-managed', 'b', 'true', 'timeout-usec', 't', 6_000_000)
+        call = subprocess.Popen(['busctl', '--user', 'call', '--timeout=60', cri.BUS, job, 'org.userpod1.Job', 'Wait', 'a{sv}', '0'],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        self.assertIsNone(call.poll())
+        return deaf, call
+
+    def failed(self, call, *words):
+        """At once and with a word."""
+        begin = time.monotonic()
+        _, told = call.communicate(timeout=30)
+        self.assertLess(time.monotonic() - begin, 4)
+        self.assertNotEqual(call.returncode, 0)
+        self.assertTrue(any(word in told for word in words), told)
+
     def test_killed(self):
         self.start_bus()
         with self.daemon_on_it():
             self.wait_for_condition(True, '')
             pod = self.pod()
-            before = self.container(pod, 'trap "exit 0" TERM; while :; do usleep 20000; done', 'before')
+            deaf, call = self.waiting(pod, 'deaf')
             self.shown()
-            number, job = cri.bus_call(f'{ROOT}/containers/{before}', 'org.userpod1.Container', 'Stop', 'a{sv}', 2,
-                                       'force-managed', 'b', 'true', 'timeout-usec', 't', 0)
-            self.assertGreater(number, 0)
-            self.assertTrue(job)
             pid = running.main_pid()
-            waiting = subprocess.Popen(['busctl', '--user', 'call', '--timeout=60', cri.BUS, self.pull(), 'org.userpod1.Job', 'Wait',
-                                        'a{sv}', '0'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             self.kill_bus()
-            _, words = waiting.communicate(timeout=20)  # an error or the answer, at once: no silence
-            self.assertTrue(waiting.returncode == 0 or 'onnection' in words or 'closed' in words or 'No such' in words, words)
+            self.failed(call, 'onnection', 'closed', 'reset')
             self.wait_for_condition(False, 'NoSessionBus', timeout=2)
             made = self.work(pod, 'without')
-            self.assertEqual(self.state(before), 'EXITED')  # the job went on
+            # The job goes on.
+            cri.wait_until(lambda: self.state(deaf) == 'EXITED', timeout=15, what='the end of a container')
             self.start_bus()
             self.wait_for_condition(True, '', timeout=35)
             self.shown()
             self.signals(made)
             self.assertEqual(running.main_pid(), pid)
 
-    def pull(self):
-        return cri.bus_call(ROOT, 'org.userpod1.Manager', 'PullImage', 'sa{sv}', running.IMAGE, 0)[1]
+    def test_daemon_ends_under_a_call(self):
+        self.start_bus()
+        with self.daemon_on_it():
+            self.wait_for_condition(True, '')
+            pod = self.pod()
+            deaf, call = self.waiting(pod, 'deaf')
+            cri.systemctl('restart', running.DAEMON)
+            self.failed(call, 'the daemon ended')
+            self.connect()
+            self.assertEqual(self.state(deaf), 'RUNNING')  # a stop is its daemon's
+            self.wait_for_condition(True, '')
+            _, call = self.waiting(pod, 'other')
+            os.kill(running.main_pid(), signal.SIGKILL)
+            self.failed(call, 'disconnected', 'not receive a reply', 'NoReply')
 
     def test_hangs(self):
         """Stopped by a signal: connected, and silent."""

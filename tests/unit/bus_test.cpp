@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <future>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "daemon/sys/child.hpp"
@@ -97,7 +98,15 @@ class TestCore final : public core::Core {
   void diagnose(std::function<void(std::vector<Check>)> done) override {
     done({{"subordinate-ids", Check::Severity::Error, "none", {"usermod --add-subuids"}}});
   }
-  void report(core::Condition) override {}
+  void report(core::Condition condition) override {
+    std::lock_guard lock(reportedMutex_);
+    reported_ = std::move(condition);
+  }
+  // "SessionBus yes ", "SessionBus no NameTaken"
+  std::string reported() const {
+    std::lock_guard lock(reportedMutex_);
+    return reported_.type + (reported_.ok ? " yes " : " no ") + reported_.reason;
+  }
   void ping(std::function<void()> answer) override { strand_->post(std::move(answer)); }
 
   void runPod(PodConfig, std::string, Origin, core::Callback<std::string>) override {}
@@ -189,6 +198,8 @@ class TestCore final : public core::Core {
   Paths paths_{"/run/user/1/userpod", "/data", "/config", "/run/userpod"};
   Settings settings_;
   std::atomic<std::uint32_t> nextJob_{1};
+  mutable std::mutex reportedMutex_;
+  core::Condition reported_;  // guarded by reportedMutex_
 };
 
 std::vector<std::string> environment() {
@@ -423,13 +434,14 @@ TEST_F(BusOnADaemon, ChangesAreAnnouncedBeforeSignalsAndReplies) {
 
 TEST_F(BusOnADaemon, ComesAndGoesWithTheBus) {
   startBus();  // there is none yet
-  std::this_thread::sleep_for(100ms);
+  waitFor([&] { return core_.reported() == "SessionBus no NoSessionBus"; });
   startDaemon();
   waitFor([&] { return present(); });
+  waitFor([&] { return core_.reported() == "SessionBus yes "; });
   ASSERT_TRUE(daemon_.kill(SIGKILL));
   (void)daemon_.wait();
   core_.putContainer(core_.containerRecord(ContainerRecord::State::Running));
-  std::this_thread::sleep_for(200ms);
+  waitFor([&] { return core_.reported() == "SessionBus no NoSessionBus"; });
   (void)removeTree(directory_ + "/bus");
   startDaemon();
   waitFor([&] { return present(); });
@@ -441,9 +453,10 @@ TEST_F(BusOnADaemon, WaitsForTheNameAndTakesIt) {
   auto second = std::make_unique<TestCore>();
   auto other = Bus::start(*second);
   ASSERT_TRUE(other);
-  std::this_thread::sleep_for(300ms);
+  waitFor([&] { return second->reported() == "SessionBus no NameTaken"; });
   bus_.reset();
   waitFor([&] { return present(); });
+  waitFor([&] { return second->reported() == "SessionBus yes "; });
   EXPECT_EQ(property(kRoot, "Manager", "Version"), "test");
   other->reset();
 }
