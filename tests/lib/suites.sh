@@ -51,7 +51,10 @@ installAndStart() {
   mkdir -p "$XDG_RUNTIME_DIR/systemd/user" "$XDG_RUNTIME_DIR/dbus-1/services"
   cp "$prefix"/share/systemd/user/* "$XDG_RUNTIME_DIR/systemd/user/"
   cp "$prefix"/share/dbus-1/services/* "$XDG_RUNTIME_DIR/dbus-1/services/"
-  [ -z "${unit_wrapper:-}" ] || sed -i "s#^\(Exec[A-Za-z]*=\)/#\1$unit_wrapper/#" "$XDG_RUNTIME_DIR"/systemd/user/userpod*.service
+  if [ -n "${inner:-}" ]; then              # a daemon of another build: see thread_suite.sh
+    cp "$inner" "$prefix/libexec/userpod/"
+    sed -i 's#^ExecStart=#&/usr/bin/setarch -R #' "$XDG_RUNTIME_DIR/systemd/user/userpod.service"
+  fi
   for options in ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS; do
     [ -z "${!options:-}" ] || systemctl --user set-environment "$options=${!options}:detect_leaks=0:log_path=$work/sanitizer"
   done
