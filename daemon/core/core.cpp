@@ -157,7 +157,6 @@ std::vector<Condition> CoreImpl::conditions() const {
   std::string fallback = storage_->reason();
   list.push_back({"StorageDriver", fallback.empty(), fallback.empty() ? "" : "NativeOverlayUnavailable",
                   fallback.empty() ? "" : storage_->driver() + " is used: " + fallback});
-  list.push_back(rootCondition());
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
   for (const auto& [type, condition] : reported_) list.push_back(condition);
@@ -230,6 +229,7 @@ void CoreImpl::forget(const ContainerPointer& container) {
   container->removed = true;
   containers_.erase(record.id);
   publish(Change::Kind::Container, record.id, true);
+  if (record.reason == kRootLost) report(rootCondition());
 }
 
 void CoreImpl::filesystemUsage(

@@ -43,6 +43,9 @@ struct PodEntity {
   network::PodNamespaces namespaces;
 };
 
+// Why a container ended whose root file system had lost the process that served it: ContainerRecord::reason.
+inline constexpr const char* kRootLost = "RootFilesystemLost";
+
 // A stop under way: the signal is out, everybody waits for the exit or the deadline.
 struct StopInProgress {
   std::chrono::steady_clock::time_point deadline;

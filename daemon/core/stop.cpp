@@ -13,7 +13,6 @@ namespace {
 // How long after conmon's end its exit file may still be on its way through the watch.
 constexpr std::chrono::milliseconds kExitFileDelay{500};
 constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
-constexpr const char* kRootLost = "RootFilesystemLost";
 
 // Every process of a container: its own cgroup and those below it, where execs are.
 void signalAll(const std::string& cgroup, int signal) {
@@ -167,6 +166,7 @@ void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord reco
   reachStage("exit.seen", record.id);
   commit(container, std::move(record));
   reachStage("exit.committed", container->record->id);
+  if (container->record->reason == kRootLost) report(rootCondition());
   releaseAfterExit(container);
 }
 
@@ -196,9 +196,8 @@ Condition CoreImpl::rootCondition() const {
   std::string lost;
   for (const auto& [id, container] : containers_)
     if (container->record->reason == kRootLost) lost += (lost.empty() ? "" : ", ") + id;
-  if (lost.empty()) return {"RootFilesystems", true, "", ""};
-  return {"RootFilesystems", false, kRootLost,
-          "fuse-overlayfs ended under these containers, which were killed; until they are removed: " + lost};
+  return {"RootFilesystems", lost.empty(), lost.empty() ? "" : kRootLost,
+          lost.empty() ? "" : "fuse-overlayfs ended under these containers, which were killed: " + lost};
 }
 
 void CoreImpl::watchMonitor(const ContainerPointer& container) {

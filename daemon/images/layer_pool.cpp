@@ -38,8 +38,7 @@ Result<std::vector<std::string>> entriesOf(const std::string& directory) {
 }  // namespace
 
 LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store)
-    : root_(std::move(root)), rootFd_(std::move(fd)), store_(std::move(store)),
-      remover_([this](const std::stop_token& stop) { removeInBackground(stop); }) {}
+    : root_(std::move(root)), rootFd_(std::move(fd)), store_(std::move(store)), trash_(root_) {}
 
 LayerPool::~LayerPool() = default;
 
@@ -80,7 +79,8 @@ Status LayerPool::load() {
   }
   for (const auto& layer : content.layers)
     if (!layers_.contains(layer.diffId)) USERPOD_CHECK(store_->removeLayer(layer.diffId));
-  for (const auto& name : present) discard(name);
+  for (const auto& name : present)
+    if (!name.starts_with(Trash::kPrefix)) discard(name);
   collect();
   return {};
 }
@@ -128,30 +128,7 @@ void LayerPool::collect() {
 }
 
 void LayerPool::discard(const std::string& name) {
-  std::string hidden = name;
-  if (!name.starts_with(kTemporary)) {
-    hidden = kTemporary + randomHex(8);
-    if (::renameat(rootFd_.get(), name.c_str(), rootFd_.get(), hidden.c_str()) < 0) {
-      if (errno != ENOENT) logError("{}", sysError(fmt::format("rename {}/{}", root_, name)).text());
-      return;
-    }
-  }
-  std::lock_guard lock(trashMutex_);
-  trash_.push_back(std::move(hidden));
-  trashReady_.notify_one();
-}
-
-void LayerPool::removeInBackground(const std::stop_token& stop) {
-  for (;;) {
-    std::string name;
-    {
-      std::unique_lock lock(trashMutex_);
-      if (!trashReady_.wait(lock, stop, [this] { return !trash_.empty(); }) || stop.stop_requested()) return;
-      name = std::move(trash_.front());
-      trash_.pop_front();
-    }
-    if (auto removed = removeTree(root_ + "/" + name); !removed) logError("{}", removed.error().text());
-  }
+  if (auto discarded = trash_.discard(name); !discarded) logError("{}", discarded.error().text());
 }
 
 LayerPool::Workspace::~Workspace() {

@@ -2,25 +2,24 @@
 #pragma once
 
 #include <condition_variable>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <stop_token>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "daemon/images/extractor.hpp"
 #include "daemon/store/image_store.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/trash.hpp"
 #include "policy/settings.hpp"
 
 namespace userpod::images {
 
-// Any thread. A directory is either named in the database or called .tmp-*: those are removed, by a background thread,
-// as is what a crash left behind.
+// Any thread. A directory is either named in the database or called .tmp-*: those are thrown away, as is what a crash left
+// behind.
 class LayerPool {
  public:
   static Result<std::unique_ptr<LayerPool>> open(const Paths& paths);
@@ -88,7 +87,6 @@ class LayerPool {
   void collect();  // with mutex_ held: layers without image and lease
   void discard(const std::string& name);
   Result<LayerRecord> settle(FreshLayer& layer);
-  void removeInBackground(const std::stop_token& stop);
 
   const std::string root_;  // <data>/layers
   const UniqueFd rootFd_;
@@ -101,10 +99,7 @@ class LayerPool {
   std::map<std::string, int> leased_;           // guarded by mutex_
   std::set<std::string> fetching_;              // guarded by mutex_
 
-  std::mutex trashMutex_;
-  std::condition_variable_any trashReady_;
-  std::deque<std::string> trash_;  // names; guarded by trashMutex_
-  std::jthread remover_;           // last: it uses the rest
+  Trash trash_;  // of root_
 };
 
 }  // namespace userpod::images

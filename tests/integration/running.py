@@ -1,4 +1,5 @@
 """What tests of running containers share: a pod on the test image, containers of shell scripts, their logs."""
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import cri
 
 IMAGE = f'{cri.REGISTRY}/test/busybox:1'
 PREFIX = os.environ.get('USERPOD_PREFIX', '')
+CONFIG_DIR = (os.environ.get('XDG_CONFIG_HOME') or os.path.expanduser('~/.config')) + '/userpod'
 NODE, DAEMON, SOCKET = 'userpod-node.service', 'userpod.service', 'userpod.socket'
 LINE = re.compile(r'(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}\S+) (stdout|stderr) (F|P) (.*)')
 
@@ -27,6 +29,32 @@ def enter(*command, **more):
 
 def main_pid():
     return int(cri.systemctl('show', '-P', 'MainPID', DAEMON))
+
+
+@contextlib.contextmanager
+def storage_driver(name):
+    """New containers are stored by this driver within: a drop-in of userpod.toml says so, and the daemon starts anew, as
+    it does again afterwards, without it.  Containers run on; connections must be made anew (Running.connect)."""
+    directory = f'{CONFIG_DIR}/userpod.toml.d'
+    made = [d for d in (directory, CONFIG_DIR) if not os.path.isdir(d)]
+    os.makedirs(directory, exist_ok=True)
+    file = f'{directory}/99-test-storage.toml'
+    with open(file, 'w', encoding='utf-8') as f:
+        f.write(f'storage-driver = "{name}"\n')
+    try:
+        restart_daemon()
+        yield
+    finally:
+        os.unlink(file)
+        for d in made:
+            os.rmdir(d)
+        restart_daemon()
+
+
+def restart_daemon():
+    cri.systemctl('reset-failed', DAEMON, SOCKET, check=False)  # so often is no failure
+    cri.systemctl('start', SOCKET)
+    cri.systemctl('restart', DAEMON)
 
 
 class Running(unittest.TestCase):
