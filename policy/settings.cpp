@@ -59,6 +59,15 @@ Reader texts(std::vector<std::string> Settings::*field) {
   };
 }
 
+Reader limit(std::int64_t Settings::*field) {
+  return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
+    auto value = node.value<std::int64_t>();
+    if (!node.is_integer() || !value || *value < 0) return badKey(file, node, "value", "must be an integer from 0 up");
+    settings.*field = *value;
+    return {};
+  };
+}
+
 Status readMirrors(const std::string& file, const toml::node& node, Settings& settings) {
   const auto* table = node.as_table();
   if (table == nullptr) return badKey(file, node, "registry-mirrors", "must be a table of registry = mirror");
@@ -88,13 +97,6 @@ Status readRuntimes(const std::string& file, const toml::node& node, Settings& s
   return {};
 }
 
-Status readPidsLimit(const std::string& file, const toml::node& node, Settings& settings) {
-  auto value = node.value<std::int64_t>();
-  if (!node.is_integer() || !value || *value < 0) return badKey(file, node, "pids-limit", "must be an integer from 0 up");
-  settings.pidsLimit = *value;
-  return {};
-}
-
 const std::map<std::string, Reader, std::less<>>& readers() {
   static const std::map<std::string, Reader, std::less<>> table = {
       {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
@@ -107,7 +109,10 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"insecure-registries", texts(&Settings::insecureRegistries)},
       {"unqualified-search-registries", texts(&Settings::unqualifiedSearchRegistries)},
       {"registry-mirrors", readMirrors},
-      {"pids-limit", readPidsLimit},
+      {"image-size-limit", limit(&Settings::imageSizeLimit)},
+      {"image-entries-limit", limit(&Settings::imageEntriesLimit)},
+      {"image-ratio-limit", limit(&Settings::imageRatioLimit)},
+      {"pids-limit", limit(&Settings::pidsLimit)},
   };
   return table;
 }

@@ -48,6 +48,9 @@ struct Settings {
   std::vector<std::string> insecureRegistries;     // host[:port] reached by plain HTTP; loopback addresses always are tried so
   std::vector<std::string> unqualifiedSearchRegistries = {"docker.io"};
   std::map<std::string, std::string> registryMirrors;  // host[/path] -> host[:port][/path] asked first
+  std::int64_t imageSizeLimit = 64LL << 30;        // bytes that a pull may unpack; 0: no limit
+  std::int64_t imageEntriesLimit = 5'000'000;      // files, directories and links that a pull may unpack; 0: no limit
+  std::int64_t imageRatioLimit = 250;              // a layer above 256 MiB to its compressed size; 0: no limit
   std::int64_t pidsLimit = 0;                      // per container when the request has none; 0: no limit
 };
 

@@ -96,6 +96,9 @@ std::string configInfo(const core::Core& core) {
                     {"insecureRegistries", settings.insecureRegistries},
                     {"unqualifiedSearchRegistries", settings.unqualifiedSearchRegistries},
                     {"registryMirrors", settings.registryMirrors},
+                    {"imageSizeLimit", settings.imageSizeLimit},
+                    {"imageEntriesLimit", settings.imageEntriesLimit},
+                    {"imageRatioLimit", settings.imageRatioLimit},
                     {"pidsLimit", settings.pidsLimit}});
 }
 

@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <optional>
@@ -20,10 +21,8 @@ namespace userpod::images {
 
 namespace {
 
-constexpr std::int64_t kMostEntries = 10'000'000;
 constexpr std::uint64_t kFreeCheckEvery = 64ULL << 20;
 constexpr std::uint64_t kLeastFree = 64ULL << 20;  // a full home directory breaks more than the pull
-
 
 struct ArchiveDeleter {
   void operator()(struct archive* reader) const { archive_read_free(reader); }
@@ -62,7 +61,8 @@ EntryInfo readInfo(struct archive_entry* entry) {
 
 class Extraction {
  public:
-  Extraction(int root, const TarSource& source) : root_(root), source_(source), tree_(root) {}
+  Extraction(int root, const TarSource& source, UnpackBudget& budget)
+      : root_(root), source_(source), budget_(budget), tree_(root) {}
 
   Result<Extracted> run();
 
@@ -76,6 +76,7 @@ class Extraction {
 
   int root_;
   const TarSource& source_;
+  UnpackBudget& budget_;
   LayerTree tree_;
   std::unique_ptr<struct archive, ArchiveDeleter> reader_;
   std::optional<Error> sourceError_;
@@ -111,12 +112,14 @@ Result<Extracted> Extraction::run() {
   archive_read_set_callback_data(reader_.get(), this);
   if (archive_read_open1(reader_.get()) != ARCHIVE_OK) return readerError("the layer's tar");
   struct archive_entry* entry = nullptr;
-  for (std::int64_t count = 0;; ++count) {
+  for (;;) {
     int code = archive_read_next_header(reader_.get(), &entry);
     if (code == ARCHIVE_EOF) break;
     if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError("the layer's tar");
-    if (count >= kMostEntries) return invalidImage(fmt::format("the layer has more than {} entries", kMostEntries));
+    std::int64_t before = tree_.inodes();
     USERPOD_CHECK(unpack(entry));
+    // An entry may bring missing parents, and one that replaces another brings nothing, but takes its time all the same.
+    USERPOD_CHECK(budget_.takeEntries(std::max<std::int64_t>(tree_.inodes() - before, 1)));
   }
   USERPOD_CHECK(tree_.finish());
   for (;;) {
@@ -164,6 +167,9 @@ Status Extraction::unpack(struct archive_entry* entry) {
 }
 
 Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std::int64_t size) {
+  // Before the first byte: a header may promise exabytes.
+  if (size < 0) return invalidImage(fmt::format("/{} of the layer has a negative size", path.text()));
+  if (auto taken = budget_.takeBytes(size); !taken) return std::move(taken).error().wrap("/" + path.text());
   USERPOD_TRY(file, tree_.createFile(path));
   std::int64_t end = 0;
   for (;;) {
@@ -204,6 +210,8 @@ Status Extraction::writeBlock(int file, const EntryPath& path, const void* data,
 
 }  // namespace
 
-Result<Extracted> extractTar(int root, const TarSource& source) { return Extraction(root, source).run(); }
+Result<Extracted> extractTar(int root, const TarSource& source, UnpackBudget& budget) {
+  return Extraction(root, source, budget).run();
+}
 
 }  // namespace userpod::images

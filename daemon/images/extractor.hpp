@@ -5,6 +5,7 @@
 #include <functional>
 #include <string_view>
 
+#include "daemon/images/unpack_budget.hpp"
 #include "daemon/sys/error.hpp"
 
 namespace userpod::images {
@@ -20,8 +21,9 @@ struct Extracted {
 // Reads the source to its end (what follows the archive too, for the digest's sake) and writes below `root`, an open
 // directory, as uid 0 of a user namespace. Whiteouts become those of overlayfs (character device 0:0,
 // user.overlay.opaque). Device nodes cannot be made without root and are left out.
-// ImageInvalid for what no honest image has; NoSpace before the file system is full; SubIdMissing for owners that are
-// not mapped; errors of the source as they are. The directory is then half filled: the caller removes it.
-Result<Extracted> extractTar(int root, const TarSource& source);
+// ImageInvalid for what no honest image has; LimitsExceeded when the budget is; NoSpace before the file system is full;
+// SubIdMissing for owners that are not mapped; errors of the source as they are. The directory is then half filled: the
+// caller removes it.
+Result<Extracted> extractTar(int root, const TarSource& source, UnpackBudget& budget);
 
 }  // namespace userpod::images

@@ -22,8 +22,8 @@ constexpr std::size_t kQueued = 8;  // blocks between two stages: 2 MB
 // The three stages share it. The first failure is the cause; what it breaks in the other stages is not told.
 class Pipeline {
  public:
-  Pipeline(Registry& registry, const Descriptor& descriptor, const std::string& diffId, const std::stop_token& stop)
-      : registry_(registry), descriptor_(descriptor), diffId_(diffId), stop_(stop) {}
+  Pipeline(Registry& registry, const LayerSource& layer, UnpackBudget& budget, const std::stop_token& stop)
+      : registry_(registry), descriptor_(layer.descriptor), diffId_(layer.diffId), budget_(budget), stop_(stop) {}
 
   void download(const std::function<void(std::size_t)>& received);
   void inflate();
@@ -40,10 +40,12 @@ class Pipeline {
   }
   Status inflateAll();
   static Error broken() { return Error(Code::Canceled, "the pull was given up"); }
+  Error named(Error error) const { return std::move(error).wrap("layer " + descriptor_.digest); }
 
   Registry& registry_;
   const Descriptor& descriptor_;
   const std::string& diffId_;
+  UnpackBudget& budget_;
   std::stop_token stop_;
   BlockQueue compressed_{kQueued};
   BlockQueue tar_{kQueued};
@@ -75,20 +77,24 @@ void Pipeline::download(const std::function<void(std::size_t)>& received) {
 
 Status Pipeline::inflateAll() {
   Sha256 sum;
+  std::int64_t compressed = 0;
+  std::int64_t unpacked = 0;
   auto sink = [&](Block block) -> Status {
     sum.update(block.view());
+    unpacked += static_cast<std::int64_t>(block.size);
+    USERPOD_CHECK(budget_.checkRatio(compressed, unpacked));
     if (!tar_.push(std::move(block))) return broken();
     return {};
   };
   std::unique_ptr<Decompressor> decompressor;
   while (auto block = compressed_.pop()) {
     if (!decompressor) decompressor = makeDecompressor(block->view(), sink);
-    if (auto status = decompressor->feed(block->view()); !status)
-      return std::move(status).error().wrap("layer " + descriptor_.digest);
+    compressed += static_cast<std::int64_t>(block->size);
+    if (auto status = decompressor->feed(block->view()); !status) return named(std::move(status).error());
   }
   if (!compressed_.ended()) return broken();
   if (!decompressor) decompressor = makeDecompressor({}, sink);
-  if (auto status = decompressor->finish(); !status) return std::move(status).error().wrap("layer " + descriptor_.digest);
+  if (auto status = decompressor->finish(); !status) return named(std::move(status).error());
   if (auto digest = sum.digest(); digest != diffId_)
     return Error(Code::DigestMismatch,
                  fmt::format("layer {} unpacks to {}, but the image's config says {}", descriptor_.digest, digest, diffId_));
@@ -102,16 +108,18 @@ void Pipeline::inflate() {
 
 Result<Extracted> Pipeline::unpack(int directory) {
   Block current(0);
-  auto extracted = extractTar(directory, [&]() -> Result<std::string_view> {
-    auto next = tar_.pop();
-    if (next) {
-      current = std::move(*next);
+  auto next = [&]() -> Result<std::string_view> {
+    // All may have arrived: nobody else looks any more.
+    if (stop_.stop_requested()) return broken();
+    if (auto block = tar_.pop()) {
+      current = std::move(*block);
       return current.view();
     }
     if (!tar_.ended()) return broken();
     return std::string_view();
-  });
-  if (!extracted) fail(extracted.error());
+  };
+  auto extracted = extractTar(directory, next, budget_);
+  if (!extracted) fail(named(extracted.error()));
   std::lock_guard lock(mutex_);
   if (failure_) return *failure_;
   return extracted;
@@ -119,9 +127,9 @@ Result<Extracted> Pipeline::unpack(int directory) {
 
 }  // namespace
 
-Result<Extracted> fetchLayer(Registry& registry, const Descriptor& descriptor, const std::string& diffId, int directory,
+Result<Extracted> fetchLayer(Registry& registry, const LayerSource& layer, int directory, UnpackBudget& budget,
                              const std::stop_token& stop, const std::function<void(std::size_t)>& received) {
-  Pipeline pipeline(registry, descriptor, diffId, stop);
+  Pipeline pipeline(registry, layer, budget, stop);
   std::jthread downloader([&] { pipeline.download(received); });
   std::jthread inflater([&] { pipeline.inflate(); });
   return pipeline.unpack(directory);

@@ -10,9 +10,15 @@
 
 namespace userpod::images {
 
+struct LayerSource {
+  Descriptor descriptor;
+  std::string diffId;
+};
+
 // Fills `directory` (open, empty). Both digests are verified over the whole streams: the compressed bytes against
-// the descriptor, the tar against the DiffID. `received` gets the number of each piece of compressed bytes, from the download thread. Blocks.
-Result<Extracted> fetchLayer(Registry& registry, const Descriptor& descriptor, const std::string& diffId, int directory,
+// the descriptor, the tar against the DiffID. `received` gets the number of each piece of compressed bytes, from the
+// download thread. Blocks. Errors name the layer.
+Result<Extracted> fetchLayer(Registry& registry, const LayerSource& layer, int directory, UnpackBudget& budget,
                              const std::stop_token& stop, const std::function<void(std::size_t)>& received);
 
 }  // namespace userpod::images

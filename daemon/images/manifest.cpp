@@ -18,7 +18,7 @@ using nlohmann::json;
 constexpr std::size_t kMostManifests = 1000;
 constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
 constexpr std::size_t kDeepest = 64;
-
+constexpr std::size_t kLargestAnnotations = 256U << 10;  // as Kubernetes has it; all images' go into one list
 
 // Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack. A NUL byte, which JSON can
 // spell, is in no honest text, and would cut it short wherever it goes on as a C string.
@@ -74,7 +74,7 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
   if (!object.is_object()) return invalidImage(fmt::format("{}: not a descriptor", what));
   Descriptor descriptor{.mediaType = textOf(object, "mediaType"), .digest = textOf(object, "digest")};
   if (!isSha256Digest(descriptor.digest))
-    return invalidImage(fmt::format("{}: digest \"{}\" is not sha256", what, descriptor.digest.substr(0, 100)));
+    return invalidImage(fmt::format("{}: digest \"{}\" is not sha256", what, excerpt(descriptor.digest)));
   auto size = object.find("size");
   if (size == object.end() || !size->is_number_unsigned() || size->get<std::uint64_t>() > (1ULL << 50))
     return invalidImage(fmt::format("{} {}: no sensible size", what, descriptor.digest));
@@ -100,7 +100,7 @@ bool contains(std::string_view text, std::string_view part) { return text.find(p
 Status checkKind(const Manifest& manifest) {
   const auto& type = manifest.config.mediaType;
   if (!type.empty() && !contains(type, "container.image") && !contains(type, "image.config"))
-    return Error(Code::NotSupported, fmt::format("an artifact of type {}, not a container image", type.substr(0, 200)));
+    return Error(Code::NotSupported, fmt::format("an artifact of type {}, not a container image", excerpt(type, 200)));
   for (const auto& layer : manifest.layers)
     if (contains(layer.mediaType, "+encrypted"))
       return Error(Code::NotSupported, fmt::format("layer {} is encrypted, which is not supported", layer.digest));
@@ -138,8 +138,12 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   bool saysIndex = contains(type, "image.index") || contains(type, "manifest.list");
   bool saysImage = contains(type, "image.manifest.v1") || contains(type, "distribution.manifest.v2");
   if ((saysIndex && !hasManifests) || (saysImage && hasManifests))
-    return invalidImage(fmt::format("manifest: its type {} does not fit its content", type.substr(0, 200)));
+    return invalidImage(fmt::format("manifest: its type {} does not fit its content", excerpt(type, 200)));
   manifest.annotations = mapOf(object, "annotations");
+  std::size_t bytes = 0;
+  for (const auto& [name, value] : manifest.annotations) bytes += name.size() + value.size();
+  if (bytes > kLargestAnnotations)
+    return invalidImage(fmt::format("manifest: {} bytes of annotations, more than {}", bytes, kLargestAnnotations));
   if (hasManifests) {
     USERPOD_TRY(manifests, readDescriptors(object["manifests"], kMostManifests, "manifest"));
     manifest.manifests = std::move(manifests);
@@ -163,8 +167,8 @@ Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host) {
     if (!entry.platform) continue;
     const Platform& platform = *entry.platform;
     if (platform.os != "unknown" && others.size() < 500)
-      others += fmt::format("{}{}/{}{}{}", others.empty() ? "" : ", ", platform.os, platform.architecture,
-                            platform.variant.empty() ? "" : "/", platform.variant);
+      others += fmt::format("{}{}/{}{}{}", others.empty() ? "" : ", ", excerpt(platform.os, 30), excerpt(platform.architecture, 30),
+                            platform.variant.empty() ? "" : "/", excerpt(platform.variant, 30));
     if (platform.os != host.os || platform.architecture != host.architecture) continue;
     int score = 0;
     if (platform.variant == host.variant)
@@ -197,7 +201,7 @@ Status readConfig(std::string_view document, ImageRecord& record) {
   if (rootfs == object.end() || !rootfs->is_object()) return invalidImage("image config: no rootfs");
   USERPOD_TRY(diffIds, listOf(*rootfs, "diff_ids"));
   for (const auto& id : diffIds)
-    if (!isSha256Digest(id)) return invalidImage(fmt::format("image config: DiffID \"{}\" is not sha256", id.substr(0, 100)));
+    if (!isSha256Digest(id)) return invalidImage(fmt::format("image config: DiffID \"{}\" is not sha256", excerpt(id)));
   record.diffIds = std::move(diffIds);
   auto found = object.find("config");
   if (found == object.end() || !found->is_object()) return {};

@@ -141,14 +141,14 @@ Result<ImageRecord> describe(const PullContext& context, Resolved& resolved) {
 class LayerFetches {
  public:
   LayerFetches(const PullContext& context, Registry& registry, Progress& progress, const std::stop_token& stop)
-      : context_(context), registry_(registry), progress_(progress), outer_(stop, [this] { stop_.request_stop(); }) {}
+      : context_(context), registry_(registry), progress_(progress), budget_(context.settings), outer_(stop, [this] { stop_.request_stop(); }) {}
 
   void add(const Descriptor& layer, const std::string& diffId) { wanted_.push_back({layer, diffId}); }
 
   Result<std::vector<LayerPool::FreshLayer>> run() {
     // The largest first: the last one decides when all are there.
     std::stable_sort(wanted_.begin(), wanted_.end(),
-                     [](const Wanted& a, const Wanted& b) { return a.descriptor.size > b.descriptor.size; });
+                     [](const LayerSource& a, const LayerSource& b) { return a.descriptor.size > b.descriptor.size; });
     std::vector<Descriptor> descriptors;
     std::uint64_t bytes = 0;
     for (const auto& layer : wanted_) {
@@ -168,11 +168,6 @@ class LayerFetches {
   }
 
  private:
-  struct Wanted {
-    Descriptor descriptor;
-    std::string diffId;
-  };
-
   void work() {
     for (;;) {
       std::size_t index = 0;
@@ -194,19 +189,20 @@ class LayerFetches {
   }
 
   Result<LayerPool::FreshLayer> fetch(std::size_t index) {
-    const auto& [descriptor, diffId] = wanted_[index];
+    const LayerSource& layer = wanted_[index];
     USERPOD_TRY(workspace, context_.pool.makeWorkspace());
-    USERPOD_TRY(extracted, fetchLayer(registry_, descriptor, diffId, workspace.fd(), stop_.get_token(),
+    USERPOD_TRY(extracted, fetchLayer(registry_, layer, workspace.fd(), budget_, stop_.get_token(),
                                       [&](std::size_t bytes) { progress_.received(index, bytes); }));
-    reachStage("pull.unpacked", diffId);
+    reachStage("pull.unpacked", layer.diffId);
     progress_.unpacked(index);
-    return LayerPool::FreshLayer{diffId, std::move(workspace), extracted};
+    return LayerPool::FreshLayer{layer.diffId, std::move(workspace), extracted};
   }
 
   const PullContext& context_;
   Registry& registry_;
   Progress& progress_;
-  std::vector<Wanted> wanted_;
+  UnpackBudget budget_;
+  std::vector<LayerSource> wanted_;
   std::stop_source stop_;
   std::stop_callback<std::function<void()>> outer_;
   std::mutex mutex_;

@@ -78,7 +78,7 @@ bool looksLikeHost(std::string_view first) {
 }
 
 Error invalidReference(std::string_view text, std::string_view why) {
-  return Error(Code::InvalidArgument, fmt::format("image name \"{}\": {}", text.substr(0, 300), why));
+  return Error(Code::InvalidArgument, fmt::format("image name \"{}\": {}", excerpt(text, 300), why));
 }
 
 bool isLoopback(std::string_view host) {

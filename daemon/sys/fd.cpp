@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <vector>
 
@@ -125,15 +126,37 @@ bool pathExists(const std::string& path) {
 
 namespace {
 
+constexpr std::size_t kMostOpen = 64;  // directories at once, of a tree that may be of any depth
+
 struct DirectoryCloser {
   void operator()(DIR* directory) const { ::closedir(directory); }
 };
 struct OpenDirectory {
   std::unique_ptr<DIR, DirectoryCloser> handle;
   std::string name;  // in its parent
+  int descriptor() const { return ::dirfd(handle.get()); }
 };
 
-Status openForRemoval(int parent, const std::string& name, dev_t device, std::vector<OpenDirectory>& stack) {
+// One tree being removed. A directory that lies deeper than descriptors go is moved up to the top and its turn comes there:
+// whoever fills the tree, a container or the layer of an image, decides how deep it is.
+class Removal {
+ public:
+  explicit Removal(const std::string& path) : path_(path) {}
+
+  Status run(dev_t device);
+
+ private:
+  Status open(int parent, const std::string& name);
+  Status removeEntry(const std::string& name, bool isDirectory);
+  Status closeLast();
+
+  const std::string& path_;
+  dev_t device_ = 0;
+  std::vector<OpenDirectory> stack_;
+  std::size_t moved_ = 0;
+};
+
+Status Removal::open(int parent, const std::string& name) {
   constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
   int fd = ::openat(parent, name.c_str(), kFlags);
   if (fd < 0 && errno == EACCES) {
@@ -145,12 +168,58 @@ Status openForRemoval(int parent, const std::string& name, dev_t device, std::ve
   UniqueFd owner(fd);
   struct stat info{};
   if (::fstat(fd, &info) < 0) return sysError("stat " + name);
-  if (device != 0 && info.st_dev != device) return Error(Code::Busy, name + " is a mount point");
+  if (info.st_dev != device_) return Error(Code::Busy, name + " is a mount point");
   if ((info.st_mode & 0300) != 0300) ::fchmod(fd, 0700);
   DIR* handle = ::fdopendir(fd);
   if (handle == nullptr) return sysError("read directory " + name);
   owner.release();
-  stack.push_back({std::unique_ptr<DIR, DirectoryCloser>(handle), name});
+  stack_.push_back({std::unique_ptr<DIR, DirectoryCloser>(handle), name});
+  return {};
+}
+
+Status Removal::closeLast() {
+  std::string name = std::move(stack_.back().name);
+  stack_.pop_back();
+  int parent = stack_.empty() ? AT_FDCWD : stack_.back().descriptor();
+  if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return {};
+  // Something was moved there after the last entry was read.
+  if (errno == ENOTEMPTY && moved_ > 0) return open(parent, name);
+  return sysError("remove directory " + name + " in " + path_);
+}
+
+Status Removal::removeEntry(const std::string& name, bool isDirectory) {
+  int fd = stack_.back().descriptor();
+  if (!isDirectory && ::unlinkat(fd, name.c_str(), 0) == 0) return {};
+  if (!isDirectory && errno != EISDIR) return errno == ENOENT ? Status() : sysError("remove " + name + " in " + path_);
+  if (stack_.size() < kMostOpen) {
+    auto opened = open(fd, name);
+    return opened ? Status() : std::move(opened).error().wrap("remove " + path_);
+  }
+  int top = stack_.front().descriptor();
+  for (;;) {
+    std::string upper = ".removed-" + std::to_string(moved_++);
+    if (::renameat2(fd, name.c_str(), top, upper.c_str(), RENAME_NOREPLACE) == 0) return {};
+    if (errno == EEXIST) continue;
+    // To change its "..", a directory has to be writable itself.
+    if (errno == EACCES && ::fchmodat(fd, name.c_str(), 0700, 0) == 0 && ::renameat2(fd, name.c_str(), top, upper.c_str(), RENAME_NOREPLACE) == 0)
+      return {};
+    return sysError("remove " + name + " in " + path_);
+  }
+}
+
+Status Removal::run(dev_t device) {
+  device_ = device;
+  USERPOD_CHECK(open(AT_FDCWD, path_));
+  while (!stack_.empty()) {
+    const dirent* entry = ::readdir(stack_.back().handle.get());
+    if (entry == nullptr) {
+      USERPOD_CHECK(closeLast());
+      continue;
+    }
+    std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    USERPOD_CHECK(removeEntry(name, entry->d_type == DT_DIR));
+  }
   return {};
 }
 
@@ -166,31 +235,7 @@ Status removeTree(const std::string& path) {
     if (::unlink(path.c_str()) < 0 && errno != ENOENT) return sysError("remove " + path);
     return {};
   }
-  std::vector<OpenDirectory> stack;
-  if (auto opened = openForRemoval(AT_FDCWD, path, top.st_dev, stack); !opened) return opened;
-  while (!stack.empty()) {
-    int fd = ::dirfd(stack.back().handle.get());
-    const dirent* entry = ::readdir(stack.back().handle.get());
-    if (entry == nullptr) {
-      std::string name = std::move(stack.back().name);
-      stack.pop_back();
-      int parent = stack.empty() ? AT_FDCWD : ::dirfd(stack.back().handle.get());
-      if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) < 0 && errno != ENOENT)
-        return sysError("remove directory " + name + " in " + path);
-      continue;
-    }
-    std::string name = entry->d_name;
-    if (name == "." || name == "..") continue;
-    if (entry->d_type != DT_DIR && ::unlinkat(fd, name.c_str(), 0) == 0) continue;
-    if (entry->d_type == DT_DIR || errno == EISDIR) {
-      if (stack.size() >= 512) return Error(Code::LimitsExceeded, path + ": directories deeper than 512");
-      if (auto opened = openForRemoval(fd, name, top.st_dev, stack); !opened)
-        return std::move(opened).error().wrap("remove " + path);
-    } else if (errno != ENOENT) {
-      return sysError("remove " + name + " in " + path);
-    }
-  }
-  return {};
+  return Removal(path).run(top.st_dev);
 }
 
 }  // namespace userpod

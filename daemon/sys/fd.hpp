@@ -62,7 +62,7 @@ Status writeFileAtomic(const std::string& path, std::string_view data, mode_t mo
 Status makeDirectories(const std::string& path, mode_t mode = 0755);
 bool pathExists(const std::string& path);
 // Removes a file or a whole tree without following links and without leaving its file system. A missing path is fine.
-// Depth does not matter: no recursion on the stack of the caller's thread beyond one descriptor at a time.
+// Depth does not matter: no recursion, and 64 descriptors at most.
 Status removeTree(const std::string& path);
 
 }  // namespace userpod

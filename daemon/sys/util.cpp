@@ -68,4 +68,20 @@ bool isUtf8(std::string_view bytes) {
   return true;
 }
 
+std::string excerpt(std::string_view bytes, std::size_t most) {
+  bool whole = bytes.size() <= most;
+  if (!whole) {
+    // Not in the middle of a character.
+    while (most > 0 && (bytes[most] & 0xc0) == 0x80) --most;
+    bytes = bytes.substr(0, most);
+  }
+  bool good = isUtf8(bytes);
+  std::string text(bytes);
+  for (char& c : text) {
+    auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f || (!good && byte >= 0x80)) c = '?';
+  }
+  return whole ? text : text + "...";
+}
+
 }  // namespace userpod

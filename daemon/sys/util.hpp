@@ -15,5 +15,7 @@ std::vector<std::string> split(std::string_view text, char separator);  // keeps
 std::string_view trim(std::string_view text);
 // Whether the bytes are well-formed UTF-8 (no surrogates, no overlong forms): JSON, D-Bus and proto strings must be.
 bool isUtf8(std::string_view bytes);
+// Of bytes from anywhere, what a message can show: UTF-8 without control characters, cut after `most` bytes with "...".
+std::string excerpt(std::string_view bytes, std::size_t most = 100);
 
 }  // namespace userpod

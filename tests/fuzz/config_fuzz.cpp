@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto status = readConfig(fuzz::text(data, size), image);
   if (!status) {
     require(status.error().code() == Code::ImageInvalid, "a config that cannot be read is an invalid image");
-    require(status.error().text().size() < 1000, "the message is short whatever the config is");
+    require(status.error().text().size() < 1000 && isUtf8(status.error().text()), "the message is short and UTF-8");
     return 0;
   }
   require(std::all_of(image.diffIds.begin(), image.diffIds.end(), isSha256Digest), "a DiffID is a SHA-256 digest");

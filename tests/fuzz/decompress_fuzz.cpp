@@ -14,7 +14,7 @@ using fuzz::require;
 
 namespace {
 
-constexpr std::size_t kMost = 8U << 20;  // a bomb is somebody else's to stop
+constexpr std::size_t kMost = 1U << 20;  // a bomb is somebody else's to stop
 
 struct Outcome {
   std::optional<Code> failure;

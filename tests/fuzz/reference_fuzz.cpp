@@ -1,5 +1,6 @@
 // Names of images: what parses is complete after qualify(), and its text parses to the same.
 #include "daemon/images/reference.hpp"
+#include "daemon/sys/util.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace userpod;
@@ -34,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto reference = parseReference(text);
   if (!reference) {
     require(reference.error().code() == Code::InvalidArgument, "a name that does not parse is an invalid argument");
-    require(reference.error().text().size() < 1000, "the message is short whatever the name is");
+    require(reference.error().text().size() < 1000 && isUtf8(reference.error().text()), "the message is short and UTF-8");
     return 0;
   }
   require(reference->path.find("..") == std::string::npos, "a path leads nowhere else");

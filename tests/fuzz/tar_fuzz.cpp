@@ -111,13 +111,17 @@ void extract(std::string_view tar) {
   require(static_cast<bool>(root), "the layer is there");
   constexpr std::size_t kPiece = 3000;  // entries lie across pieces
   std::unique_ptr<char[]> piece;        // each a copy of its own, for the sanitizer to see a read behind its end
-  auto extracted = images::extractTar(root->get(), [&]() -> Result<std::string_view> {
+  Settings settings;
+  settings.imageSizeLimit = 64LL << 20;  // of holes, too
+  images::UnpackBudget budget(settings);
+  auto next = [&]() -> Result<std::string_view> {
     auto part = tar.substr(0, kPiece);
     tar.remove_prefix(part.size());
     piece.reset(new char[part.size()]);
     std::memcpy(piece.get(), part.data(), part.size());
     return std::string_view(piece.get(), part.size());
-  });
+  };
+  auto extracted = images::extractTar(root->get(), next, budget);
   if (extracted) return require(tar.empty() && extracted->bytes >= 0 && extracted->inodes >= 0, "all is read and counted");
   require(!extracted.error().text().empty(), "an error has a text");
   require(extracted.error().text().size() < 10000, "the message is short whatever the archive is");

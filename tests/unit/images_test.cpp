@@ -340,11 +340,13 @@ class ExtractorTest : public ::testing::Test {
     auto root = openFile(root_, O_RDONLY | O_DIRECTORY);
     std::string_view rest = tar;
     std::string part;
-    return extractTar(root->get(), [&]() -> Result<std::string_view> {
+    auto next = [&]() -> Result<std::string_view> {
       part = rest.substr(0, step);
       rest.remove_prefix(part.size());
       return std::string_view(part);
-    });
+    };
+    UnpackBudget budget(settings_);
+    return extractTar(root->get(), next, budget);
   }
   Code codeOf(const std::string& tar) {
     auto done = extract(tar);
@@ -368,6 +370,7 @@ class ExtractorTest : public ::testing::Test {
   }
 
   std::string base_, root_;
+  Settings settings_;
 };
 
 TEST_F(ExtractorTest, Ordinary) {
@@ -501,9 +504,36 @@ TEST_F(ExtractorTest, EmptyAndTrailing) {
   EXPECT_EQ(text("f"), "x");
 }
 
+TEST_F(ExtractorTest, Limits) {
+  settings_.imageSizeLimit = 1000;
+  settings_.imageEntriesLimit = 10;
+  auto tooLarge = extract(Tar().file("a", std::string(600, 'x')).file("b", std::string(600, 'x')).bytes());
+  ASSERT_FALSE(tooLarge);
+  EXPECT_EQ(tooLarge.error().code(), Code::LimitsExceeded);
+  EXPECT_TRUE(tooLarge.error().text().starts_with("/b: ")) << tooLarge.error().text();
+  EXPECT_NE(tooLarge.error().text().find("image-size-limit"), std::string::npos);
+  Tar many;
+  for (int i = 0; i < 11; ++i) many.file("same", "x");
+  EXPECT_EQ(codeOf(many.bytes()), Code::LimitsExceeded);
+  EXPECT_EQ(codeOf(Tar().file("1/2/3/4/5/6/7/8/9/10/11").bytes()), Code::LimitsExceeded);
+  settings_.imageSizeLimit = settings_.imageEntriesLimit = 0;
+  EXPECT_TRUE(extract(many.bytes()));
+}
+
+TEST_F(ExtractorTest, Ratio) {
+  UnpackBudget budget(settings_);
+  EXPECT_TRUE(budget.checkRatio(1, 200 << 20));
+  EXPECT_TRUE(budget.checkRatio(2 << 20, 300 << 20));
+  auto bomb = budget.checkRatio(1 << 20, 300 << 20);
+  ASSERT_FALSE(bomb);
+  EXPECT_NE(bomb.error().text().find("image-ratio-limit"), std::string::npos);
+  EXPECT_FALSE(budget.takeBytes(INT64_MAX));
+}
+
 TEST_F(ExtractorTest, SourceFails) {
   auto root = openFile(root_, O_RDONLY | O_DIRECTORY);
-  auto done = extractTar(root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); });
+  UnpackBudget budget(settings_);
+  auto done = extractTar(root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); }, budget);
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().code(), Code::DigestMismatch);
 }

@@ -86,6 +86,22 @@ TEST(Child, RunKillsAtTheTimeAndCapsOutput) {
   EXPECT_EQ(long_output->out.size(), 1000U);
 }
 
+TEST(Files, RemoveTreeOfAnyDepth) {
+  std::string top = ::testing::TempDir() + "userpod-deep-" + randomHex(4);
+  ASSERT_TRUE(makeDirectories(top));
+  UniqueFd at(::open(top.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int depth = 0; depth < 1000; ++depth) {
+    for (const char* name : {"d", "e"}) ASSERT_EQ(::mkdirat(at.get(), name, 0700), 0);
+    ASSERT_TRUE(openAt(at.get(), "file", O_WRONLY | O_CREAT));
+    if (depth == 0) ::mkdirat(at.get(), ".removed-0", 0700);  // a name that is taken
+    at.reset(::openat(at.get(), "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    ASSERT_TRUE(at);
+  }
+  auto removed = removeTree(top);
+  EXPECT_TRUE(removed) << removed.error().text();
+  EXPECT_FALSE(pathExists(top));
+}
+
 TEST(Files, RemoveTreeTakesUnreadableDirectoriesAndKeepsLinkTargets) {
   std::string top = temporaryDirectory();
   ASSERT_TRUE(makeDirectories(top + "/tree/a/b/c"));

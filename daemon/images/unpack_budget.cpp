@@ -1,0 +1,44 @@
+#include "daemon/images/unpack_budget.hpp"
+
+#include <fmt/core.h>
+
+namespace userpod::images {
+
+namespace {
+
+// A small layer of zeros does no harm, and test images are like that.
+constexpr std::int64_t kSmall = 256LL << 20;
+
+Error exceeds(const char* setting, std::int64_t limit, const char* what) {
+  return {Code::LimitsExceeded,
+          fmt::format("unpacks to more than {} {}; if the image is to be trusted, set {} in userpod.toml higher, or to 0", limit,
+                      what, setting)};
+}
+
+// Neither counter may wrap: no more is taken than would fit.
+bool take(std::atomic<std::int64_t>& taken, std::int64_t count, std::int64_t limit) {
+  std::int64_t before = taken.load();
+  do {
+    if (count > INT64_MAX - before || (limit > 0 && before + count > limit)) return false;
+  } while (!taken.compare_exchange_weak(before, before + count));
+  return true;
+}
+
+}  // namespace
+
+Status UnpackBudget::takeBytes(std::int64_t count) {
+  if (take(bytesTaken_, count, bytes_)) return {};
+  return exceeds("image-size-limit", bytes_ > 0 ? bytes_ : INT64_MAX, "bytes");
+}
+
+Status UnpackBudget::takeEntries(std::int64_t count) {
+  if (take(entriesTaken_, count, entries_)) return {};
+  return exceeds("image-entries-limit", entries_, "files, directories and links");
+}
+
+Status UnpackBudget::checkRatio(std::int64_t compressed, std::int64_t unpacked) const {
+  if (ratio_ == 0 || unpacked <= kSmall || unpacked / ratio_ <= compressed) return {};
+  return exceeds("image-ratio-limit", ratio_, "times its compressed size");
+}
+
+}  // namespace userpod::images
