@@ -130,6 +130,20 @@ integrationSuite() {
   else result FAIL "$name/nothing-left" "see above"; fi
 }
 
+fuzzSuite() {
+  local dir=$build-fuzz seconds=${USERPOD_FUZZ_SECONDS:-$([ -n "$long" ] && echo 600 || echo 30)} target verdict rest
+  local flags='-fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping'
+  CXX=clang++ configureAndBuild "$dir" "$(printf 'tests/fuzz/fuzz-%s ' tar decompress manifest config reference challenge messages)" \
+    -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false "-Dcpp_args=$flags" -Dcpp_link_args=-fprofile-instr-generate ||
+    { result FAIL build/fuzz "does not build"; return; }
+  say "fuzz: $seconds s a target"
+  "$root/tests/fuzz/run" "$dir" "$seconds" 2>&1 | tee "$work/fuzz.log" || true
+  while read -r target verdict rest; do
+    case $verdict in clean) result PASS "fuzz/$target" ;; FINDING) result FAIL "fuzz/$target" "see $dir/findings/$target" ;; esac
+  done < "$work/fuzz.log"
+  grep -q ' clean ' "$work/fuzz.log" || result FAIL fuzz/run "see above"
+}
+
 summary() {
   local failed; failed=$(grep -c '^FAIL' "$results" || true)
   echo
@@ -168,5 +182,6 @@ runSuites() {
     else result FAIL build/sanitize "does not build"; fi
   fi
   if wants thread; then threadSuite; fi
+  if wants fuzz; then fuzzSuite; fi
   summary
 }
