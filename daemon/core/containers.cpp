@@ -96,6 +96,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainer(const CreatePlan& plan) 
   if (!made) {
     undoContainer(plan.container, plan.pod.runtimeHandler);
     if (!plan.container.logPath.empty() && !logWasThere) ::unlink(plan.container.logPath.c_str());
+    return std::move(made).error().wrap("container " + plan.container.config.name);
   }
   return made;
 }

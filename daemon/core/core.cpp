@@ -34,7 +34,8 @@ void OperationQueue::release() {
 }
 
 std::string podNameKey(const PodConfig& config) {
-  return fmt::format("k8s_{}_{}_{}_{}", config.name, config.nameSpace, config.uid, config.attempt);
+  // By what no name may hold: a_b of c is not a of b_c.
+  return fmt::format("{}/{}/{}/{}", config.name, config.nameSpace, config.uid, config.attempt);
 }
 
 std::string containerNameKey(const std::string& podId, const ContainerConfig& config) {

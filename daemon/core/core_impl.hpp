@@ -238,7 +238,7 @@ class CoreImpl final : public Core {
 
   std::map<std::string, PodPointer> pods_;
   std::map<std::string, ContainerPointer> containers_;
-  std::unordered_map<std::string, std::string> podNames_;        // name_namespace_uid_attempt -> id
+  std::unordered_map<std::string, std::string> podNames_;        // name/namespace/uid/attempt -> id
   std::unordered_map<std::string, std::string> containerNames_;  // pod id/name_attempt -> id
   std::map<std::uint32_t, JobEntity> jobs_;
   std::vector<std::shared_ptr<const ImageRecord>> imageList_;

@@ -99,8 +99,9 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
     return made;
   };
   auto made = make();
-  if (!made) undoPod(record);
-  return made;
+  if (made) return made;
+  undoPod(record);
+  return std::move(made).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name));
 }
 
 void CoreImpl::undoPod(const PodRecord& record) {

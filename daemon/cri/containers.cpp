@@ -33,7 +33,7 @@ Status takeCommand(const v1::ContainerConfig& config, ContainerConfig* container
     if (variable.key().empty() || variable.key().find('=') != std::string::npos)
       return invalidField("config.envs.key", "is empty or contains \"=\"; give the name of a variable");
     USERPOD_CHECK(checkText("config.envs.key", variable.key()));
-    USERPOD_CHECK(checkText(fmt::format("config.envs[{}]", variable.key()), variable.value()));
+    USERPOD_CHECK(checkText(entryOf("config.envs", variable.key()), variable.value()));
     container->environment.emplace_back(variable.key(), variable.value());
   }
   return {};
@@ -64,7 +64,7 @@ Status checkMountOptions(const std::string& field, const v1::Mount& mount) {
 }
 
 Result<MountConfig> toMount(const v1::Mount& mount) {
-  const std::string field = fmt::format("config.mounts[{}]", mount.container_path().substr(0, 128));
+  const std::string field = entryOf("config.mounts", mount.container_path());
   USERPOD_CHECK(checkAbsolute("config.mounts.container_path", mount.container_path()));
   if (mount.has_image() && !mount.image().image().empty()) {
     USERPOD_CHECK(checkImageVolume(field, mount));
@@ -92,7 +92,7 @@ Result<DeviceConfig> toDevice(const v1::Device& device) {
   USERPOD_CHECK(checkAbsolute("config.devices.container_path", result.containerPath));
   if (result.permissions.empty()) result.permissions = "rwm";
   if (result.permissions.find_first_not_of("rwm") != std::string::npos)
-    return invalidField(fmt::format("config.devices[{}].permissions", result.containerPath),
+    return invalidField(entryOf("config.devices", result.containerPath) + ".permissions",
                         "may only have r, w and m");
   return result;
 }
@@ -143,6 +143,7 @@ Result<ContainerConfig> toContainerConfig(const v1::ContainerConfig& config) {
   container.labels = toStringMap(config.labels());
   USERPOD_CHECK(checkLabels("config.labels", container.labels));
   container.annotations = toStringMap(config.annotations());
+  USERPOD_CHECK(checkAnnotations("config.annotations", container.annotations));
   if (config.linux().has_resources()) {
     USERPOD_TRY(resources, toResources("config.linux.resources", config.linux().resources()));
     container.resources = std::move(resources);

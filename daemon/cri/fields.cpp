@@ -16,14 +16,14 @@ constexpr std::size_t kPathLimit = 4095;
 constexpr std::size_t kLabelLimit = 4096;
 constexpr std::size_t kShown = 128;  // of a wrong value in a message
 
+constexpr std::size_t kLabelsLimit = 1 << 20;  // of one object: a list of all has to fit into a message
+
 bool isControl(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
 std::string inQuotes(std::string_view value) {
-  std::string text(value.substr(0, kShown));
-  std::replace_if(text.begin(), text.end(), isControl, '?');
-  return fmt::format("\"{}{}\"", text, value.size() > kShown ? "..." : "");
+  return fmt::format("\"{}\"", excerpt(value, kShown));
 }
 
 }  // namespace
@@ -101,13 +101,23 @@ Status checkUserIds(std::string_view field, const std::vector<std::int64_t>& ids
   return {};
 }
 
+std::string entryOf(std::string_view field, std::string_view key) {
+  return fmt::format("{}[{}]", field, excerpt(key, kShown));
+}
+
 Status checkLabels(std::string_view field, const StringMap& labels) {
   for (const auto& [key, value] : labels)
     if (key.size() + value.size() > kLabelLimit)
-      return invalidField(
-          fmt::format("{}[{}]", field, inQuotes(key)),
-          fmt::format("has {} bytes in key and value; at most {} are allowed", key.size() + value.size(), kLabelLimit));
-  return {};
+      return invalidField(entryOf(field, key), fmt::format("has {} bytes in key and value; at most {} are allowed",
+                                                           key.size() + value.size(), kLabelLimit));
+  return checkAnnotations(field, labels);
+}
+
+Status checkAnnotations(std::string_view field, const StringMap& annotations) {
+  std::size_t bytes = 0;
+  for (const auto& [key, value] : annotations) bytes += key.size() + value.size();
+  if (bytes <= kLabelsLimit) return {};
+  return invalidField(field, fmt::format("has {} bytes; at most {} are allowed", bytes, kLabelsLimit));
 }
 
 }  // namespace userpod::cri

@@ -29,8 +29,11 @@ Status checkBelow(std::string_view field, std::string_view path);
 // A user or group id: 0 to 2^32 - 2 (the last number means "none" to the kernel).
 Status checkUserId(std::string_view field, std::int64_t id);
 Status checkUserIds(std::string_view field, const std::vector<std::int64_t>& ids);
-// Names and values together at most 4096 bytes each pair.
+// Names and values together at most 4096 bytes each pair, 1 MiB all of them.
 Status checkLabels(std::string_view field, const StringMap& labels);
+Status checkAnnotations(std::string_view field, const StringMap& annotations);  // 1 MiB all of them
+// "field[key]", however long the key is.
+std::string entryOf(std::string_view field, std::string_view key);
 Status checkRange(std::string_view field, std::int64_t value, std::int64_t least, std::int64_t most);
 
 template <typename ProtoMap>

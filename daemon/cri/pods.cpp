@@ -76,7 +76,7 @@ Result<StringMap> toSysctls(const v1::LinuxPodSandboxConfig& linux) {
   for (const auto& [name, value] : sysctls) {
     USERPOD_CHECK(checkWord("config.linux.sysctls", name));
     if (name.find("..") != std::string::npos) return invalidField("config.linux.sysctls", "has a name with \"..\"");
-    USERPOD_CHECK(checkText(fmt::format("config.linux.sysctls[{}]", name), value, 4096));
+    USERPOD_CHECK(checkText(entryOf("config.linux.sysctls", name), value, 4096));
   }
   return sysctls;
 }
@@ -144,6 +144,7 @@ Result<PodConfig> toPodConfig(const v1::PodSandboxConfig& config, const std::str
   pod.labels = toStringMap(config.labels());
   USERPOD_CHECK(checkLabels("config.labels", pod.labels));
   pod.annotations = toStringMap(config.annotations());
+  USERPOD_CHECK(checkAnnotations("config.annotations", pod.annotations));
   USERPOD_CHECK(takeLinux(config.linux(), &pod));
   return pod;
 }
