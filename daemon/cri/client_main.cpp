@@ -61,7 +61,8 @@ class Client {
       status = (images_.get()->*method)(&context, request, &answer);
     else
       status = (runtime_.get()->*method)(&context, request, &answer);
-    if (!status.ok()) return toError(In::descriptor()->name(), status);
+    std::string type = request.GetTypeName();
+    if (!status.ok()) return toError(type.substr(type.rfind('.') + 1), status);
     return answer;
   }
 

@@ -158,7 +158,7 @@ Status ExecLoop::watch(const SessionPointer& session) {
 }
 
 void ExecLoop::read(const SessionPointer& session, UniqueFd& pipe, std::string& into) {
-  static thread_local std::array<char, 64 << 10> buffer;
+  std::array<char, 64 << 10> buffer;  // not cleared
   ssize_t count = ::read(pipe.get(), buffer.data(), buffer.size());
   if (count < 0 && (errno == EINTR || errno == EAGAIN)) return;
   if (count > 0) {

@@ -154,7 +154,8 @@ Result<Database> Database::open(const std::string& path, const OpenOptions& opti
   if (code != SQLITE_OK) return databaseError(owner->connection, path, code);
   sqlite3_busy_timeout(owner->connection, options.busyMilliseconds);
   Database database(std::move(owner));
-  USERPOD_CHECK(database.execute("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=ON"));
+  // Little is read after the start: a cache of 2 MB, as by default, would only keep what was written.
+  USERPOD_CHECK(database.execute("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=ON; PRAGMA cache_size=-128"));
   if (!options.readOnly) {
     // Answers the mode in force: a file system without shared memory maps keeps "delete", which is as safe.
     USERPOD_CHECK(database.execute("PRAGMA journal_mode=WAL"));
