@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "daemon/sys/mount.hpp"
@@ -19,7 +21,7 @@
 namespace userpod::bench {
 namespace {
 
-constexpr int kStopMilliseconds = 10'000;
+constexpr std::chrono::seconds kStopTime{10};
 
 std::vector<std::string> toolEnvironment() {
   return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
@@ -93,6 +95,46 @@ BareContainers::BareContainers(const NodeInside& node, ContainerTools tools, Con
                                std::string disk)
     : node_(node), tools_(std::move(tools)), model_(std::move(model)), live_(std::move(live)), disk_(std::move(disk)) {}
 
+Result<std::unique_ptr<ExitWatch>> ExitWatch::open(const std::string& directory) {
+  UniqueFd watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
+  // conmon writes a temporary file and renames it.
+  if (!watch || !wake || ::inotify_add_watch(watch.get(), directory.c_str(), IN_MOVED_TO) < 0)
+    return sysError("watch the exit files");
+  return std::unique_ptr<ExitWatch>(new ExitWatch(std::move(watch), std::move(wake)));
+}
+
+ExitWatch::ExitWatch(UniqueFd watch, UniqueFd wake)
+    : watch_(std::move(watch)), wake_(std::move(wake)), thread_([this] { run(); }) {}
+
+ExitWatch::~ExitWatch() {
+  (void)::eventfd_write(wake_.get(), 1);
+  thread_.join();
+}
+
+void ExitWatch::run() {
+  alignas(inotify_event) std::array<char, 4096> buffer{};
+  while (true) {
+    std::array<pollfd, 2> entries = {pollfd{watch_.get(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
+    (void)::poll(entries.data(), entries.size(), -1);
+    if (entries[1].revents != 0) return;
+    ssize_t count = ::read(watch_.get(), buffer.data(), buffer.size());
+    std::lock_guard lock(mutex_);
+    for (ssize_t at = 0; at < count;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+      if (event->len > 0) seen_.insert(event->name);
+      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+    }
+    changed_.notify_all();
+  }
+}
+
+Status ExitWatch::wait(const std::string& name) {
+  std::unique_lock lock(mutex_);
+  if (changed_.wait_for(lock, kStopTime, [&] { return seen_.erase(name) > 0; })) return {};
+  return Error(Code::Timeout, "the bare container " + name + " did not end at SIGTERM");
+}
+
 Result<std::unique_ptr<BareContainers>> BareContainers::open(const NodeInside& node, ContainerTools tools,
                                                              ContainerModel model, std::string live, std::string disk) {
   std::unique_ptr<BareContainers> made(
@@ -101,10 +143,8 @@ Result<std::unique_ptr<BareContainers>> BareContainers::open(const NodeInside& n
     USERPOD_CHECK(makeDirectories(directory, 0700));
   USERPOD_TRY(cgroup, node.makeCgroup(std::string(kBareCgroup) + "/tools"));
   made->toolsCgroup_ = std::move(cgroup);
-  made->exitWatch_.reset(::inotify_init1(IN_CLOEXEC));
-  // conmon writes a temporary file and renames it.
-  if (!made->exitWatch_ || ::inotify_add_watch(made->exitWatch_.get(), (made->live_ + "/exits").c_str(), IN_MOVED_TO) < 0)
-    return sysError("watch the exit files");
+  USERPOD_TRY(exits, ExitWatch::open(made->live_ + "/exits"));
+  made->exits_ = std::move(exits);
   return made;
 }
 
@@ -128,7 +168,8 @@ Status BareContainers::runCrun(std::vector<std::string> arguments) const {
   return Error(Code::RuntimeFailed, fmt::format("bare {}: exit status {}", fmt::join(options.argv, " "), status.code));
 }
 
-Status BareContainers::prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins) {
+Result<BareContainer> BareContainers::prepare(unsigned number,
+                                              const std::vector<std::pair<std::string, std::string>>& pins) const {
   for (const char* name : {"/upper", "/work", "/merged"}) USERPOD_CHECK(makeDirectories(writable(number) + name));
   USERPOD_CHECK(makeDirectories(bundle(number), 0700));
   auto spec = model_.spec;
@@ -139,11 +180,11 @@ Status BareContainers::prepare(unsigned number, const std::vector<std::pair<std:
       if (entry["type"] == (name == "net" ? "network" : name)) entry["path"] = path;
   USERPOD_CHECK(writeFile(bundle(number) + "/config.json", spec.dump()));
   USERPOD_TRY(cgroup, node_.makeCgroup(fmt::format("{}/mon/{}", kBareCgroup, number)));
-  monitorCgroup_ = std::move(cgroup);
-  return {};
+  return BareContainer{number, std::move(cgroup), 0};
 }
 
-SpawnOptions BareContainers::monitorOptions(unsigned number) const {
+SpawnOptions BareContainers::monitorOptions(const BareContainer& container) const {
+  const unsigned number = container.number;
   SpawnOptions options;
   options.argv = {tools_.conmon,
                   "--api-version=1",
@@ -164,64 +205,50 @@ SpawnOptions BareContainers::monitorOptions(unsigned number) const {
     if (argument != tools_.crun) options.argv.push_back("--runtime-arg=" + argument);
   options.environment = toolEnvironment();
   options.environment.emplace_back("_OCI_SYNCPIPE=3");
-  options.cgroup = monitorCgroup_.get();
+  options.cgroup = container.monitorCgroup.get();
   options.cgroupNamespace = node_.cgroupNamespace.get();
   options.directory = bundle(number);
   return options;
 }
 
-Status BareContainers::create(unsigned number) {
+Status BareContainers::create(BareContainer& container) const {
   USERPOD_TRY(answers, makePipe());
-  auto options = monitorOptions(number);
+  auto options = monitorOptions(container);
   options.descriptors = {{answers.write.get(), 3}};
   USERPOD_TRY(first, spawn(options));
   answers.write.reset();
   USERPOD_TRY(pid, readAnswer(answers.read.get()));
-  process_ = pid;
+  container.process = pid;
   USERPOD_TRY(ended, first.wait());  // its monitor has gone into the background
   if (ended.code != 0) return Error(Code::MonitorFailed, fmt::format("bare conmon: exit status {}", ended.code));
   return {};
 }
 
-Status BareContainers::start(unsigned number) {
+Status BareContainers::start(BareContainer& container) const {
+  const unsigned number = container.number;
   std::string options = fmt::format("lowerdir={},upperdir={}/upper,workdir={}/work,userxattr",
                                     fmt::join(model_.lowerLayers, ":"), writable(number), writable(number));
   USERPOD_CHECK(mountFilesystem("overlay", "overlay", writable(number) + "/merged", 0, options));
-  USERPOD_CHECK(create(number));
+  USERPOD_CHECK(create(container));
   return runCrun({"start", id(number)});
 }
 
-Status BareContainers::exec(unsigned number, const std::vector<std::string>& command) const {
-  std::vector<std::string> arguments{"exec", id(number)};
+Status BareContainers::exec(const BareContainer& container, const std::vector<std::string>& command) const {
+  std::vector<std::string> arguments{"exec", id(container.number)};
   arguments.insert(arguments.end(), command.begin(), command.end());
   return runCrun(std::move(arguments));
 }
 
-Status BareContainers::waitExitFile(unsigned number) {
-  alignas(inotify_event) std::array<char, 4096> buffer{};
-  while (true) {
-    pollfd entry{exitWatch_.get(), POLLIN, 0};
-    int ready = ::poll(&entry, 1, kStopMilliseconds);
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready <= 0) return Error(Code::Timeout, "a bare container did not end at SIGTERM");
-    ssize_t count = ::read(exitWatch_.get(), buffer.data(), buffer.size());
-    for (ssize_t at = 0; at < count;) {
-      const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
-      if (event->len > 0 && id(number) == event->name) return {};
-      at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
-    }
-  }
-}
-
-Status BareContainers::stop(unsigned number) {
-  USERPOD_TRY(pidfd, openPidfd(process_));
+Status BareContainers::stop(const BareContainer& container) const {
+  USERPOD_TRY(pidfd, openPidfd(container.process));
   USERPOD_CHECK(signalPidfd(pidfd.get(), SIGTERM));
-  USERPOD_CHECK(waitExitFile(number));
-  USERPOD_CHECK(runCrun({"delete", id(number)}));
-  return unmountDetached(writable(number) + "/merged");
+  USERPOD_CHECK(exits_->wait(id(container.number)));
+  USERPOD_CHECK(runCrun({"delete", id(container.number)}));
+  return unmountDetached(writable(container.number) + "/merged");
 }
 
-Status BareContainers::remove(unsigned number) const {
+Status BareContainers::remove(const BareContainer& container) const {
+  const unsigned number = container.number;
   USERPOD_CHECK(node_.removeCgroup(fmt::format("{}/mon/{}", kBareCgroup, number)));
   USERPOD_CHECK(removeTree(bundle(number)));
   USERPOD_CHECK(removeTree(live_ + "/exits/" + id(number)));

@@ -1,9 +1,13 @@
 // The bare parts of containers: overlay mount, conmon, crun, signal and exit file; no daemon in between.
 #pragma once
 
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "daemon/sys/child.hpp"
@@ -28,35 +32,60 @@ Result<ContainerTools> findTools(const Paths& paths, const Settings& settings);
 
 inline constexpr const char* kBareCgroup = "/bench";  // all cgroups of bare containers are below
 
-// One thread, which is a process of the node's namespaces but its network and cgroup ones, as the daemon is.
+// Tells of exit files when they are there: one inotify descriptor, of which a user has few, and one thread for all who wait.
+class ExitWatch {
+ public:
+  static Result<std::unique_ptr<ExitWatch>> open(const std::string& directory);
+  ~ExitWatch();
+  // Until the file of that name is there; ten seconds at most. Any thread.
+  Status wait(const std::string& name);
+
+ private:
+  ExitWatch(UniqueFd watch, UniqueFd wake);
+  void run();
+
+  UniqueFd watch_;
+  UniqueFd wake_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::set<std::string> seen_;  // guarded by mutex_
+  std::thread thread_;
+};
+
+struct BareContainer {
+  unsigned number = 0;
+  UniqueFd monitorCgroup;
+  pid_t process = 0;
+};
+
+// In a process that stands in the node's namespaces but its network and cgroup ones, as the daemon does. Any thread, each
+// container by one at a time.
 class BareContainers {
  public:
   // live: a directory on a tmpfs, for bundles, exit files and crun's state. disk: for the writable layers.
   static Result<std::unique_ptr<BareContainers>> open(const NodeInside& node, ContainerTools tools, ContainerModel model,
                                                       std::string live, std::string disk);
 
-  // Directories, the bundle with its config.json and the cgroups. pins: of "net", "ipc" and "uts".
-  Status prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins);
+  // Directories, the bundle with its config.json and the cgroups. pins: of "net", "ipc" and "uts". number: not in use.
+  Result<BareContainer> prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins) const;
   // Overlay mount, conmon with `crun create`, `crun start`.
-  Status start(unsigned number);
-  pid_t process() const { return process_; }  // of the container that was started last
+  Status start(BareContainer& container) const;
   // `crun exec` of the command.
-  Status exec(unsigned number, const std::vector<std::string>& command) const;
+  Status exec(const BareContainer& container, const std::vector<std::string>& command) const;
   // SIGTERM by pidfd, the exit file, `crun delete`, umount.
-  Status stop(unsigned number);
+  Status stop(const BareContainer& container) const;
   // What stop leaves: directories and the monitor's cgroup.
-  Status remove(unsigned number) const;
+  Status remove(const BareContainer& container) const;
 
  private:
   BareContainers(const NodeInside& node, ContainerTools tools, ContainerModel model, std::string live, std::string disk);
-  std::string id(unsigned number) const { return "bench-" + std::to_string(number); }
+  static std::string id(unsigned number) { return "bench-" + std::to_string(number); }
   std::string bundle(unsigned number) const { return live_ + "/bundles/" + id(number); }
   std::string writable(unsigned number) const { return disk_ + "/" + id(number); }
   std::vector<std::string> crun(std::vector<std::string> arguments) const;
   Status runCrun(std::vector<std::string> arguments) const;
-  SpawnOptions monitorOptions(unsigned number) const;
-  Status create(unsigned number);
-  Status waitExitFile(unsigned number);
+  SpawnOptions monitorOptions(const BareContainer& container) const;
+  Status create(BareContainer& container) const;
 
   const NodeInside& node_;
   const ContainerTools tools_;
@@ -64,9 +93,7 @@ class BareContainers {
   const std::string live_;
   const std::string disk_;
   UniqueFd toolsCgroup_;
-  UniqueFd monitorCgroup_;  // of the container being made: prepare() to start()
-  UniqueFd exitWatch_;
-  pid_t process_ = 0;
+  std::unique_ptr<ExitWatch> exits_;
 };
 
 }  // namespace userpod::bench

@@ -149,7 +149,10 @@ Status BareSandboxes::makeInThread(unsigned number) {
   USERPOD_TRY(pod, Netlink::open());
   NetlinkBatch node;
   addVeth(node, fmt::format("{}{}", kBridge, number), bridge_, own.get());
-  USERPOD_CHECK(node_.run(node));
+  {
+    std::lock_guard lock(mutex_);
+    USERPOD_CHECK(node_.run(node));
+  }
   USERPOD_TRY(index, pod.linkIndex("eth0"));
   NetlinkBatch inside;
   setUp(inside, kLoopbackIndex, "lo", false);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "daemon/sys/netlink.hpp"
@@ -9,7 +10,7 @@
 
 namespace userpod::bench {
 
-// Namespaces pinned on a tmpfs of its own, on a bridge of its own in the node's network. One thread.
+// Namespaces pinned on a tmpfs of its own, on a bridge of its own in the node's network. Any thread.
 class BareSandboxes {
  public:
   // Makes bridge and tmpfs; both must not be there yet.
@@ -28,7 +29,8 @@ class BareSandboxes {
   Status makeBridge();
   Status makeInThread(unsigned number);
 
-  Netlink node_;
+  std::mutex mutex_;
+  Netlink node_;  // guarded by mutex_; the kernel makes one link after the other anyway
   const std::string directory_;
   const bool ipv6_;
   unsigned bridge_ = 0;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 
 #include "daemon/sys/log.hpp"
@@ -28,10 +29,11 @@ class Undo {
   ~Undo() {
     report(client_.removeAll());
     if (pulledPause_) report(client_.removeImage(options_.pauseImage()));
-    if (options_.wants("PullImage")) report(client_.removeImage(options_.largeImage()));
+    report(removeLargeImages());
   }
   Status begin() {
     USERPOD_CHECK(client_.removeAll());  // of a run that was killed
+    USERPOD_CHECK(removeLargeImages());
     USERPOD_TRY(known, client_.hasImage(options_.pauseImage()));
     if (known) return {};
     USERPOD_CHECK(client_.pull(options_.pauseImage()));
@@ -40,6 +42,11 @@ class Undo {
   }
 
  private:
+  Status removeLargeImages() {
+    for (unsigned number = 0; number < kLargeImages && options_.wants("PullImage"); ++number)
+      USERPOD_CHECK(client_.removeImage(options_.largeImage(number)));
+    return {};
+  }
   static void report(const Status& status) {
     if (!status) logWarning("left behind by the benchmark: {}", status.error().text());
   }
@@ -69,13 +76,12 @@ Status lifecycleRows(const Options& options, const Paths& paths, const NodeInsid
   return measureLifecycle(options, client, *sandboxes, *containers, report);
 }
 
-Status measure(const Options& options, const Paths& paths, int hostProc) {
+Status measure(const Options& options, const Paths& paths, UniqueFd outerMemory) {
   USERPOD_TRY(node, NodeInside::open(paths));
   USERPOD_TRY(client, Client::connect(paths.criSocket()));
   Report report(options.json);
-  MemoryRows memory(options, hostProc);
-  bool wantsMemory = options.wants("Memory") && options.pods > 0;
-  if (wantsMemory) USERPOD_CHECK(memory.idle(report));
+  PodRows pods(options, *client, node.cgroupRoot, std::move(outerMemory));
+  if (options.wants("Pods")) USERPOD_CHECK(pods.idle(report));
   USERPOD_TRY(workspace, Workspace::open(paths, node));
   Undo undo(*client, options);
   USERPOD_CHECK(undo.begin());
@@ -84,8 +90,9 @@ Status measure(const Options& options, const Paths& paths, int hostProc) {
     USERPOD_CHECK(client->removeAll());
   }
   if (options.wants("PullImage")) USERPOD_CHECK(measurePull(options, *client, workspace->disk() + "/pull", report));
-  if (wantsMemory) USERPOD_CHECK(memory.withPods(*client, node.cgroupRoot, report));
-  if (options.containers > 0) USERPOD_CHECK(measureLists(options, *client, report));
+  if (options.wants("Load")) USERPOD_CHECK(measureListUnderLoad(options, *client, report));
+  if (options.wants("Pods")) USERPOD_CHECK(pods.withPods(report));
+  report.printLoad();
   return {};
 }
 
@@ -95,10 +102,10 @@ int fail(const Error& error) {
 }
 
 // The measuring process; no thread has been made before it.
-int insideNode(const Options& options, const Paths& paths, int hostProc) {
+int insideNode(const Options& options, const Paths& paths, UniqueFd outerMemory) {
   handleInterrupts();
   ::signal(SIGPIPE, SIG_IGN);
-  auto done = measure(options, paths, hostProc);
+  auto done = measure(options, paths, std::move(outerMemory));
   return done ? 0 : fail(done.error());
 }
 
@@ -119,7 +126,13 @@ Status checkOptions(const Options& options) {
     for (const auto* list : {&kLifecycleRows, &kOtherRows}) known |= std::find(list->begin(), list->end(), row) != list->end();
     if (!known) return Error(Code::InvalidArgument, "--rows: there is no row \"" + row + "\"; see --help");
   }
-  if (options.samples == 0 || options.samples > 20000) return Error(Code::InvalidArgument, "--samples: 1 to 20000");
+  if (options.samples == 0 || options.samples > 5000) return Error(Code::InvalidArgument, "--samples: 1 to 5000");
+  for (unsigned callers : options.parallel)
+    if (callers == 0 || callers > 200) return Error(Code::InvalidArgument, "--parallel: numbers of 1 to 200");
+  if (options.pullSamples > kLargeImages)
+    return Error(Code::InvalidArgument, fmt::format("--pull-samples: at most {}", kLargeImages));
+  if (options.parallel.empty() || !std::is_sorted(options.pods.begin(), options.pods.end()))
+    return Error(Code::InvalidArgument, "--parallel needs a number, --pods ascending ones");
   if (options.samples < kWantedSamples)
     fmt::print(stderr, "userpod-bench: fewer than {} samples: good for a look only\n", kWantedSamples);
   return {};
@@ -134,10 +147,10 @@ int runBenchmark(const Options& options) {
   auto lock = openFile(paths->runtime + "/bench.lock", O_RDWR | O_CREAT, 0600);
   if (!lock) return fail(lock.error());
   if (::flock(lock->get(), LOCK_EX | LOCK_NB) < 0) return fail(Error(Code::Busy, "another benchmark is running"));
-  auto hostProc = openFile("/proc", O_RDONLY | O_DIRECTORY);
-  if (!hostProc) return fail(hostProc.error());
+  auto outerMemory = openMemoryOf("userpodd");
+  if (!outerMemory) return fail(outerMemory.error());
   handleInterrupts();
-  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, hostProc->get()); });
+  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, std::move(*outerMemory)); });
   if (!child) return fail(child.error());
   int status = superviseOf(*child);
   ::unlink((paths->runtime + "/bench.lock").c_str());
@@ -145,19 +158,25 @@ int runBenchmark(const Options& options) {
 }
 
 }  // namespace
+
+bool Options::wants(const std::string& row) const {
+  return rows.empty() || std::find(rows.begin(), rows.end(), row) != rows.end();
+}
+
 }  // namespace userpod::bench
 
 int main(int argc, char** argv) {
   userpod::bench::Options options;
   CLI::App app("Times of the running userpod beside the bare parts of each call");
-  app.add_flag("--json", options.json, "one JSON object a line: name, p50, p95, n, unit, bare, ratio");
+  app.add_flag("--json", options.json, "one JSON object a line: name, p50, p95, n, unit, rate, bare, bare_rate, ratio");
   app.add_option("--samples", options.samples, "of each row but PullImage (200)");
   app.add_option("--pull-samples", options.pullSamples, "of PullImage (5)");
-  app.add_option("--pods", options.pods, "pods of the memory rows (20)");
-  app.add_option("--containers", options.containers, "measure ListContainers with this many containers");
+  app.add_option("--parallel", options.parallel, "callers at once of the rows of calls (1,10,50)")->delimiter(',');
+  app.add_option("--pods", options.pods, "pods of the rows of many pods (10,100,500)")->delimiter(',');
+  app.add_option("--containers", options.containers, "of the longest list (1000)");
   app.add_option("--registry", options.registry, "HOST:PORT of tests/testbed/registry --bench")->required()->envname("USERPOD_REGISTRY");
   app.add_option("--rows", options.rows, "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
-                                         " StopPodSandbox, PullImage, Memory, ListContainers")->delimiter(',');
+                                         " StopPodSandbox, PullImage, Load, Pods")->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   return userpod::bench::runBenchmark(options);
 }

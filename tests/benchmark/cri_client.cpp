@@ -4,9 +4,11 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <vector>
 
 #include "api.grpc.pb.h"
 #include "daemon/sys/fd.hpp"
@@ -20,6 +22,7 @@ constexpr const char* kLabel = "org.userpod1.benchmark";
 constexpr std::chrono::minutes kCallTime{5};
 constexpr std::chrono::seconds kReadyTime{30};
 constexpr int kGraceSeconds = 10;
+constexpr std::size_t kRemovers = 8;  // callers at once of removeAll()
 
 // As the kubelet asks by default: the network, IPC and UTS namespaces of the pod, a PID namespace for each container.
 void setNamespaces(v1::NamespaceOption* options) {
@@ -56,6 +59,7 @@ class CriClient final : public Client {
   Status exec(const std::string& id, const std::vector<std::string>& command) override;
   Result<nlohmann::json> containerSpec(const std::string& id) override;
   Result<pid_t> containerPid(const std::string& id) override;
+  Result<std::size_t> listPods() override;
   Result<std::size_t> listContainers() override;
   Status removeAll() override;
   Status pull(const std::string& image) override;
@@ -200,6 +204,12 @@ Result<pid_t> CriClient::containerPid(const std::string& id) {
   return Error(Code::Internal, "the verbose status of a container has no nodePid");
 }
 
+Result<std::size_t> CriClient::listPods() {
+  v1::ListPodSandboxResponse response;
+  USERPOD_CHECK(runtimeCall("ListPodSandbox", &v1::RuntimeService::Stub::ListPodSandbox, v1::ListPodSandboxRequest(), &response));
+  return static_cast<std::size_t>(response.items_size());
+}
+
 Result<std::size_t> CriClient::listContainers() {
   v1::ListContainersResponse response;
   USERPOD_CHECK(runtimeCall("ListContainers", &v1::RuntimeService::Stub::ListContainers, v1::ListContainersRequest(), &response));
@@ -211,13 +221,24 @@ Status CriClient::removeAll() {
   (*request.mutable_filter()->mutable_label_selector())[kLabel] = "1";
   v1::ListPodSandboxResponse response;
   USERPOD_CHECK(runtimeCall("ListPodSandbox", &v1::RuntimeService::Stub::ListPodSandbox, request, &response));
-  Status result;
-  for (const auto& item : response.items()) {
-    Pod pod{item.id(), item.metadata().name()};
-    auto removed = stopPod(pod);
-    if (removed) removed = removePod(pod);
-    if (!removed && result) result = std::move(removed);
+  std::atomic<int> next = 0;
+  std::vector<Status> results(kRemovers);
+  auto removeSome = [&](Status& result) {
+    for (int index = next++; index < response.items_size(); index = next++) {
+      const auto& item = response.items(index);
+      Pod pod{item.id(), item.metadata().name()};
+      auto removed = stopPod(pod);
+      if (removed) removed = removePod(pod);
+      if (!removed && result) result = std::move(removed);
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (auto& result : results) threads.emplace_back([&] { removeSome(result); });
   }
+  Status result;
+  for (auto& one : results)
+    if (!one) result = std::move(one);
   auto logs = removeTree(kLogDirectory);
   return result ? std::move(logs) : std::move(result);
 }

@@ -1,4 +1,4 @@
-// The product's side: the CRI calls of the benchmark, on the user socket. Blocking, one thread.
+// The product's side: the CRI calls of the benchmark, on the user socket. Blocking; any thread.
 #pragma once
 
 #include <sys/types.h>
@@ -37,7 +37,8 @@ class Client {
   // The OCI spec, runtimeSpec of the verbose status.
   virtual Result<nlohmann::json> containerSpec(const std::string& id) = 0;
   virtual Result<pid_t> containerPid(const std::string& id) = 0;  // in the node, from the verbose status
-  virtual Result<std::size_t> listContainers() = 0;  // their number
+  virtual Result<std::size_t> listPods() = 0;        // their number
+  virtual Result<std::size_t> listContainers() = 0;
   virtual Status removeAll() = 0;
 
   virtual Status pull(const std::string& image) = 0;

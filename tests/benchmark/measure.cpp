@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 namespace userpod::bench {
@@ -13,9 +14,23 @@ namespace {
 
 volatile sig_atomic_t interruptedFlag = 0;
 
-double rounded(double value) { return std::round(value * 1000) / 1000; }
+nlohmann::json rounded(double value) {
+  if (value == 0) return nullptr;
+  return std::round(value * 1000) / 1000;
+}
+
+double rate(const Samples& samples) {
+  return samples.seconds > 0 ? static_cast<double>(samples.values.size()) / samples.seconds : 0;
+}
+
+// A column of the table, empty for what there is none of.
+std::string column(double value, int width) {
+  return value == 0 ? std::string(static_cast<std::size_t>(width) + 1, ' ') : fmt::format(" {:>{}.2f}", value, width);
+}
 
 }  // namespace
+
+Row valueRow(std::string name, double value, std::string unit) { return {std::move(name), {{value}}, {}, std::move(unit)}; }
 
 double percentile(std::vector<double> samples, double percent) {
   auto rank = static_cast<std::size_t>(std::ceil(percent / 100 * static_cast<double>(samples.size())));
@@ -25,31 +40,31 @@ double percentile(std::vector<double> samples, double percent) {
 }
 
 void Report::print(const Row& row) {
-  if (row.samples.empty()) return;
-  double p50 = percentile(row.samples, 50);
-  double p95 = percentile(row.samples, 95);
-  double bare = row.bare.empty() ? 0 : percentile(row.bare, 50);
+  if (row.product.values.empty()) return;
+  if (double load = 0; ::getloadavg(&load, 1) == 1) loads_.push_back(load);
+  double p50 = percentile(row.product.values, 50);
+  double p95 = percentile(row.product.values, 95);
+  double bare = row.bare.values.empty() ? 0 : percentile(row.bare.values, 50);
+  double ratio = bare > 0 ? p50 / bare : 0;
   if (json_) {
-    nlohmann::ordered_json line{{"name", row.name},
-                                {"p50", rounded(p50)},
-                                {"p95", rounded(p95)},
-                                {"n", row.samples.size()},
-                                {"unit", row.unit},
-                                {"bare", nullptr},
-                                {"ratio", nullptr}};
-    if (bare > 0) line["bare"] = rounded(bare);
-    if (bare > 0) line["ratio"] = rounded(p50 / bare);
+    nlohmann::ordered_json line{{"name", row.name}, {"p50", std::round(p50 * 1000) / 1000}, {"p95", std::round(p95 * 1000) / 1000},
+                                {"n", row.product.values.size()}, {"unit", row.unit}, {"rate", rounded(rate(row.product))},
+                                {"bare", rounded(bare)}, {"bare_rate", rounded(rate(row.bare))}, {"ratio", rounded(ratio)}};
     fmt::print("{}\n", line.dump());
   } else {
     if (!headPrinted_)
-      fmt::print("{:<32} {:>10} {:>10} {:>6} {:<4} {:>10} {:>7}\n", "", "p50", "p95", "n", "unit", "bare p50", "ratio");
+      fmt::print("{:<42} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "n", "unit", "/s", "bare p50",
+                 "bare /s", "ratio");
     headPrinted_ = true;
-    fmt::print("{:<32} {:>10.2f} {:>10.2f} {:>6} {:<4}", row.name, p50, p95, row.samples.size(), row.unit);
-    if (bare > 0) fmt::print(" {:>10.2f} {:>7.2f}", bare, p50 / bare);
-    fmt::print("\n");
+    std::string line = fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, row.product.values.size(), row.unit);
+    line += column(rate(row.product), 8) + column(bare, 9) + column(rate(row.bare), 8) + column(ratio, 6);
+    line.erase(line.find_last_not_of(' ') + 1);
+    fmt::print("{}\n", line);
   }
   std::fflush(stdout);
 }
+
+void Report::printLoad() { print({"load average of the machine", {loads_}, {}, "tasks"}); }
 
 void handleInterrupts() {
   struct sigaction action {};

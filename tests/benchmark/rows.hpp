@@ -1,6 +1,8 @@
-// The rows of the result, each with its bare part.
+// The rows of the result, each with its bare part where there is one.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,50 +14,66 @@
 
 namespace userpod::bench {
 
+inline constexpr unsigned kLargeImages = 5;  // that the registry has
+
 struct Options {
   bool json = false;
   unsigned samples = 200;
-  unsigned pullSamples = 5;
-  unsigned pods = 20;        // of the memory rows
-  unsigned containers = 0;   // of the row ListContainers; 0: not measured
-  std::string registry;      // host:port, with the images of tests/testbed/registry --bench
+  unsigned pullSamples = kLargeImages;
+  std::vector<unsigned> parallel = {1, 10, 50};   // callers at once of the lifecycle rows
+  std::vector<unsigned> pods = {10, 100, 500};    // of the rows of many pods, ascending
+  unsigned containers = 1000;                     // of the row ListContainers; 0: not measured
+  std::string registry;                           // host:port, with the images of tests/testbed/registry --bench
   std::vector<std::string> rows;
 
   bool wants(const std::string& row) const;
   std::string pauseImage() const { return registry + "/bench/pause:latest"; }
-  std::string largeImage() const { return registry + "/bench/large:latest"; }
+  std::string largeImage(unsigned number) const { return registry + "/bench/large:" + std::to_string(number + 1); }
 };
 
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
-inline const std::vector<std::string> kOtherRows = {"PullImage", "Memory", "ListContainers"};
+inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Pods"};
 
-// All lifecycle rows from the same pods: pod, container, exec, its stop, a second container, stop of the pod under it.
+// "Row, 10 at once"
+std::string atOnce(const std::string& row, unsigned callers);
+// "Name:   value" in a file of /proc; empty without such a line.
+std::string procField(const std::string& text, const std::string& name);
+
+// All lifecycle rows from the same pods, for each number of callers at once.
 Status measureLifecycle(const Options& options, Client& client, BareSandboxes& sandboxes, BareContainers& containers,
                         Report& report);
+
+// Times of ListContainers while the greatest number of callers make containers at once: reads must not wait for work.
+Status measureListUnderLoad(const Options& options, Client& client, Report& report);
 
 // scratch: a directory on the disk of the daemon's data.
 Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report);
 
-// Times of ListContainers with that many running containers.
-Status measureLists(const Options& options, Client& client, Report& report);
-
-// Resident memory of userpodd, of the daemon proper and of its outer process, which for the most part is the same pages
-// of the same libraries; and what each container's monitor adds (PSS).
-class MemoryRows {
+// What the daemon costs at rest: memory and processor, monitors, and the times of lists, with no pod and with many.
+class PodRows {
  public:
-  // hostProc: /proc of the host's PID namespace, which shows the outer daemon too.
-  MemoryRows(const Options& options, int hostProc) : options_(options), hostProc_(hostProc) {}
-  Status idle(Report& report) const;  // before any pod
-  Status withPods(Client& client, const std::string& cgroupRoot, Report& report) const;
+  // outerMemory: smaps_rollup of the daemon's outer process, which only a process in the host's namespaces may open.
+  PodRows(const Options& options, Client& client, std::string cgroupRoot, UniqueFd outerMemory)
+      : options_(options), client_(client), cgroupRoot_(std::move(cgroupRoot)), outerMemory_(std::move(outerMemory)) {}
+  Status idle(Report& report) const;     // before any pod
+  Status withPods(Report& report);       // removes them at the end
 
  private:
-  // Sums over the processes named userpodd that a /proc shows: the node's shows only the daemon proper.
-  Result<double> daemonMiB(int proc) const;
   Status printDaemon(Report& report, const std::string& when) const;
+  Status printMonitors(Report& report, const std::string& when) const;
+  Status printLists(Report& report, std::size_t pods, std::size_t containers) const;
+  Status grow(unsigned pods, unsigned containers);
 
   const Options& options_;
-  const int hostProc_;
+  Client& client_;
+  const std::string cgroupRoot_;
+  const UniqueFd outerMemory_;
+  std::vector<Pod> pods_;
+  unsigned containers_ = 0;
 };
+
+// smaps_rollup of the own user's process of that name, opened.
+Result<UniqueFd> openMemoryOf(const std::string& name);
 
 }  // namespace userpod::bench

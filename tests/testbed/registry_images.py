@@ -15,6 +15,7 @@ import zlib
 OCI = 'application/vnd.oci.image.'
 DOCKER = 'application/vnd.docker.'
 MTIME = 1000000000                                   # 2001-09-09, so that digests never change
+BENCH_IMAGES = 5
 PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 
@@ -298,9 +299,19 @@ class Pipe:
         self.put(self.z.compress(data))
         return len(data)
 
-    def close(self):
-        self.put(self.z.flush())
+    def close(self, endings):
+        """The same archive with more and more zeros behind its end, which make other layers of it.
+        Returns for each the last compressed bytes, behind the file's, with its digest, size and DiffID."""
+        self.put(self.z.flush(zlib.Z_SYNC_FLUSH))
         self.out.close()
+        made = []
+        for i in range(endings):
+            z, plain, packed = self.z.copy(), self.plain.copy(), self.packed.copy()
+            plain.update(bytes(512 * i))
+            tail = z.compress(bytes(512 * i)) + z.flush()
+            packed.update(tail)
+            made.append((tail, 'sha256:' + packed.hexdigest(), self.size + len(tail), 'sha256:' + plain.hexdigest()))
+        return made
 
 
 def bench_layer(job):
@@ -324,8 +335,14 @@ def bench_layer(job):
             rest = info.size - (len(pool) - at)
             data = pool[at:at + info.size] if rest <= 0 else pool[at:] + pool * (rest // len(pool)) + pool[:rest % len(pool)]
             tar.addfile(info, io.BytesIO(data))
-    pipe.close()
-    return path, 'sha256:' + pipe.packed.hexdigest(), pipe.size, 'sha256:' + pipe.plain.hexdigest()
+    return path, pipe.close(BENCH_IMAGES)
+
+
+def with_tail(path, tail):
+    with open(path, 'rb') as f:
+        while data := f.read(1 << 20):
+            yield data
+    yield tail
 
 
 PAUSE = r"""
@@ -351,17 +368,20 @@ def bench_pause(directory, to):
 
 def bench(directory, to):
     bench_pause(directory, to)
-    if to.has('bench/large', 'latest'):
+    if to.has('bench/large', str(BENCH_IMAGES)):
         return
     jobs = [(f'{directory}/bench-{i}', i, files, mb << 20) for i, files, mb in ((1, 12000, 325), (2, 8000, 225), (3, 4000, 100))]
     with multiprocessing.Pool(min(3, os.cpu_count() or 1)) as pool:
         made = pool.map(bench_layer, jobs, chunksize=1)
-    layers = []
-    for path, digest, size, diff_id in made:
-        with open(path, 'rb') as f:
-            layers.append(({'mediaType': OCI + 'layer.v1.tar+gzip', **to.blob('bench/large', f, digest, size)}, diff_id))
+    for i in range(BENCH_IMAGES):
+        layers = []
+        for path, endings in made:
+            tail, digest, size, diff_id = endings[i]
+            blob = to.blob('bench/large', with_tail(path, tail), digest, size)
+            layers.append(({'mediaType': OCI + 'layer.v1.tar+gzip', **blob}, diff_id))
+        to.image('bench/large', [str(i + 1)] + (['latest'] if i == 0 else []), layers)
+    for path, _ in made:
         os.unlink(path)
-    to.image('bench/large', ['latest'], layers)
 
 
 def make(directory, port, **which):
