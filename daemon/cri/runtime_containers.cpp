@@ -137,7 +137,8 @@ grpc::ServerUnaryReactor* RuntimeService::ContainerStatus(Context* context, cons
 
 grpc::ServerUnaryReactor* RuntimeService::ListContainers(Context* context, const v1::ListContainersRequest* request,
                                                          v1::ListContainersResponse* response) {
-  for (const auto& container : core_.snapshot()->containers)
+  auto snapshot = core_.snapshot();
+  for (const auto& container : snapshot->containers)
     if (matches(request->filter(), *container)) fillItem(*container, response->add_containers());
   return answer(context, {"ListContainers"}, {});
 }

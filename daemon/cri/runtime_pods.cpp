@@ -80,7 +80,8 @@ grpc::ServerUnaryReactor* RuntimeService::PodSandboxStatus(Context* context, con
 
 grpc::ServerUnaryReactor* RuntimeService::ListPodSandbox(Context* context, const v1::ListPodSandboxRequest* request,
                                                          v1::ListPodSandboxResponse* response) {
-  for (const auto& pod : core_.snapshot()->pods)
+  auto snapshot = core_.snapshot();
+  for (const auto& pod : snapshot->pods)
     if (matches(request->filter(), *pod)) fillItem(*pod, response->add_items());
   return answer(context, {"ListPodSandbox"}, {});
 }

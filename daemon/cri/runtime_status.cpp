@@ -43,7 +43,8 @@ bool kernelHasRecursiveReadOnly() {
 }  // namespace
 
 void fillConditions(const core::Core& core, v1::RuntimeStatus* status) {
-  for (const auto& condition : core.snapshot()->conditions) {
+  auto snapshot = core.snapshot();
+  for (const auto& condition : snapshot->conditions) {
     auto* message = status->add_conditions();
     message->set_type(condition.type);
     message->set_status(condition.ok);
