@@ -88,6 +88,7 @@ Status CoreImpl::openParts() {
       inUse.insert(inUse.end(), pod.addresses.begin(), pod.addresses.end());
   USERPOD_TRY(storage, storage::Storage::open(parts_.paths, parts_.settings, node_));
   storage_ = std::move(storage);
+  if (!storage_->reason().empty()) logWarning("storage driver {}: {}", storage_->driver(), storage_->reason());
   USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings));
   images_ = std::move(images);
   USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, inUse));
@@ -96,7 +97,7 @@ Status CoreImpl::openParts() {
   runtime_ = std::move(runtime);
   auto [name, version] = runtime_->version();
   info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(),
-           node_.hostCgroup};
+           storage_->reason(), node_.hostCgroup};
   imageList_ = images_->list();
   return {};
 }
@@ -155,9 +156,9 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
   list.push_back(monitorsCondition());
   list.push_back(nodeCondition());
-  std::string fallback = storage_->reason();
+  const std::string& fallback = info_.storageReason;
   list.push_back({"StorageDriver", fallback.empty(), fallback.empty() ? "" : "NativeOverlayUnavailable",
-                  fallback.empty() ? "" : storage_->driver() + " is used: " + fallback});
+                  fallback.empty() ? "" : info_.storageDriver + " is used: " + fallback});
   list.push_back({"Store", storeProblem_.empty(), storeProblem_.empty() ? "" : "StoreFailed", storeProblem_});
   list.insert(list.end(), hostConditions_.begin(), hostConditions_.end());
   for (const auto& [type, condition] : reported_) list.push_back(condition);

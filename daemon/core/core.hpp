@@ -75,6 +75,7 @@ struct Info {
   std::string version;
   std::string ociRuntimeName, ociRuntimeVersion;
   std::string storageDriver, graphRoot, networkStack;
+  std::string storageReason;  // why storageDriver is none of the better ones; empty when it was asked for, or is overlay
   std::string nodeCgroup;  // of the node as the host sees it, absolute below /sys/fs/cgroup: prefix of record cgroups
 };
 

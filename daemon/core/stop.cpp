@@ -12,6 +12,8 @@ namespace {
 
 // How long after conmon's end its exit file may still be on its way through the watch.
 constexpr std::chrono::milliseconds kExitFileDelay{500};
+// How long killed processes may wait for an answer of their root file system before that is ended too.
+constexpr std::chrono::seconds kServerGrace{5};
 constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
 
 // Every process of a container: its own cgroup and those below it, where execs are.
@@ -88,6 +90,10 @@ void CoreImpl::killForStop(const ContainerPointer& container) {
   container->stop->killed = true;
   killProcesses(container);
   reachStage("stop.killed", container->record->id);
+  if (!container->server) return;
+  strand_->runAfter(kServerGrace, [container] {
+    if (container->server) (void)signalPidfd(container->server.get(), SIGKILL);
+  });
 }
 
 // The whole cgroup: with a PID namespace that is shared, the first process's end would not be everybody's.

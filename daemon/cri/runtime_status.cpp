@@ -85,6 +85,7 @@ std::string configInfo(const core::Core& core) {
                     {"podLogs", paths.podLogs()},
                     {"graphRoot", info.graphRoot},
                     {"storageDriver", info.storageDriver},
+                    {"storageDriverReason", info.storageReason},
                     {"networkStack", info.networkStack},
                     {"ociRuntime", {{"name", info.ociRuntimeName}, {"version", info.ociRuntimeVersion}}},
                     {"cgroupDriver", "cgroupfs"},

@@ -142,6 +142,18 @@ class Storage(running.Running):
         self.assert_lost(made)
         self.assert_removed(pod, lost, kept, another, made)
 
+    def test_fuse_hangs(self):
+        """Processes that wait for it cannot be killed: a stop ends it too."""
+        self.use('fuse-overlayfs')
+        pod = self.pod()
+        hung = self.container(pod, 'echo ready; while :; do cat /bin/busybox > /file; done', 'hung')
+        self.wait_for_line('ready', name='hung')
+        server, = self.servers(hung)
+        os.kill(server, signal.SIGSTOP)
+        self.cri.StopContainer(container_id=hung, timeout=0)
+        self.assertEqual((self.state(hung), self.status(hung).reason), ('EXITED', 'RootFilesystemLost'))
+        self.assert_removed(pod, hung)
+
     def test_fuse_killed_while_nobody_looks(self):
         self.use('fuse-overlayfs')
         pod = self.pod()
