@@ -145,7 +145,7 @@ void Tree::containerSignals(const ContainerView& before, const ContainerView& af
   ContainerObject& object = *containers_.at(after.id).object;
   std::string path = containerPath(after.id);
   if (after.startedAt != 0 && before.startedAt == 0) event(after.startedAt, "container-started", path);
-  if (after.oomKilled && !before.oomKilled) {
+  if (after.oomKills > before.oomKills) {
     attempt("send OomKilled", [&] { object.emitOomKilled(); });
     event(nowMicros(), "container-oom", path);
   }

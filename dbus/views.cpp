@@ -150,7 +150,8 @@ ContainerView makeContainerView(const ContainerRecord& record, const std::string
   view.stdinOpen = record.config.stdinOpen;
   view.logPath = cleanText(record.logPath);
   view.cgroupPath = cleanText(nodeCgroup + record.cgroup);
-  view.oomKilled = record.oomKilled;
+  view.oomKills = record.oomKills;
+  view.oomKilled = record.oomKills > 0;
   return view;
 }
 

@@ -51,6 +51,7 @@ struct ContainerView {
   bool tty = false, stdinOpen = false;
   std::string logPath, cgroupPath;
   bool oomKilled = false;
+  std::uint64_t oomKills = 0;  // not a property: tells one kill from the next
 
   template <typename Visitor>
   static void fields(Visitor&& visit);

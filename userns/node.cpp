@@ -134,7 +134,8 @@ Result<NodeInside> NodeInside::open(const Paths& paths) {
     USERPOD_TRY(fd, openFile(std::string("/proc/1/ns/") + name, O_RDONLY));
     target = std::move(fd);
   }
-  USERPOD_TRY(controllers, readFile(node.cgroupRoot + "/cgroup.controllers", 4096));
+  // Not cgroup.controllers: one may be delegated and yet not be switched on (cpu, beside real-time processes).
+  USERPOD_TRY(controllers, readFile(node.cgroupRoot + "/cgroup.subtree_control", 4096));
   node.controllers = std::string(trim(controllers));
   return node;
 }

@@ -57,7 +57,7 @@ struct NodeInside {
   UniqueFd pidNamespace;
   std::string cgroupRoot = "/sys/fs/cgroup";  // the node's own cgroup2 mount; its root is the unit's cgroup
   std::string hostCgroup;                     // the same one as the host sees it, absolute below its /sys/fs/cgroup
-  std::string controllers;                    // content of cgroup.controllers there: "cpu memory pids", may be empty
+  std::string controllers;                    // that cgroups below it have: "cpu memory pids", may be empty
 
   static Result<NodeInside> open(const Paths& paths);
   // Makes the cgroup (every level) and returns an O_DIRECTORY descriptor for SpawnOptions::cgroup.

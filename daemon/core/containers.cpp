@@ -136,6 +136,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   record.workingDirectory = spec.workingDirectory;
   record.user = spec.user;
   record.stopSignal = spec.stopSignal;
+  record.config.resources = spec.resources;  // what is enforced of it
   USERPOD_TRY(process, runtime_->create({record.id, plan.pod.runtimeHandler, bundle, record.logPath, record.config.tty,
                                          record.config.stdinOpen, record.config.stdinOnce}));
   reachStage("container.process", record.id);
@@ -176,6 +177,7 @@ void CoreImpl::finishCreate(const ContainerPointer& container, Result<ContainerM
   reachStage("container.created", id);
   watchMonitor(container);
   watchServer(container, std::move(made->serverPidfd));
+  watchOom(container);
   container->operations.release();
   for (const auto& done : waiters) done(id);
 }
@@ -234,6 +236,7 @@ void CoreImpl::finishStart(const ContainerPointer& container, Status started, Do
 
 // Called with the container's queue held, once it has ended: gives back what only a living container needs.
 void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
+  unwatchOom(container);
   if (container->monitor) strand_->unwatch(container->monitor.get());
   container->monitor.reset();
   if (container->server) strand_->unwatch(container->server.get());

@@ -186,7 +186,10 @@ void CoreImpl::refreshConditions() {
     if (node_.controllers.find(controller) == std::string::npos)
       missing += (missing.empty() ? "" : ", ") + std::string(controller);
   host.push_back({"CgroupDelegation", missing.empty(), missing.empty() ? "" : "ControllersMissing",
-                  missing.empty() ? "" : "not delegated: " + missing + "; limits of these kinds are not enforced"});
+                  missing.empty() ? ""
+                                  : "not delegated: " + missing +
+                                        "; limits of these kinds are not enforced and status does not show them; "
+                                        "`userpodctl doctor` tells how to delegate them"});
   if (host != hostConditions_) {
     hostConditions_ = std::move(host);
     publish(Change::Kind::Conditions, "");

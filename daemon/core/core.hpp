@@ -119,6 +119,10 @@ class Core {
   virtual void removeContainer(const std::string& key, DoneCallback done) = 0;
   // whole: every process of the container's cgroup, else its first process only.
   virtual void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) = 0;
+  // Limits of a created or running container; see oci::updateResources for what stays and what fails.
+  virtual void updateContainer(const std::string& key, Resources wanted, DoneCallback done) = 0;
+  // After a rotation: a new file at the log's path takes all further output. Of a created or running container only.
+  virtual void reopenContainerLog(const std::string& key, DoneCallback done) = 0;
   virtual void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                         Callback<oci::ExecResult> done) = 0;
   virtual std::string containerSpec(const std::string& id) const = 0;  // config.json, "" when gone

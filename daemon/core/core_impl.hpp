@@ -63,6 +63,7 @@ struct ContainerEntity {
   UniqueFd monitor;  // pidfd of conmon, watched
   UniqueFd server;   // pidfd of what serves the root file system, watched; none where the kernel does
   bool rootLost = false;  // it ended before the container
+  Watches::Id oomWatch = -1;  // of its memory.events; none without the memory controller
   bool exitSeen = false;
   bool removed = false;
 };
@@ -104,6 +105,8 @@ class CoreImpl final : public Core {
   void stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) override;
   void removeContainer(const std::string& key, DoneCallback done) override;
   void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) override;
+  void updateContainer(const std::string& key, Resources wanted, DoneCallback done) override;
+  void reopenContainerLog(const std::string& key, DoneCallback done) override;
   void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                 Callback<oci::ExecResult> done) override;
   std::string containerSpec(const std::string& id) const override;
@@ -204,6 +207,15 @@ class CoreImpl final : public Core {
   void commitExit(const ContainerPointer& container, const oci::ExitRecord& exit);
   void commitLostExit(const ContainerPointer& container);
   void commitEnd(const ContainerPointer& container, ContainerRecord record);
+
+  // update.cpp
+  void withLiving(const std::string& key, DoneCallback done,
+                  std::function<void(const ContainerPointer&, DoneCallback)> operation);
+
+  // oom.cpp
+  void watchOom(const ContainerPointer& container);
+  void unwatchOom(const ContainerPointer& container);
+  void countOom(const ContainerPointer& container);
 
   // recovery.cpp: before the strand serves anybody
   Status recover();

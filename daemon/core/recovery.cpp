@@ -130,6 +130,7 @@ void CoreImpl::adopt(const ContainerPointer& container) {
   auto numbers = split(monitors ? trim(*monitors) : std::string_view(), '\n');
   if (std::find(numbers.begin(), numbers.end(), std::to_string(container->record->monitorPid)) != numbers.end())
     if (auto monitor = openPidfd(container->record->monitorPid)) container->monitor = std::move(*monitor);
+  watchOom(container);
   if (container->monitor) return watchMonitor(container);
   monitorEnded(container);
 }

@@ -141,9 +141,12 @@ void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitReco
   record.exitCode = exit.code;
   record.finishedAt = exit.finishedAt;
   // Before the OCI runtime deletes the cgroup, and its figures with it.
-  record.oomKilled = oci::oomKills(node_, record.cgroup) > 0 && exit.code == 128 + SIGKILL;
-  record.reason = record.oomKilled ? "OOMKilled" : exit.code == 0 ? "Completed" : "Error";
-  if (container->rootLost && exit.code != 0 && !record.oomKilled) {
+  record.oomKills = std::max(record.oomKills, oci::oomKills(node_, record.cgroup));
+  // One that lost a helper earlier and is now killed by the daemon did not end for want of memory.
+  bool killed = container->rootLost || (container->stop && container->stop->killed);
+  bool oomKilled = record.oomKills > 0 && exit.code == 128 + SIGKILL && !killed;
+  record.reason = oomKilled ? "OOMKilled" : exit.code == 0 ? "Completed" : "Error";
+  if (container->rootLost && exit.code != 0) {
     record.reason = kRootLost;
     record.message = "fuse-overlayfs, which served the container's root file system, ended; the container was killed";
   }

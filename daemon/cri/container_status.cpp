@@ -101,7 +101,7 @@ std::string containerInfo(const ContainerRecord& container, pid_t hostPid, const
                       {"nodePid", container.pid},
                       {"cgroup", container.cgroup},
                       {"privileged", container.config.security.privileged},
-                      {"oomKilled", container.oomKilled},
+                      {"oomKills", container.oomKills},
                       {"imageID", container.imageId},
                       {"runtimeSpec", parseForInfo(spec)}};
   return printInfo(info);

@@ -5,6 +5,7 @@
 #include "daemon/cri/fields.hpp"
 #include "daemon/cri/limits.hpp"
 #include "daemon/cri/lists.hpp"
+#include "daemon/cri/resources.hpp"
 #include "daemon/cri/runtime_service.hpp"
 #include "daemon/sys/log.hpp"
 
@@ -151,6 +152,31 @@ grpc::ServerWriteReactor<v1::StreamContainersResponse>* RuntimeService::StreamCo
       [](const ContainerRecord& container, v1::StreamContainersResponse* response) {
         fillItem(container, response->add_containers());
       });
+}
+
+grpc::ServerUnaryReactor* RuntimeService::UpdateContainerResources(
+    Context* context, const v1::UpdateContainerResourcesRequest* request, v1::UpdateContainerResourcesResponse*) {
+  CallName name{"UpdateContainerResources", "CONTAINER_ID", request->container_id()};
+  if (request->has_windows()) return answer(context, name, unsupportedField("windows", "is not for Linux; leave it out"));
+  auto container = findContainer(request->container_id(), true);
+  if (!container) return answer(context, name, std::move(container).error());
+  auto resources = toResources("linux", request->linux());
+  if (!resources) return answer(context, name, std::move(resources).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.updateContainer((*container)->id, std::move(*resources),
+                          [reply](const userpod::Status& status) { reply->finish(status); });
+  });
+}
+
+grpc::ServerUnaryReactor* RuntimeService::ReopenContainerLog(Context* context,
+                                                             const v1::ReopenContainerLogRequest* request,
+                                                             v1::ReopenContainerLogResponse*) {
+  CallName name{"ReopenContainerLog", "CONTAINER_ID", request->container_id()};
+  auto container = findContainer(request->container_id(), true);
+  if (!container) return answer(context, name, std::move(container).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.reopenContainerLog((*container)->id, [reply](const userpod::Status& status) { reply->finish(status); });
+  });
 }
 
 grpc::ServerUnaryReactor* RuntimeService::ExecSync(Context* context, const v1::ExecSyncRequest* request,

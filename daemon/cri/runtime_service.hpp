@@ -39,6 +39,9 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Reactor* ListContainers(Context*, const v1::ListContainersRequest*, v1::ListContainersResponse*) override;
   grpc::ServerWriteReactor<v1::StreamContainersResponse>* StreamContainers(Context*,
                                                                            const v1::StreamContainersRequest*) override;
+  Reactor* UpdateContainerResources(Context*, const v1::UpdateContainerResourcesRequest*,
+                                    v1::UpdateContainerResourcesResponse*) override;
+  Reactor* ReopenContainerLog(Context*, const v1::ReopenContainerLogRequest*, v1::ReopenContainerLogResponse*) override;
   Reactor* ExecSync(Context*, const v1::ExecSyncRequest*, v1::ExecSyncResponse*) override;
 
  private:

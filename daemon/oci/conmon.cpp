@@ -91,8 +91,9 @@ SpawnOptions RuntimeImpl::monitorOptions(const Handler& handler, const CreateInp
   options.environment = toolEnvironment(paths_);
   options.environment.emplace_back("_OCI_SYNCPIPE=3");
   options.cgroup = cgroup;
-  options.cgroupNamespace = node_.cgroupNamespace.get();
-  options.directory = input.bundle;  // conmon looks for its cgroup's files from here
+  // Not in the node's cgroup namespace: conmon would find the container's memory.events and watch it, with an inotify
+  // instance a container (fs.inotify.max_user_instances is 128). The daemon watches them all with its own one.
+  options.directory = input.bundle;
   return options;
 }
 

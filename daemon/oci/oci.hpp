@@ -40,6 +40,7 @@ struct BuiltSpec {
   std::string workingDirectory;
   EffectiveUser user;
   int stopSignal = 15;
+  std::optional<Resources> resources;  // what is enforced of those asked for
 };
 // InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of
 // mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is a namespace of the
@@ -110,5 +111,19 @@ Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::st
 
 // memory.events oom_kill of a cgroup, 0 when there is none. Read before remove().
 std::uint64_t oomKills(const NodeInside& node, const std::string& cgroup);
+
+// Makes the container's conmon open its log anew, after a rotation has renamed it: on success there is a new file at
+// logPath, and all output from now on goes there. A directory that has vanished is made again. Blocks, at most two
+// seconds; one call a container at a time. NoSpace, System: no file can be made there, and the old one stays in use.
+// MonitorFailed: conmon is gone. Timeout: it does not answer.
+Status reopenLog(const std::string& bundle, const std::string& logPath);
+
+// Changes limits of a created or running container, whose cgroup it is: those that `wanted` names; what is 0 or empty
+// there stays as in `current`, and so do oom_score_adj and hugepage limits of 0. All or nothing. The value is what is
+// enforced afterwards. Any worker thread.
+// CgroupDelegationMissing: a controller is missing. NotSupported: huge pages. InvalidArgument: a limit below what is in
+// use, or a value that the kernel refuses.
+Result<Resources> updateResources(const NodeInside& node, const std::string& cgroup, const Resources& current,
+                                  const Resources& wanted);
 
 }  // namespace userpod::oci

@@ -157,7 +157,7 @@ struct ContainerConfig {
   bool stdinOpen = false;
   bool stdinOnce = false;
   bool tty = false;
-  std::optional<Resources> resources;
+  std::optional<Resources> resources;  // asked for; once the container is made, what is enforced
   ContainerSecurity security;
   int stopSignal = 0;  // number; 0: the image's, else SIGTERM
 };
@@ -191,7 +191,7 @@ struct ContainerRecord {
   std::int64_t startedAt = 0;
   std::int64_t finishedAt = 0;
   std::int32_t exitCode = 0;  // meaningful when finishedAt is set; 128 + signal after a signal
-  bool oomKilled = false;
+  std::uint64_t oomKills = 0;  // processes of it that the kernel has killed for want of memory
   std::string reason;   // Completed, Error, OOMKilled, StartError, RootFilesystemLost; MonitorLost, NodeEnded: nobody saw it
   std::string message;
 };

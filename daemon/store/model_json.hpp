@@ -53,7 +53,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerConfig, name, attempt, 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(EffectiveUser, uid, gid, groups)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerRecord, id, podId, config, origin, state, imageId, imageName,
                                                 logPath, cgroup, processArgs, workingDirectory, user, stopSignal, pid,
-                                                pidStart, monitorPid, createdAt, startedAt, finishedAt, exitCode, oomKilled,
+                                                pidStart, monitorPid, createdAt, startedAt, finishedAt, exitCode, oomKills,
                                                 reason, message)
 
 }  // namespace userpod

@@ -134,6 +134,8 @@ class TestCore final : public core::Core {
   }
   void removeContainer(const std::string&, core::DoneCallback done) override { done({}); }
   void killContainer(const std::string&, int, bool, core::DoneCallback) override {}  // forgets its callback
+  void updateContainer(const std::string&, Resources, core::DoneCallback) override {}
+  void reopenContainerLog(const std::string&, core::DoneCallback) override {}
   void execSync(const std::string&, std::vector<std::string>, std::chrono::milliseconds,
                 core::Callback<oci::ExecResult>) override {}
   std::string containerSpec(const std::string&) const override { return ""; }

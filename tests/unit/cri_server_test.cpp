@@ -76,6 +76,10 @@ class FakeCore final : public core::Core {
   }
   void removeContainer(const std::string& key, core::DoneCallback done) override { record("remove " + key, done); }
   void killContainer(const std::string&, int, bool, core::DoneCallback done) override { done({}); }
+  void updateContainer(const std::string& key, Resources wanted, core::DoneCallback done) override {
+    record("update " + key + " " + std::to_string(wanted.memoryLimit), done);
+  }
+  void reopenContainerLog(const std::string& key, core::DoneCallback done) override { record("reopen " + key, done); }
   void execSync(const std::string&, std::vector<std::string> command, std::chrono::milliseconds,
                 core::Callback<oci::ExecResult> done) override {
     if (command[0] == "late") return done(Error(Code::Timeout, "killed after 1 s"));

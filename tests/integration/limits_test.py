@@ -1,0 +1,261 @@
+#!/usr/bin/python3
+"""Limits of cpu, memory and processes: in force where their controllers are delegated, told where they are not.
+
+Without controllers (tests/testbed/session on most machines) half of it is left out; tests/run's suite `uml` has them."""
+import errno
+import json
+import os
+import subprocess
+import time
+import unittest
+
+import cri
+import running
+
+MEBIBYTE = 1 << 20
+MANAGER = ('/org/userpod1', 'org.userpod1.Manager')
+GROW = 'tail /dev/zero'             # a line without an end: takes memory until it is killed
+STAY = 'trap "exit 0" TERM; echo up; sleep 3600 & wait'
+
+
+def read(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read().strip()
+
+
+def node_cgroup():
+    return '/sys/fs/cgroup' + cri.systemctl('show', '-P', 'ControlGroup', running.NODE)
+
+
+def controllers():
+    """Those that a container may have."""
+    cri.Cri().Version()
+    return set(read(node_cgroup() + '/cgroup.subtree_control').split())
+
+
+class Limits(running.Running):
+    def limited(self, script=STAY, name='main', pod=None, up=True, **resources):
+        made = self.container(pod or self.pod(name), script, name, linux={'resources': resources})
+        if up:
+            self.wait_for_line('up', pod=name, name=name)
+        return made
+
+    def file(self, container, name):
+        info = json.loads(self.cri.ContainerStatus(container_id=container, verbose=True).info['info'])
+        return read(f'{node_cgroup()}{info["cgroup"]}/{name}')
+
+    def files(self, container, *names):
+        return [self.file(container, name) for name in names]
+
+    def resources(self, container):
+        return self.status(container).resources.linux
+
+    def update(self, container, **resources):
+        self.cri.UpdateContainerResources(container_id=container, linux=resources, deadline=30)
+
+    def refused(self, code, words, call, *args, **fields):
+        with self.assertRaises(cri.grpc.RpcError) as caught:
+            call(*args, **fields)
+        self.assertEqual(caught.exception.code(), code, caught.exception.details())
+        self.assertRegex(caught.exception.details(), words)
+
+    def ended(self, container):
+        cri.wait_until(lambda: self.state(container) == 'EXITED', timeout=60, what='the container\'s end')
+        return self.status(container)
+
+
+class Everywhere(Limits):
+    def test_huge_pages(self):
+        """kubelet sends a limit for each size, mostly 0."""
+        container = self.limited(hugepage_limits=[{'page_size': '2MB', 'limit': 0}, {'page_size': '1GB', 'limit': 0}])
+        self.assertEqual(len(self.resources(container).hugepage_limits), 0)
+        self.update(container, hugepage_limits=[{'page_size': '2MB', 'limit': 0}])
+        wanted = [{'page_size': '2MB', 'limit': 2 * MEBIBYTE}]
+        self.refused(cri.Code.UNIMPLEMENTED, '2MB.*hugetlb', self.update, container, hugepage_limits=wanted)
+        self.refused(cri.Code.UNIMPLEMENTED, '2MB.*hugetlb', self.limited, name='none', hugepage_limits=wanted)
+
+    def test_states(self):
+        self.refused(cri.Code.NOT_FOUND, 'no container', self.update, '0' * 64)
+        over = self.limited('exit 3', up=False)
+        self.ended(over)
+        self.refused(cri.Code.FAILED_PRECONDITION, 'not created or running', self.update, over)
+
+    def test_oom_score(self):
+        """As wanted, but never below that of the user's own services."""
+        pod = self.pod()
+        low = self.container(pod, 'cat /proc/self/oom_score_adj', 'low', linux={'resources': {'oom_score_adj': -997}})
+        high = self.container(pod, 'cat /proc/self/oom_score_adj', 'high', linux={'resources': {'oom_score_adj': 900}})
+        for container, name in ((low, 'low'), (high, 'high')):
+            self.ended(container)
+            self.assertEqual(self.texts(name=name), [str(self.resources(container).oom_score_adj)])
+        own = int(read('/proc/self/oom_score_adj'))
+        self.assertEqual((self.resources(low).oom_score_adj, self.resources(high).oom_score_adj), (own, 900))
+
+
+class Without(Limits):
+    """A limit whose controller is missing."""
+
+    def test_create_warns_and_tells_the_truth(self):
+        missing = {'cpu', 'memory', 'pids'} - controllers()
+        condition = {c.type: c for c in self.cri.Status().status.conditions}['CgroupDelegation']
+        self.assertFalse(condition.status)
+        for word in (*missing, 'doctor'):
+            self.assertIn(word, condition.message)
+        container = self.limited(cpu_shares=512, cpu_quota=20000, cpu_period=100000, memory_limit_in_bytes=64 * MEBIBYTE,
+                                 memory_swap_limit_in_bytes=64 * MEBIBYTE,
+                                 unified={'memory.oom.group': '1', 'pids.max': '20', 'memory.high': 'max'})
+        shown = self.resources(container)
+        if 'cpu' in missing:
+            self.assertEqual((shown.cpu_shares, shown.cpu_quota, shown.cpu_period), (0, 0, 0))
+        if 'memory' in missing:
+            self.assertEqual((shown.memory_limit_in_bytes, shown.memory_swap_limit_in_bytes), (0, 0))
+        self.assertEqual({key for key in shown.unified if key.split('.')[0] in missing}, set())
+
+        def warnings():
+            out = cri.run('journalctl', '--user', '-o', 'json', '-p', 'warning', f'CONTAINER_ID={container}')
+            return ' '.join(json.loads(line)['MESSAGE'] for line in out.splitlines())
+        told = cri.wait_until(warnings, what='warnings in the journal')
+        for field, controller in (('cpu_shares', 'cpu'), ('memory_limit_in_bytes', 'memory'), ('unified pids.max', 'pids')):
+            if controller in missing:
+                self.assertRegex(told, f'{field} has no effect: the {controller} controller is not delegated')
+
+    def test_update_fails_by_name(self):
+        container = self.limited()
+        for controller, field in (('cpu', {'cpu_quota': 20000}), ('memory', {'memory_limit_in_bytes': 64 * MEBIBYTE}),
+                                  ('pids', {'unified': {'pids.max': '20'}})):
+            if controller not in controllers():
+                self.refused(cri.Code.FAILED_PRECONDITION, f'the {controller} controller is not delegated.*doctor',
+                             self.update, container, **field)
+        self.assertEqual(self.resources(container), cri.api().LinuxContainerResources(
+            oom_score_adj=self.resources(container).oom_score_adj))
+
+
+class With(Limits):
+    """What the kernel enforces."""
+
+    def test_create_and_update(self):
+        container = self.limited(cpu_shares=512, cpu_quota=20000, cpu_period=50000, memory_limit_in_bytes=64 * MEBIBYTE,
+                                 unified={'memory.high': str(48 * MEBIBYTE), 'memory.oom.group': '1', 'pids.max': '20'})
+        names = ('cpu.weight', 'cpu.max', 'memory.max', 'memory.swap.max', 'memory.high', 'memory.oom.group', 'pids.max')
+        self.assertEqual(self.files(container, *names),
+                         ['20', '20000 50000', str(64 * MEBIBYTE), '0', str(48 * MEBIBYTE), '1', '20'])
+        condition = {c.type: c for c in self.cri.Status().status.conditions}['CgroupDelegation']
+        self.assertTrue(condition.status, condition.message)
+
+        # What is not said stays.
+        self.update(container, cpu_quota=30000, memory_limit_in_bytes=96 * MEBIBYTE, unified={'pids.max': '30'})
+        cri.systemctl('restart', running.DAEMON)
+        self.connect()
+        shown = self.resources(container)
+        self.assertEqual((shown.cpu_shares, shown.cpu_quota, shown.cpu_period, shown.memory_limit_in_bytes),
+                         (512, 30000, 50000, 96 * MEBIBYTE))
+        self.assertEqual(dict(shown.unified), {'memory.high': str(48 * MEBIBYTE), 'memory.oom.group': '1', 'pids.max': '30'})
+        self.update(container, cpu_shares=1024, memory_swap_limit_in_bytes=100 * MEBIBYTE, unified={'memory.high': 'max'})
+        self.assertEqual(self.files(container, *names),
+                         ['39', '30000 50000', str(96 * MEBIBYTE), str(4 * MEBIBYTE), 'max', '1', '30'])
+        self.update(container, cpu_quota=-1, cpu_shares=512)
+        self.assertEqual(self.files(container, 'cpu.max', 'cpu.weight'), ['max 50000', '20'])
+        self.assertEqual(self.texts(), ['up'])
+        self.assertEqual(self.state(container), 'RUNNING')
+
+        # All or nothing: each of these fails at its last part.
+        before, shown = self.files(container, *names), self.resources(container)
+        for words, bad in (('refuses', {'unified': {'pids.max': 'many'}}), ('no file pids.none', {'unified': {'pids.none': '1'}}),
+                           ('below the .* in use', {'memory_limit_in_bytes': 4096}), ('negative|give a number', {'memory_limit_in_bytes': -1}),
+                           ('below the .* in use', {'unified': {'memory.max': '4096'}}),
+                           ('less than', {'memory_swap_limit_in_bytes': MEBIBYTE})):
+            self.refused(cri.Code.INVALID_ARGUMENT, words, self.update, container, cpu_shares=2048, cpu_quota=10000, **bad)
+            self.assertEqual(self.files(container, *names), before, bad)
+            self.assertEqual(self.resources(container), shown, bad)
+
+    def test_update_before_the_start(self):
+        pod = self.pod()
+        container = self.container(pod, STAY, start=False, linux={'resources': {'cpu_shares': 512}})
+        self.update(container, cpu_shares=1024, memory_limit_in_bytes=64 * MEBIBYTE)
+        self.cri.StartContainer(container_id=container)
+        self.wait_for_line('up')
+        self.assertEqual(self.files(container, 'cpu.weight', 'memory.max'), ['39', str(64 * MEBIBYTE)])
+
+    def test_processes(self):
+        script = 'i=0; while [ $i -lt 30 ]; do sleep 60 & i=$((i + 1)); done; echo all'
+        container = self.limited(script, up=False, unified={'pids.max': '10'})
+        self.ended(container)
+        self.assertNotIn('all', self.texts())
+        self.assertIn(os.strerror(errno.EAGAIN), ' '.join(text for stream, text in self.lines() if stream == 'stderr'))
+
+    def test_out_of_memory(self):
+        container = self.limited(f'exec {GROW}', up=False, memory_limit_in_bytes=20 * MEBIBYTE)
+        status = self.ended(container)
+        self.assertEqual((status.reason, status.exit_code), ('OOMKilled', 137))
+        self.assertTrue(cri.bus_get(self.object_of(container), 'org.userpod1.Container', 'OomKilled'))
+
+    @staticmethod
+    def object_of(container):
+        return next(path for path, interfaces in cri.bus_objects().items()
+                    if interfaces.get('org.userpod1.Container', {}).get('Id') == container)
+
+    def test_helper_out_of_memory(self):
+        """The container goes on: its state is that of a running one, and the bus tells of each kill."""
+        script = f'trap "" TERM; for i in 1 2; do {GROW}; echo "helper $i: $?"; while [ ! -e /tmp/go$i ]; do sleep 0.1; done; done; sleep 3600'
+        with subprocess.Popen(['busctl', '--user', '--json=short', 'monitor', 'org.userpod1'], stdout=subprocess.PIPE, text=True,
+                              stderr=subprocess.DEVNULL) as monitor:
+            self.addCleanup(monitor.kill)
+            os.set_blocking(monitor.stdout.fileno(), False)
+            signals, text = [], ''
+
+            def told(count):
+                nonlocal text
+                text += monitor.stdout.read() or ''
+                *whole, text = text.split('\n')
+                signals.extend(m for m in map(json.loads, whole) if m.get('member') == 'OomKilled')
+                return len(signals) >= count
+            time.sleep(1)
+            container = self.limited(script, up=False, memory_limit_in_bytes=20 * MEBIBYTE)
+            self.wait_for_line('helper 1: 137')
+            cri.wait_until(lambda: told(1), what='the signal OomKilled')
+            self.assertEqual(signals[0]['path'], self.object_of(container))
+            self.assertEqual((self.state(container), self.status(container).reason), ('RUNNING', ''))
+            cri.systemctl('restart', running.DAEMON)
+            self.connect()
+            self.assertTrue(cri.bus_get(self.object_of(container), 'org.userpod1.Container', 'OomKilled'))
+            self.cri.ExecSync(container_id=container, cmd=['touch', '/tmp/go1'])
+            self.wait_for_line('helper 2: 137')
+            cri.wait_until(lambda: told(2), what='the signal of the second kill')
+            # What kills it in the end is its stop.
+            self.cri.ExecSync(container_id=container, cmd=['touch', '/tmp/go2'])
+            self.cri.StopContainer(container_id=container, timeout=0)
+            monitor.kill()
+        status = self.ended(container)
+        self.assertEqual((status.reason, status.exit_code), ('Error', 137))
+
+    def test_inotify(self):
+        """One instance for the daemon, none for the monitors."""
+        pod = self.pod()
+        for i in range(200 if cri.LONG else 10):
+            self.container(pod, 'trap "exit 0" TERM; sleep 3600 & wait', f'c{i}')
+        tops = ['/sys/fs/cgroup' + cri.systemctl('show', '-P', 'ControlGroup', unit) for unit in (running.NODE, running.DAEMON)]
+        pids = [pid for top in tops for path, _, _ in os.walk(top) for pid in read(f'{path}/cgroup.procs').split()]
+        found = []
+        for pid in pids:
+            try:
+                found += [read(f'/proc/{pid}/comm') for fd in os.listdir(f'/proc/{pid}/fd')
+                          if os.readlink(f'/proc/{pid}/fd/{fd}') == 'anon_inode:inotify']
+            except OSError:
+                continue
+        self.assertIn('conmon', {read(f'/proc/{pid}/comm') for pid in pids if os.path.exists(f'/proc/{pid}/comm')})
+        self.assertEqual(found, [read(f'/proc/{running.main_pid()}/comm')[:15]] if found == ['userpodd'] else ['userpodd-inner'[:15]])
+        errors = cri.run('journalctl', '--user', '-o', 'cat', '-t', 'conmon', '-p', 'err', check=False)
+        self.assertNotRegex(errors, 'inotify|memory.events')
+
+
+def load_tests(loader, tests, _):
+    if not (os.path.exists(cri.SOCKET) and cri.REGISTRY):
+        return tests
+    have = {'cpu', 'memory', 'pids'} <= controllers()
+    if not have:
+        print('SKIP: limits in force: no cpu, memory and pids controllers are delegated here', flush=True)
+    return unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in (Everywhere, With if have else Without))
+
+
+if __name__ == '__main__':
+    running.main()
