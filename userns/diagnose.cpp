@@ -121,7 +121,7 @@ std::vector<Check> diagnoseHost(const Paths& paths, const Settings& settings) {
   using namespace diagnose;
   Scene scene = sceneOf(paths, settings);
   std::vector<Check> all;
-  for (auto group : {checkIdentity, checkCgroups, checkSession, checkStorage, checkPrograms}) {
+  for (auto group : {checkIdentity, checkCgroups, checkSession, checkQuotas, checkStorage, checkPrograms}) {
     auto checks = group(scene);
     all.insert(all.end(), std::make_move_iterator(checks.begin()), std::make_move_iterator(checks.end()));
   }

@@ -56,7 +56,8 @@ Probe probeOverlay(const std::string& directory);
 // Groups of checks, each in a file of its own.
 std::vector<Check> checkIdentity(const Scene& scene);    // ids, their helpers, user namespaces
 std::vector<Check> checkCgroups(const Scene& scene);     // cgroup v2, controllers
-std::vector<Check> checkSession(const Scene& scene);     // user manager, bus, linger, quotas
+std::vector<Check> checkSession(const Scene& scene);     // user manager, bus, linger
+std::vector<Check> checkQuotas(const Scene& scene);      // what one user may have in all
 std::vector<Check> checkStorage(const Scene& scene);     // overlay, data directory, devices
 std::vector<Check> checkPrograms(const Scene& scene);    // helpers with their versions, kernel, systemd
 

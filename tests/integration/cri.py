@@ -7,6 +7,7 @@ python3-grpcio and python3-protobuf) and are told by tests/run:
   USERPOD_REGISTRY        host:port of the test registry (tests/testbed/registry lists its images)
   USERPOD_TOKEN_REGISTRY  the same behind bearer tokens;  USERPOD_REGISTRY_DIR  its directory (layers.json)
   USERPOD_SANITIZE        1 where the daemon is a sanitizer build: be lenient with times
+  USERPOD_SLOW            1 where programs run slowly (user-mode-linux): alike
   USERPOD_LONG            1 with --long
 Exit status 77 means skipped, and the last line printed is the reason: see skip().
 """
@@ -29,6 +30,7 @@ BUILD = os.environ.get('USERPOD_BUILD', f'{ROOT}/build')
 REGISTRY = os.environ.get('USERPOD_REGISTRY', '')
 TOKEN_REGISTRY = os.environ.get('USERPOD_TOKEN_REGISTRY', '')
 SANITIZE = bool(os.environ.get('USERPOD_SANITIZE'))
+SLOW = SANITIZE or bool(os.environ.get('USERPOD_SLOW'))
 LONG = bool(os.environ.get('USERPOD_LONG'))
 Code = grpc.StatusCode
 
@@ -106,7 +108,7 @@ def systemctl(*args, **more):
 
 def wait_until(condition, timeout=10, what='condition', interval=0.02):
     """Polls until condition() is true, and returns its value; fails by name after timeout seconds."""
-    end = time.monotonic() + timeout * (4 if SANITIZE else 1)
+    end = time.monotonic() + timeout * (4 if SLOW else 1)
     while True:
         value = condition()
         if value:

@@ -47,7 +47,7 @@ installAndStart() {
     echo "a userpod of this user is installed or has data: take it away (units/quickstart --remove), or run the tests as another user"
     return 1
   fi
-  meson install -C "$dir" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; return 1; }
+  [ -n "${installed:-}" ] || meson install -C "$dir" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; return 1; }
   mkdir -p "$XDG_RUNTIME_DIR/systemd/user" "$XDG_RUNTIME_DIR/dbus-1/services"
   cp "$prefix"/share/systemd/user/* "$XDG_RUNTIME_DIR/systemd/user/"
   cp "$prefix"/share/dbus-1/services/* "$XDG_RUNTIME_DIR/dbus-1/services/"
@@ -183,5 +183,6 @@ runSuites() {
   fi
   if wants thread; then threadSuite; fi
   if wants fuzz; then fuzzSuite; fi
+  if wants uml; then umlPrepare; fi
   summary
 }

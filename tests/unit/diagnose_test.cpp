@@ -105,7 +105,8 @@ TEST(DiagnoseHost, ChecksAreComplete) {
     EXPECT_TRUE(mendable) << check.name << ": " << check.message;
   }
   for (const char* name : {"ordinary-user", "subordinate-ids", "newuidmap", "user-namespaces", "cgroup-v2", "user-manager",
-                           "session-bus", "linger", "keyring-quota", "inotify-instances", "pipe-quota", "data-file-system",
+                           "session-bus", "linger", "keyring-quota", "inotify-instances", "inotify-watches", "pipe-quota", "pipe-hard-quota",
+                           "net-namespaces", "mnt-namespaces", "process-ids", "mounts", "tasks", "open-files", "data-file-system",
                            "overlay", "dev-fuse", "dev-net-tun", "crun", "conmon", "slirp4netns", "systemd", "kernel"})
     EXPECT_TRUE(names.contains(name)) << name;
   auto severity = [&](std::string_view name) {
