@@ -18,4 +18,5 @@ threadSuite() {
   done
   [ ${#only[@]} -gt 0 ] || only=(first_pod_test restart_test races_test many_test)
   inner=$dir/daemon/userpodd-inner integrationSuite thread "$build"
+  unset USERPOD_SANITIZE TSAN_OPTIONS
 }
