@@ -10,23 +10,22 @@ namespace {
 
 constexpr std::size_t kNamed = 8;
 
-// "3 containers: 0123456789ab, ..."
+// "3 containers: ID, ID, ID"
 std::string counted(const std::vector<std::string>& ids, std::string_view what) {
   std::string text = fmt::format("{} {}{}: ", ids.size(), what, ids.size() == 1 ? "" : "s");
-  for (std::size_t i = 0; i < std::min(ids.size(), kNamed); ++i) text += (i > 0 ? ", " : "") + ids[i].substr(0, 12);
+  for (std::size_t i = 0; i < std::min(ids.size(), kNamed); ++i) text += (i > 0 ? ", " : "") + ids[i];
   if (ids.size() > kNamed) text += fmt::format(" and {} more", ids.size() - kNamed);
   return text;
 }
 
 }  // namespace
 
-Condition CoreImpl::monitorsCondition() const {
+Condition CoreImpl::containersCondition(const char* type, const char* reason, const char* what) const {
   std::vector<std::string> lost;
   for (const auto& [id, container] : containers_)
-    if (container->record->reason == kMonitorLost) lost.push_back(id);
-  if (lost.empty()) return {"Monitors", true, "", ""};
-  return {"Monitors", false, kMonitorLost,
-          counted(lost, "container") + " ended with their monitor, conmon, which was killed; remove them"};
+    if (container->record->reason == reason) lost.push_back(id);
+  if (lost.empty()) return {type, true, "", ""};
+  return {type, false, reason, counted(lost, "container") + " ended, as " + what};
 }
 
 Condition CoreImpl::nodeCondition() const {
@@ -34,7 +33,7 @@ Condition CoreImpl::nodeCondition() const {
   for (const auto& [id, pod] : pods_)
     if (pod->record->endedWithNode) ended.push_back(id);
   if (ended.empty()) return {"NodeIntact", true, "", ""};
-  return {"NodeIntact", false, "NodeRestarted", counted(ended, "pod") + " ended with an earlier node; remove them"};
+  return {"NodeIntact", false, "NodeRestarted", counted(ended, "pod") + " ended with an earlier node"};
 }
 
 }  // namespace userpod::core

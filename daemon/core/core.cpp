@@ -154,7 +154,8 @@ std::vector<Condition> CoreImpl::conditions() const {
   list.push_back({"NetworkReady", network.empty(), network.empty() ? "" : "NetworkPluginNotReady", network});
   std::string note = network_->note();
   list.push_back({"NetworkComplete", note.empty(), note.empty() ? "" : "NetworkFeatureMissing", note});
-  list.push_back(monitorsCondition());
+  list.push_back(containersCondition("Monitors", kMonitorLost, "conmon, their monitor, was killed"));
+  list.push_back(containersCondition("RootFilesystems", kRootLost, "fuse-overlayfs, which served their files, ended"));
   list.push_back(nodeCondition());
   const std::string& fallback = info_.storageReason;
   list.push_back({"StorageDriver", fallback.empty(), fallback.empty() ? "" : "NativeOverlayUnavailable",
@@ -234,7 +235,6 @@ void CoreImpl::forget(const ContainerPointer& container) {
   container->removed = true;
   containers_.erase(record.id);
   publish(Change::Kind::Container, record.id, true);
-  if (record.reason == kRootLost) report(rootCondition());
 }
 
 void CoreImpl::filesystemUsage(

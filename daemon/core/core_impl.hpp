@@ -141,9 +141,8 @@ class CoreImpl final : public Core {
   void publish(Change::Kind kind, const std::string& id, bool removed = false);
   void refreshConditions();
   std::vector<Condition> conditions() const;
-  Condition monitorsCondition() const;
+  Condition containersCondition(const char* type, const char* reason, const char* what) const;
   Condition nodeCondition() const;
-  Condition rootCondition() const;
   template <typename Map>
   static typename Map::mapped_type findByKey(const Map& map, const std::string& key);
 

@@ -55,7 +55,6 @@ Status CoreImpl::recover() {
   for (const auto& container : content.containers) recoverContainer(container);
   removeLeftovers();
   publish(Change::Kind::Conditions, "");
-  report(rootCondition());
   logInfo("{} pods and {} containers found, {} images", pods_.size(), containers_.size(), imageList_.size());
   return {};
 }

@@ -175,7 +175,6 @@ void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord reco
   reachStage("exit.seen", record.id);
   commit(container, std::move(record));
   reachStage("exit.committed", container->record->id);
-  if (container->record->reason == kRootLost) report(rootCondition());
   releaseAfterExit(container);
 }
 
@@ -199,14 +198,6 @@ void CoreImpl::serverEnded(const ContainerPointer& container) {
              {{"CONTAINER_ID", container->record->id}});
   container->rootLost = true;
   killProcesses(container);
-}
-
-Condition CoreImpl::rootCondition() const {
-  std::string lost;
-  for (const auto& [id, container] : containers_)
-    if (container->record->reason == kRootLost) lost += (lost.empty() ? "" : ", ") + id;
-  return {"RootFilesystems", lost.empty(), lost.empty() ? "" : kRootLost,
-          lost.empty() ? "" : "fuse-overlayfs ended under these containers, which were killed: " + lost};
 }
 
 void CoreImpl::watchMonitor(const ContainerPointer& container) {
