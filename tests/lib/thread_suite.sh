@@ -16,7 +16,7 @@ threadSuite() {
     if setarch -R "$dir/tests/unit/unit-$unit" > "$work/unit.log" 2>&1; then result PASS "thread/unit-$unit"
     else tail -n 80 "$work/unit.log"; result FAIL "thread/unit-$unit" "see above"; fi
   done
-  [ ${#only[@]} -gt 0 ] || only=(first_pod_test restart_test races_test many_test)
+  [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test)
   inner=$dir/daemon/userpodd-inner integrationSuite thread "$build"
   unset USERPOD_SANITIZE TSAN_OPTIONS
 }
