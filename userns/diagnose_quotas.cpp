@@ -13,7 +13,7 @@ namespace userpod::diagnose {
 namespace {
 
 // A kernel setting that must be at least `enough`. What 500 pods of one container take tells tests/integration/
-// many_test.py: 16 pages for each of two pipes a container, one namespace of each kind, three tasks, five mounts.
+// many_test.py: 16 pages for each of two pipes a container, one namespace of each kind, four tasks, five mounts.
 struct Quota {
   const char* name;
   const char* sysctl;
@@ -31,8 +31,8 @@ constexpr std::array kQuotas = {
           "pipes of containers get small buffers and logs slow down", Check::Severity::Info, true},
     Quota{"pipe-hard-quota", "fs.pipe-user-pages-hard", 32768, 65536, "pages", "then no container can be made",
           Check::Severity::Warning, true},
-    Quota{"process-ids", "kernel.pid_max", 16384, 4194304, "process ids", "too few for 500 pods and the desktop"},
-    Quota{"threads", "kernel.threads-max", 16384, 65536, "threads", "too few for 500 pods and the desktop"},
+    Quota{"process-ids", "kernel.pid_max", 8192, 4194304, "process ids", "too few for 500 pods and the desktop"},
+    Quota{"threads", "kernel.threads-max", 8192, 65536, "threads", "too few for 500 pods and the desktop"},
     Quota{"mounts", "fs.mount-max", 16384, 100000, "mounts in a namespace", "too few for 500 pods"},
 };
 constexpr std::array kNamespaces = {"net", "ipc", "uts", "mnt", "pid", "cgroup"};
@@ -49,7 +49,8 @@ std::string procPath(std::string sysctl) {
 }
 
 std::string setCommand(const std::string& name, const std::string& sysctl, long long value) {
-  return fmt::format("echo {}={} | sudo tee /etc/sysctl.d/50-userpod-{}.conf && sudo sysctl --system", sysctl, value, name);
+  return fmt::format("echo {}={} | sudo tee /etc/sysctl.d/50-userpod-{}.conf && sudo sysctl --system", sysctl, value,
+                     name);
 }
 
 Check checkQuota(const Quota& quota) {
@@ -108,7 +109,8 @@ long long instancesInUse() {
   each("/proc", [&](const std::string& process) {
     each(process + "/fd", [&](const std::string& descriptor) {
       char link[64] = {};
-      if (::readlink(descriptor.c_str(), link, sizeof(link) - 1) > 0 && std::string_view(link) == "anon_inode:inotify") ++count;
+      if (::readlink(descriptor.c_str(), link, sizeof(link) - 1) > 0 && link == std::string_view("anon_inode:inotify"))
+        ++count;
     });
   });
   return count;
@@ -122,8 +124,10 @@ Check checkInstances(const Scene& scene) {
   if (scene.inNode) return notFromNode(kName);
   long long used = instancesInUse();
   std::string found = fmt::format("{} of {} used ({})", used, *limit, kSysctl);
-  if (used + kFreeInstances <= *limit) return ok(kName, found + "; userpod takes one, whatever the number of containers");
-  return warning(kName, found + ": the daemon may not start, or a desktop program fail", {setCommand(kName, kSysctl, 1024)});
+  if (used + kFreeInstances <= *limit)
+    return ok(kName, found + "; userpod takes one, whatever the number of containers");
+  return warning(kName, found + ": the daemon may not start, or a desktop program fail",
+                 {setCommand(kName, kSysctl, 1024)});
 }
 
 // TasksMax of the user's slice and of his manager, as the cgroups have it.
@@ -158,8 +162,9 @@ Check checkLimit(const char* name, decltype(RLIMIT_NOFILE) resource, const char*
   std::string found = fmt::format("at most {} (hard limit)", limitText(limit.rlim_max));
   if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= kEnough) return ok(name, found);
   return warning(name, fmt::format("{}: too few for 500 pods", found),
-                 {fmt::format("sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\n{0}={1}\\n' | sudo tee "
-                              "/etc/systemd/system/user@.service.d/{0}.conf && sudo systemctl daemon-reload, then log in again",
+                 {fmt::format("sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\n{0}={1}\\n' | "
+                              "sudo tee /etc/systemd/system/user@.service.d/{0}.conf && sudo systemctl daemon-reload, "
+                              "then log in again",
                               setting, kRaised)});
 }
 

@@ -17,7 +17,8 @@ void CoreImpl::withLiving(const std::string& key, DoneCallback done,
         done(std::move(status));
       };
       const ContainerRecord& current = *container->record;
-      bool living = current.state == ContainerRecord::State::Created || current.state == ContainerRecord::State::Running;
+      bool living =
+          current.state == ContainerRecord::State::Created || current.state == ContainerRecord::State::Running;
       if (container->removed || !living || container->exitSeen)
         return finish(Error(Code::InvalidState, "container " + current.id + " is not created or running"));
       operation(container, std::move(finish));
@@ -26,7 +27,7 @@ void CoreImpl::withLiving(const std::string& key, DoneCallback done,
 }
 
 void CoreImpl::updateContainer(const std::string& key, Resources wanted, DoneCallback done) {
-  withLiving(key, std::move(done), [this, wanted = std::move(wanted)](const ContainerPointer& container, DoneCallback finish) {
+  auto change = [this, wanted = std::move(wanted)](const ContainerPointer& container, DoneCallback finish) {
     background<Result<Resources>>(
         [this, record = container->record, wanted] {
           return oci::updateResources(node_, record->cgroup, record->config.resources.value_or(Resources()), wanted);
@@ -39,7 +40,8 @@ void CoreImpl::updateContainer(const std::string& key, Resources wanted, DoneCal
           commit(container, std::move(record));
           finish({});
         });
-  });
+  };
+  withLiving(key, std::move(done), std::move(change));
 }
 
 void CoreImpl::reopenContainerLog(const std::string& key, DoneCallback done) {
