@@ -106,6 +106,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   made.record = plan.container;
   ContainerRecord& record = made.record;
   USERPOD_TRY(layers, images_->layers(plan.image->id));
+  record.layers = layers;
   USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers));
   USERPOD_TRY(server, storage_->server(record.id));
   made.serverPidfd = std::move(server);

@@ -1,3 +1,7 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <future>
 
 #include "daemon/core/core_impl.hpp"
@@ -11,6 +15,23 @@ namespace {
 // Enough for many stops and creates at once; what they wait for is mostly other processes.
 constexpr unsigned kWorkers = 12;
 constexpr unsigned kPulls = 4;
+
+// Before anything else fails there, with less to say about it.
+Status checkData(const std::string& path) {
+  constexpr const char* kElse = "or set XDG_DATA_HOME to another place";
+  if (auto made = makeDirectories(path, 0700); !made)
+    return std::move(made).error().wrap("images and containers").as(Code::StorageFailed);
+  if (::access(path.c_str(), R_OK | W_OK | X_OK) == 0) return {};
+  auto failure = sysError("images and containers: write in " + path);
+  struct stat info {};
+  std::string mend = kElse;
+  if (failure.sysErrno() == EROFS)
+    mend = fmt::format("mount it writable, {}", kElse);
+  else if (::stat(path.c_str(), &info) == 0)
+    mend = fmt::format("it has mode {:o} and belongs to uid {} of the node, which is not this user: chown it, {}",
+                       info.st_mode & 07777, info.st_uid, kElse);
+  return Error(Code::StorageFailed, failure.text() + ": " + mend, failure.sysErrno());
+}
 
 }  // namespace
 
@@ -59,6 +80,7 @@ CoreImpl::~CoreImpl() {
 
 Status CoreImpl::start() {
   const Paths& paths = parts_.paths;
+  USERPOD_CHECK(checkData(paths.data));
   for (const auto& directory : {paths.runtime + "/pods", paths.runtime + "/containers", paths.exits(), paths.data})
     USERPOD_CHECK(makeDirectories(directory, 0700));
   USERPOD_TRY(node, NodeInside::open(paths));
@@ -89,7 +111,10 @@ Status CoreImpl::openParts() {
   USERPOD_TRY(storage, storage::Storage::open(parts_.paths, parts_.settings, node_));
   storage_ = std::move(storage);
   if (!storage_->reason().empty()) logWarning("storage driver {}: {}", storage_->driver(), storage_->reason());
-  USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings));
+  std::set<std::string> layersInUse;
+  for (const auto& container : content.containers)
+    if (container.state != ContainerRecord::State::Exited) layersInUse.insert(container.layers.begin(), container.layers.end());
+  USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings, std::move(layersInUse)));
   images_ = std::move(images);
   USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, inUse));
   network_ = std::move(network);

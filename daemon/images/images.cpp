@@ -200,8 +200,8 @@ class ImagesImpl : public Images {
 
 }  // namespace
 
-Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings) {
-  USERPOD_TRY(pool, LayerPool::open(paths));
+Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings, std::set<std::string> inUse) {
+  USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(std::move(pool), settings));
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -42,7 +43,9 @@ struct PullRequest {
 // Methods may be called from any thread; find and list never wait for a pull.
 class Images {
  public:
-  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings);
+  // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever the
+  // database says of it, or nothing because it was lost.
+  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings, std::set<std::string> inUse = {});
   virtual ~Images() = default;
 
   // Blocks until the image is complete and committed; returns its record. Equal pulls at once share one transfer, and

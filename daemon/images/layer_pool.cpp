@@ -37,18 +37,18 @@ Result<std::vector<std::string>> entriesOf(const std::string& directory) {
 
 }  // namespace
 
-LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store)
-    : root_(std::move(root)), rootFd_(std::move(fd)), store_(std::move(store)), trash_(root_) {}
+LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store, std::set<std::string> inUse)
+    : root_(std::move(root)), rootFd_(std::move(fd)), inUse_(std::move(inUse)), store_(std::move(store)), trash_(root_) {}
 
 LayerPool::~LayerPool() = default;
 
-Result<std::unique_ptr<LayerPool>> LayerPool::open(const Paths& paths) {
+Result<std::unique_ptr<LayerPool>> LayerPool::open(const Paths& paths, std::set<std::string> inUse) {
   std::string root = paths.data + "/layers";
   USERPOD_CHECK(makeDirectories(paths.data, 0700));
   USERPOD_CHECK(makeDirectories(root, 0711));
   USERPOD_TRY(fd, openFile(root, O_RDONLY | O_DIRECTORY));
   USERPOD_TRY(store, store::ImageStore::open(paths.imageDatabase()));
-  std::unique_ptr<LayerPool> pool(new LayerPool(root, std::move(fd), std::move(store)));
+  std::unique_ptr<LayerPool> pool(new LayerPool(root, std::move(fd), std::move(store), std::move(inUse)));
   USERPOD_CHECK(pool->load());
   return pool;
 }
@@ -79,8 +79,12 @@ Status LayerPool::load() {
   }
   for (const auto& layer : content.layers)
     if (!layers_.contains(layer.diffId)) USERPOD_CHECK(store_->removeLayer(layer.diffId));
-  for (const auto& name : present)
-    if (!name.starts_with(Trash::kPrefix)) discard(name);
+  for (const auto& name : present) {
+    if (inUse_.contains(name))
+      logWarning("layer {}/{} is in no image, but a container uses it: it is kept", root_, name);
+    else if (!name.starts_with(Trash::kPrefix))
+      discard(name);
+  }
   collect();
   return {};
 }
@@ -117,7 +121,7 @@ void LayerPool::collect() {
   auto unreferenced = store_->unreferencedLayers();
   if (!unreferenced) return logError("{}", unreferenced.error().text());
   for (const auto& layer : *unreferenced) {
-    if (leased_.contains(layer.diffId)) continue;
+    if (leased_.contains(layer.diffId) || inUse_.contains(layer.directory)) continue;
     if (auto removed = store_->removeLayer(layer.diffId); !removed) {
       logError("{}", removed.error().text());
       continue;

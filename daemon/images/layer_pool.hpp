@@ -19,10 +19,10 @@
 namespace userpod::images {
 
 // Any thread. A directory is either named in the database or called .tmp-*: those are thrown away, as is what a crash left
-// behind.
+// behind and no container uses.
 class LayerPool {
  public:
-  static Result<std::unique_ptr<LayerPool>> open(const Paths& paths);
+  static Result<std::unique_ptr<LayerPool>> open(const Paths& paths, std::set<std::string> inUse);
   ~LayerPool();
 
   // The stored images whose layers are all there, when opened.
@@ -81,7 +81,7 @@ class LayerPool {
   std::uint64_t freeBytes() const;
 
  private:
-  LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store);
+  LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store, std::set<std::string> inUse);
   Status load();
   void release(const Lease& lease);
   void collect();  // with mutex_ held: layers without image and lease
@@ -90,6 +90,7 @@ class LayerPool {
 
   const std::string root_;  // <data>/layers
   const UniqueFd rootFd_;
+  const std::set<std::string> inUse_;  // names of directories; see Images::open()
   std::vector<ImageRecord> loaded_;
 
   std::mutex mutex_;

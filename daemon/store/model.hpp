@@ -178,6 +178,7 @@ struct ContainerRecord {
   State state = State::Creating;
   std::string imageId;       // "sha256:<64 hex>"
   std::string imageName;     // for ContainerStatus.image.image: a tag, else the id
+  std::vector<std::string> layers;  // of its root file system, lowest first: storage names
   std::string logPath;       // absolute; empty: none
   std::string cgroup;        // of the container, below the node's cgroup root
   std::vector<std::string> processArgs;

@@ -51,7 +51,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerConfig, name, attempt, 
                                                 annotations, logPath, stdinOpen, stdinOnce, tty, resources, security,
                                                 stopSignal)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(EffectiveUser, uid, gid, groups)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerRecord, id, podId, config, origin, state, imageId, imageName,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerRecord, id, podId, config, origin, state, imageId, imageName, layers,
                                                 logPath, cgroup, processArgs, workingDirectory, user, stopSignal, pid,
                                                 pidStart, monitorPid, createdAt, startedAt, finishedAt, exitCode, oomKills,
                                                 reason, message)
