@@ -1,6 +1,7 @@
 #include "daemon/images/decompress.hpp"
 
 #include <fmt/core.h>
+#include <isa-l/crc.h>
 #include <isa-l/igzip_lib.h>
 #include <zstd.h>
 
@@ -36,55 +37,128 @@ class Output {
   Block block_;
 };
 
+// The header of one member (RFC 1952, section 2.3), in whatever pieces it comes. The library's own reader loses its place
+// when a piece ends in a header that has more than one of the optional fields.
+class GzipHeader {
+ public:
+  // Takes what is the header's off the front of `bytes`. true: it is complete.
+  Result<bool> take(std::string_view& bytes) {
+    while (!bytes.empty() && stage_ != Stage::Done) {
+      auto byte = static_cast<unsigned char>(bytes.front());
+      if (stage_ != Stage::Checksum) sum_ = crc32_gzip_refl(sum_, &byte, 1);
+      bytes.remove_prefix(1);
+      USERPOD_CHECK(read(byte));
+    }
+    return stage_ == Stage::Done;
+  }
+  bool begun() const { return stage_ != Stage::Fixed || position_ > 0; }
+
+ private:
+  enum class Stage { Fixed, ExtraLength, Extra, Name, Comment, Checksum, Done };
+  enum Flag : unsigned { kChecksum = 2, kExtra = 4, kName = 8, kComment = 16, kReserved = 0xe0 };
+
+  Status read(unsigned char byte) {
+    std::size_t at = position_++;
+    switch (stage_) {
+      case Stage::Fixed: {
+        constexpr unsigned char kStart[] = {0x1f, 0x8b, 8};  // the magic, and the one method there is
+        if (at < sizeof(kStart) && byte != kStart[at]) return invalidStream("what follows in the gzip stream is no gzip member");
+        if (at == 3) flags_ = byte;
+        if (at == 3 && (byte & kReserved) != 0) return invalidStream("a gzip header with unknown flags");
+        if (at == 9) enter(Stage::ExtraLength);
+        return {};
+      }
+      case Stage::ExtraLength:
+        extra_ |= static_cast<std::size_t>(byte) << (8 * at);
+        if (at == 1) enter(extra_ > 0 ? Stage::Extra : Stage::Name);
+        return {};
+      case Stage::Extra:
+        if (at + 1 == extra_) enter(Stage::Name);
+        return {};
+      case Stage::Name:
+        if (byte == 0) enter(Stage::Comment);
+        return {};
+      case Stage::Comment:
+        if (byte == 0) enter(Stage::Checksum);
+        return {};
+      case Stage::Checksum:
+        if (byte != ((sum_ >> (8 * at)) & 0xff)) return invalidStream("a gzip header with a wrong checksum");
+        if (at == 1) enter(Stage::Done);
+        return {};
+      case Stage::Done:
+        break;
+    }
+    return {};
+  }
+  // The stage, or the next one that this header has.
+  void enter(Stage stage) {
+    position_ = 0;
+    if (stage == Stage::ExtraLength && (flags_ & kExtra) == 0) stage = Stage::Name;
+    if (stage == Stage::Name && (flags_ & kName) == 0) stage = Stage::Comment;
+    if (stage == Stage::Comment && (flags_ & kComment) == 0) stage = Stage::Checksum;
+    if (stage == Stage::Checksum && (flags_ & kChecksum) == 0) stage = Stage::Done;
+    stage_ = stage;
+  }
+
+  Stage stage_ = Stage::Fixed;
+  std::size_t position_ = 0;  // in the stage
+  std::size_t extra_ = 0;
+  unsigned flags_ = 0;
+  std::uint32_t sum_ = 0;
+};
+
 class Gzip : public Decompressor {
  public:
-  explicit Gzip(BlockSink sink) : output_(std::move(sink)), state_(std::make_unique<inflate_state>()) { begin(); }
+  explicit Gzip(BlockSink sink) : output_(std::move(sink)), state_(std::make_unique<inflate_state>()) {
+    isal_inflate_init(state_.get());
+  }
 
   Status feed(std::string_view bytes) override {
-    state_->next_in = reinterpret_cast<std::uint8_t*>(const_cast<char*>(bytes.data()));
-    state_->avail_in = static_cast<std::uint32_t>(bytes.size());
-    for (;;) {
-      if (state_->block_state == ISAL_BLOCK_FINISH) {
-        if (state_->avail_in == 0) return {};
-        next();
+    while (!bytes.empty() || pending_) {
+      if (!inMember_) {
+        USERPOD_TRY(complete, header_.take(bytes));
+        if (!complete) return {};
+        begin();
       }
-      inMember_ = true;
-      state_->next_out = reinterpret_cast<std::uint8_t*>(output_.room());
-      state_->avail_out = static_cast<std::uint32_t>(output_.left());
-      std::uint32_t before = state_->avail_out;
-      int code = isal_inflate(state_.get());
-      if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW) return invalidStream(fmt::format("damaged gzip stream ({})", code));
-      std::uint32_t wrote = before - state_->avail_out;
-      bool full = state_->avail_out == 0;
-      USERPOD_CHECK(output_.wrote(wrote));
-      bool memberEnd = state_->block_state == ISAL_BLOCK_FINISH;
-      if (!memberEnd && state_->avail_in == 0 && !full) return {};
+      USERPOD_CHECK(inflate(bytes));
     }
+    return {};
   }
 
   Status finish() override {
-    if (!inMember_ || state_->block_state != ISAL_BLOCK_FINISH) return invalidStream("the gzip stream is cut short");
+    if (inMember_ || header_.begun() || !anyMember_) return invalidStream("the gzip stream is cut short");
     return output_.flush();
   }
 
  private:
   void begin() {
-    isal_inflate_init(state_.get());
-    // The header is parsed and the checksum of the trailer verified by the library.
-    state_->crc_flag = ISAL_GZIP;
-  }
-  void next() {
-    const auto* in = state_->next_in;
-    auto available = state_->avail_in;
     isal_inflate_reset(state_.get());
-    state_->crc_flag = ISAL_GZIP;
-    state_->next_in = const_cast<std::uint8_t*>(in);
-    state_->avail_in = available;
+    state_->crc_flag = ISAL_GZIP_NO_HDR_VER;  // the library verifies the checksum and the length in the trailer
+    inMember_ = anyMember_ = true;
+    header_ = {};
+  }
+  // One call's worth; takes what it used off `bytes`.
+  Status inflate(std::string_view& bytes) {
+    state_->next_in = reinterpret_cast<std::uint8_t*>(const_cast<char*>(bytes.data()));
+    state_->avail_in = static_cast<std::uint32_t>(bytes.size());
+    state_->next_out = reinterpret_cast<std::uint8_t*>(output_.room());
+    state_->avail_out = static_cast<std::uint32_t>(output_.left());
+    std::uint32_t before = state_->avail_out;
+    int code = isal_inflate(state_.get());
+    if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW) return invalidStream(fmt::format("damaged gzip stream ({})", code));
+    bytes.remove_prefix(bytes.size() - state_->avail_in);
+    inMember_ = state_->block_state != ISAL_BLOCK_FINISH;
+    // Without room for more it has more to give, whether there is more input or not.
+    pending_ = inMember_ && state_->avail_out == 0;
+    return output_.wrote(before - state_->avail_out);
   }
 
   Output output_;
   std::unique_ptr<inflate_state> state_;
+  GzipHeader header_;  // of the next member, between two
   bool inMember_ = false;
+  bool anyMember_ = false;
+  bool pending_ = false;
 };
 
 struct ZstdDeleter {
