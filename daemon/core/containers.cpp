@@ -62,12 +62,15 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     record.config = std::move(*shared);
     record.origin = origin;
     record.createdAt = nowNanos();
+    if (auto written = commitNew(record, &store::LiveStore::putContainer); !written)
+      return done(std::move(written).error().wrap("container " + record.config.name));
     auto container = std::make_shared<ContainerEntity>();
     containers_[record.id] = container;
     containerNames_[name] = record.id;
     pod->containers.insert(record.id);
     container->creating.push_back(std::move(done));
-    commit(container, record);
+    container->record = std::make_shared<const ContainerRecord>(record);
+    publish(Change::Kind::Container, record.id);
     reachStage("container.recorded", record.id);
     CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname, *target};
     container->operations.acquire([this, container, plan = std::move(plan)]() mutable {

@@ -15,6 +15,7 @@ namespace {
 // Enough for many stops and creates at once; what they wait for is mostly other processes.
 constexpr unsigned kWorkers = 12;
 constexpr unsigned kPulls = 4;
+constexpr std::chrono::seconds kStoreInterval{3};
 
 // Before anything else fails there, with less to say about it.
 Status checkData(const std::string& path) {
@@ -223,10 +224,26 @@ void CoreImpl::refreshConditions() {
 }
 
 void CoreImpl::noteStore(const Status& status) {
-  std::string problem = status ? "" : status.error().text();
-  if (problem == storeProblem_) return;
-  storeProblem_ = problem;
-  if (!problem.empty()) logError("live store: {}; what runs goes on, a restart of the daemon may not know it", problem);
+  if (status) return;
+  if (storeProblem_.empty()) {
+    logError("live store: {}; what runs goes on, nothing new is made until it can be written", status.error().text());
+    strand_->runAfter(kStoreInterval, [this] { catchUpStore(); });
+  }
+  storeProblem_ = status.error().text();
+}
+
+void CoreImpl::catchUpStore() {
+  store::LiveStore::Content content;
+  for (const auto& [id, pod] : pods_) content.pods.push_back(*pod->record);
+  for (const auto& [id, container] : containers_) content.containers.push_back(*container->record);
+  if (auto written = store_->replace(content); !written) {
+    storeProblem_ = written.error().text();
+    strand_->runAfter(kStoreInterval, [this] { catchUpStore(); });
+    return;
+  }
+  logInfo("live store: it can be written again, and is complete");
+  storeProblem_.clear();
+  publish(Change::Kind::Conditions, "");
 }
 
 void CoreImpl::commit(const PodPointer& pod, PodRecord record) {

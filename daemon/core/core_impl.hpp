@@ -146,12 +146,21 @@ class CoreImpl final : public Core {
   template <typename Map>
   static typename Map::mapped_type findByKey(const Map& map, const std::string& key);
 
-  // Commit to the store, then publish. A store that fails is logged and named by a condition: what runs goes on.
+  // The first record of an object: without it nothing is made, as the next daemon would not know of it.
+  template <typename Record>
+  Status commitNew(const Record& record, Status (store::LiveStore::*put)(const Record&)) {
+    auto written = (store_.get()->*put)(record);
+    noteStore(written);
+    return written;
+  }
+  // Commit to the store, then publish. A store that fails is logged and named by a condition: what runs goes on, and the
+  // store follows when it can.
   void commit(const PodPointer& pod, PodRecord record);
   void commit(const ContainerPointer& container, ContainerRecord record);
   void forget(const PodPointer& pod);
   void forget(const ContainerPointer& container);
   void noteStore(const Status& status);
+  void catchUpStore();
 
   // pods.cpp
   struct PodMade {
@@ -255,7 +264,7 @@ class CoreImpl final : public Core {
   std::vector<std::shared_ptr<const ImageRecord>> imageList_;
   std::vector<Condition> hostConditions_;
   std::map<std::string, Condition> reported_;  // by type
-  std::string storeProblem_;
+  std::string storeProblem_;  // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;
   std::atomic<std::uint32_t> nextJob_{1};
   // Not std::atomic: libstdc++'s has a lock inside all the same, and one that the thread sanitizer cannot see.

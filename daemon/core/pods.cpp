@@ -65,11 +65,14 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     record.runtimeHandler = handler;
     record.createdAt = nowNanos();
     record.node = node_.instance;
+    if (auto written = commitNew(record, &store::LiveStore::putPod); !written)
+      return done(std::move(written).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name)));
     auto pod = std::make_shared<PodEntity>();
     pods_[record.id] = pod;
     podNames_[name] = record.id;
     pod->creating.push_back(std::move(done));
-    commit(pod, record);
+    pod->record = std::make_shared<const PodRecord>(record);
+    publish(Change::Kind::Pod, record.id);
     reachStage("pod.recorded", record.id);
     pod->operations.acquire([this, pod] {
       background<Result<PodMade>>([this, record = pod->record] { return makePod(*record); },

@@ -115,6 +115,14 @@ Status LiveStore::removeContainer(const std::string& id) {
   return statement.bind(1, id).run();
 }
 
+Status LiveStore::replace(const Content& content) {
+  USERPOD_TRY(transaction, Transaction::begin(database_));
+  USERPOD_CHECK(database_.execute("DELETE FROM pods; DELETE FROM containers"));
+  for (const auto& pod : content.pods) USERPOD_CHECK(putPod(pod));
+  for (const auto& container : content.containers) USERPOD_CHECK(putContainer(container));
+  return transaction.commit();
+}
+
 Result<std::vector<DrainTarget>> drainTargets(const Paths& paths) {
   std::vector<DrainTarget> targets;
   if (!pathExists(paths.liveDatabase())) return targets;

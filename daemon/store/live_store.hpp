@@ -31,6 +31,8 @@ class LiveStore {
   Status removePod(const std::string& id);
   Status putContainer(const ContainerRecord& container);
   Status removeContainer(const std::string& id);
+  // All of it anew, in one transaction: after writes that failed.
+  Status replace(const Content& content);
 
  private:
   explicit LiveStore(Database database) : database_(std::move(database)) {}

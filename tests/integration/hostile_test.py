@@ -10,11 +10,6 @@ import running
 with_hostile = unittest.skipUnless(os.environ.get('USERPOD_REGISTRY_DIR'), 'USERPOD_REGISTRY_DIR is not set')
 
 
-def stored():
-    """The names of all that pulls store, as the node's root sees them: layers, parts of them, what is on its way."""
-    return sorted(running.enter('find', cri.DATA_DIR, '-mindepth', '1', '-maxdepth', '3', '-not', '-name', '*.db*').split('\n'))
-
-
 def outside():
     """Where the images aim: nothing of theirs may be there."""
     places = ('/escape', '/absolute', '/var/tmp/userpod-escape', f'{cri.DATA_DIR}/escape', f'{cri.DATA_DIR}/layers/escape')
@@ -24,10 +19,10 @@ def outside():
 class Images(running.Running):
     def setUp(self):
         super().setUp()
-        self.before = stored()
+        self.before = running.stored()
 
     def tearDown(self):
-        self.assertEqual(stored(), self.before)
+        self.assertEqual(running.stored(), self.before)
         self.assertEqual(outside(), [])
         self.assertEqual([i.id for i in self.cri.ListImages().images], [self.image])
         # The next pull and a container of it.
@@ -37,7 +32,7 @@ class Images(running.Running):
         self.assertEqual(self.texts('after', 'after'), ['2'])
         self.cri.RemoveContainer(container_id=container)
         self.cri.RemoveImage(image={'image': ref})
-        self.assertEqual(stored(), self.before)
+        self.assertEqual(running.stored(), self.before)
 
     def refused(self, name, *words):
         """The pull fails, with one of the words in its message."""
@@ -46,7 +41,7 @@ class Images(running.Running):
         text = failed.exception.details()
         self.assertEqual(failed.exception.code(), cri.Code.UNKNOWN, text)
         self.assertTrue(any(w in text.lower() for w in words), f'{name}: {text}')
-        self.assertEqual(stored(), self.before, name)
+        self.assertEqual(running.stored(), self.before, name)
 
     def refused_or_harmless(self, name, check):
         """The pull fails, or the shell command check, run in the node, holds for what it stored: $1 is a layer."""
@@ -60,7 +55,7 @@ class Images(running.Running):
                 return
             try:
                 self.assertEqual(outside(), [])
-                layers = sorted(set(stored()) - set(self.before))
+                layers = sorted(set(running.stored()) - set(self.before))
                 self.assertTrue([p for p in layers if '/layers/' in p], layers)
                 print(f'{name}: unpacked')
                 running.enter('sh', '-c', check, 'sh', *[p for p in layers if '/layers/' in p])

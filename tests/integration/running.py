@@ -27,6 +27,14 @@ def enter(*command, **more):
     return cri.run(f'{PREFIX}/bin/userpodctl', 'enter', '--', *command, **more)
 
 
+def stored():
+    """The names of all that pulls and containers store, as the node's root sees them, once what is in the trash is gone."""
+    def names():
+        found = enter('find', cri.DATA_DIR, '-mindepth', '1', '-maxdepth', '3', '-not', '-name', '*.db*', errors='surrogateescape').split('\n')
+        return None if any('/.trash-' in n or '/.tmp-' in n for n in found) else sorted(found)
+    return cri.wait_until(names, timeout=20, what='an empty trash')
+
+
 def main_pid():
     return int(cri.systemctl('show', '-P', 'MainPID', DAEMON))
 
