@@ -151,7 +151,7 @@ Status Extraction::unpack(struct archive_entry* entry) {
       return path.name.empty() ? tree_.setRoot(info) : tree_.makeDirectory(path, info);
     case AE_IFLNK: {
       const char* target = archive_entry_symlink(entry);
-      if (target == nullptr) return invalidImage(fmt::format("/{}: a link to nothing", path.text()));
+      if (target == nullptr) return invalidImage(fmt::format("/{}: a link to nothing", path.shown()));
       return tree_.makeSymlink(path, target, info);
     }
     case AE_IFIFO:
@@ -159,7 +159,7 @@ Status Extraction::unpack(struct archive_entry* entry) {
     case AE_IFCHR:
     case AE_IFBLK:
     case AE_IFSOCK:
-      logDebug("/{} of a layer is a device node or socket: left out", path.text());
+      logDebug("/{} of a layer is a device node or socket: left out", path.shown());
       return {};
     default:
       return unpackFile(path, info, archive_entry_size(entry));
@@ -168,8 +168,8 @@ Status Extraction::unpack(struct archive_entry* entry) {
 
 Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std::int64_t size) {
   // Before the first byte: a header may promise exabytes.
-  if (size < 0) return invalidImage(fmt::format("/{} of the layer has a negative size", path.text()));
-  if (auto taken = budget_.takeBytes(size); !taken) return std::move(taken).error().wrap("/" + path.text());
+  if (size < 0) return invalidImage(fmt::format("/{} of the layer has a negative size", path.shown()));
+  if (auto taken = budget_.takeBytes(size); !taken) return std::move(taken).error().wrap("/" + path.shown());
   USERPOD_TRY(file, tree_.createFile(path));
   std::int64_t end = 0;
   for (;;) {
@@ -178,13 +178,13 @@ Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std:
     la_int64_t offset = 0;
     int code = archive_read_data_block(reader_.get(), &data, &length, &offset);
     if (code == ARCHIVE_EOF) break;
-    if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError(fmt::format("/{} of the layer", path.text()));
+    if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError(fmt::format("/{} of the layer", path.shown()));
     if (length == 0) continue;
     USERPOD_CHECK(writeBlock(file.get(), path, data, length, offset));
     end = offset + static_cast<std::int64_t>(length);
   }
   // A sparse file may end in a hole.
-  if (size > end && ::ftruncate(file.get(), size) < 0) return sysError(fmt::format("extend /{} of the layer", path.text()));
+  if (size > end && ::ftruncate(file.get(), size) < 0) return sysError(fmt::format("extend /{} of the layer", path.shown()));
   return tree_.finishFile(file, path, info);
 }
 
@@ -200,7 +200,7 @@ Status Extraction::writeBlock(int file, const EntryPath& path, const void* data,
   while (size > 0) {
     ssize_t count = ::pwrite(file, at, size, offset);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return sysError(fmt::format("write /{} of the layer", path.text()));
+    if (count < 0) return sysError(fmt::format("write /{} of the layer", path.shown()));
     at += count;
     offset += count;
     size -= static_cast<std::size_t>(count);

@@ -24,7 +24,7 @@ constexpr std::uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
 
 Error fileError(std::string_view what, const EntryPath& path, int code) {
-  auto error = sysError(fmt::format("{} /{} of the layer", what, path.text()), code);
+  auto error = sysError(fmt::format("{} /{} of the layer", what, path.shown()), code);
   return error.code() == Code::System ? std::move(error).as(Code::StorageFailed) : error;
 }
 
@@ -40,7 +40,7 @@ Result<EntryPath> parseEntryPath(std::string_view path) {
     std::string_view part = path.substr(0, end);
     path.remove_prefix(std::min(end + 1, path.size()));
     if (part.empty() || part == ".") continue;
-    if (part == "..") return invalidImage(fmt::format("an entry of the layer would leave it: {}", whole.substr(0, 200)));
+    if (part == "..") return invalidImage(fmt::format("an entry of the layer would leave it: {}", excerpt(whole, 200)));
     if (!found.name.empty()) {
       if (!found.parent.empty()) found.parent += '/';
       found.parent += found.name;
@@ -77,7 +77,7 @@ Result<int> LayerTree::openDirectory(const std::string& directory, bool make) {
   if (!opened) {
     int code = opened.error().sysErrno();
     if (code == ENOENT || code == ENOTDIR || code == ELOOP || code == EXDEV)
-      return invalidImage(fmt::format("/{} of the layer is no directory, or leads to none", directory));
+      return invalidImage(fmt::format("/{} of the layer is no directory, or leads to none", excerpt(directory, 300)));
     return std::move(opened).error().as(Code::StorageFailed);
   }
   if (directories_.size() >= kMostOpen) directories_.clear();
@@ -104,7 +104,7 @@ Status LayerTree::displace(int parent, const EntryPath& path) {
   USERPOD_TRY(kept, duplicate(parent));
   directories_.clear();
   auto removed = removeTree(fmt::format("/proc/self/fd/{}/{}", kept.get(), path.name));
-  if (!removed) return std::move(removed).error().wrap(fmt::format("replace /{} of the layer", path.text()));
+  if (!removed) return std::move(removed).error().wrap(fmt::format("replace /{} of the layer", path.shown()));
   return {};
 }
 
@@ -123,7 +123,7 @@ Status LayerTree::setOwner(int directory, const std::string& name, const EntryPa
                fmt::format("/{} of the layer belongs to {}:{}, which the node's user namespace does not have: give the "
                            "user more subordinate ids in /etc/subuid and /etc/subgid (usermod --add-subuids and "
                            "--add-subgids) and restart userpod-node.service",
-                           path.text(), owner.uid, owner.gid),
+                           path.shown(), owner.uid, owner.gid),
                code);
 }
 
@@ -131,11 +131,16 @@ Status LayerTree::setAttributes(int file, const EntryPath& path, const EntryInfo
   for (const auto& [name, value] : info.attributes) {
     auto rule = attributeRule(name);
     if (rule == AttributeRule::Refuse)
-      return invalidImage(fmt::format("/{} of the layer carries {}, which images must not", path.text(), name));
+      return invalidImage(fmt::format("/{} of the layer carries {}, which images must not", path.shown(), excerpt(name)));
     if (rule == AttributeRule::Skip) continue;
     if (::fsetxattr(file, name.c_str(), value.data(), value.size(), 0) == 0) continue;
-    if (errno != EOPNOTSUPP) return fileError("set " + name + " of", path, errno);
-    logDebug("/{}: the file system cannot keep {}", path.text(), name);
+    // ext4 says so, too, when all attributes of a file are more than a block.
+    bool large = errno == E2BIG || errno == ERANGE || (errno == ENOSPC && value.size() > 1000);
+    if (large)
+      return Error(Code::StorageFailed, fmt::format("/{} of the layer: the file system does not keep {} bytes of {} beside its other "
+                                                    "attributes", path.shown(), value.size(), excerpt(name)));
+    if (errno != EOPNOTSUPP) return fileError("set " + excerpt(name) + " of", path, errno);
+    logDebug("/{}: the file system cannot keep {}", path.shown(), name);
   }
   return {};
 }
@@ -230,7 +235,7 @@ Status LayerTree::makeSymlink(const EntryPath& path, const std::string& target, 
         return fileError("set the time of", path, errno);
       return {};
     }
-    if (errno == ENAMETOOLONG || errno == ENOENT) return invalidImage(fmt::format("/{}: a link to nothing sensible", path.text()));
+    if (errno == ENAMETOOLONG || errno == ENOENT) return invalidImage(fmt::format("/{}: a link to nothing sensible", path.shown()));
     if (errno != EEXIST || tries > 0) return fileError("make link", path, errno);
     USERPOD_CHECK(displace(parent, path));
   }
@@ -245,8 +250,8 @@ Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
     USERPOD_TRY(source, openDirectory(target.parent, false));
     struct stat from{};
     if (::fstatat(source, target.name.c_str(), &from, AT_SYMLINK_NOFOLLOW) < 0)
-      return invalidImage(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.text(), target.text()));
-    if (S_ISDIR(from.st_mode)) return invalidImage(fmt::format("/{} is a hard link to a directory", path.text()));
+      return invalidImage(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.shown(), target.shown()));
+    if (S_ISDIR(from.st_mode)) return invalidImage(fmt::format("/{} is a hard link to a directory", path.shown()));
     if (::linkat(source, target.name.c_str(), kept.get(), path.name.c_str(), 0) == 0) return {};
     if (errno != EEXIST || tries > 0) return fileError("make hard link", path, errno);
     struct stat there{};

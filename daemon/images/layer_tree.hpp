@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/util.hpp"
 
 namespace userpod::images {
 
@@ -31,6 +32,7 @@ struct EntryPath {
   std::string parent;
   std::string name;
   std::string text() const { return parent.empty() ? name : parent + "/" + name; }
+  std::string shown() const { return excerpt(text(), 300); }  // for messages
 };
 // Drops leading and double slashes and "."; ImageInvalid for "..", for more than 4096 bytes and for an empty text.
 Result<EntryPath> parseEntryPath(std::string_view path);
