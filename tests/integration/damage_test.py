@@ -46,6 +46,32 @@ class Damage(running.Running):
         cri.wait_until(lambda: len(running.enter('ls', f'{cri.DATA_DIR}/layers').split()) == 1, what='only the new layer')
         os.unlink(f'{cri.DATA_DIR}/images.db.damaged')
 
+    def test_pods_lost(self):
+        """What nobody knows any more is ended and taken away, and the next pod is made as if it were the first."""
+        pod = self.pod()
+        self.container(pod, 'trap "" TERM; echo ready; while :; do usleep 20000; done')
+        self.container(pod, 'true', 'waits', start=False)
+        self.wait_for_line('ready')
+        self.damage(f'{cri.RUNTIME_DIR}/userpod/live.db')
+        self.connect()
+        self.assertEqual(len(self.cri.ListPodSandbox().items) + len(self.cri.ListContainers().containers), 0)
+
+        def left():
+            """In the node: processes, cgroups, mounts, pins and directories of pods and containers."""
+            return running.enter('sh', '-c', f"""
+                pgrep -a conmon; find /sys/fs/cgroup -mindepth 2 -maxdepth 3 -type d | grep -E '/(pods|mon)/'; ls /run/userpod/ns /run/userpod/oci/crun | grep -v :
+                grep -oE '[^ ]*/userpod/(pods|containers|data/containers)/[^ ]*' /proc/self/mountinfo; find {cri.DATA_DIR}/containers -mindepth 1
+                find {cri.RUNTIME_DIR}/userpod/pods {cri.RUNTIME_DIR}/userpod/containers {cri.RUNTIME_DIR}/userpod/exits -mindepth 1""", check=False)
+        try:
+            cri.wait_until(lambda: left() == '', timeout=15, what='nothing of the lost pod')
+        except TimeoutError:
+            self.fail(left())
+        os.unlink(f'{cri.RUNTIME_DIR}/userpod/live.db.damaged')
+        del self.configs[pod]
+        container = self.container(self.pod(), 'echo fine', 'after')
+        cri.wait_until(lambda: self.state(container) == 'EXITED', what='the exit')
+        self.assertEqual(self.texts(name='after'), ['fine'])
+
     def test_data_directory_that_cannot_be_written(self):
         for what, options, words in (('read-only', ['-o', 'ro,size=1m,mode=0700'], ('read-only', 'mount it writable')),):
             with self.subTest(what):

@@ -86,6 +86,15 @@ TEST(Child, RunKillsAtTheTimeAndCapsOutput) {
   EXPECT_EQ(long_output->out.size(), 1000U);
 }
 
+TEST(Text, ExcerptIsShortCleanAndUtf8) {
+  EXPECT_EQ(excerpt("plain grün"), "plain grün");
+  EXPECT_EQ(excerpt("a\nb\x1b[31m"), "a?b?[31m");
+  EXPECT_EQ(excerpt("a\xff"), "a?");
+  EXPECT_EQ(excerpt("grün", 3), "gr...");  // not in the middle of a character
+  EXPECT_EQ(excerpt(std::string(1000, 'x'), 10), "xxxxxxxxxx...");
+  EXPECT_EQ(excerpt("\x80\x80\x80", 1), "...");
+}
+
 TEST(Files, RemoveTreeOfAnyDepth) {
   std::string top = ::testing::TempDir() + "userpod-deep-" + randomHex(4);
   ASSERT_TRUE(makeDirectories(top));
