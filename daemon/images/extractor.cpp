@@ -21,6 +21,8 @@ namespace userpod::images {
 
 namespace {
 
+// Of one entry's headers. libarchive keeps a map of a sparse file in memory, at twelve times its size in the archive.
+constexpr std::uint64_t kLargestHeader = 8ULL << 20;
 constexpr std::uint64_t kFreeCheckEvery = 64ULL << 20;
 constexpr std::uint64_t kLeastFree = 64ULL << 20;  // a full home directory breaks more than the pull
 
@@ -68,6 +70,7 @@ class Extraction {
 
  private:
   static la_ssize_t read(struct archive* reader, void* self, const void** bytes);
+  int nextHeader(struct archive_entry** entry);
   Error readerError(std::string_view what);
   Status unpack(struct archive_entry* entry);
   Status unpackFile(const EntryPath& path, const EntryInfo& info, std::int64_t size);
@@ -80,6 +83,7 @@ class Extraction {
   LayerTree tree_;
   std::unique_ptr<struct archive, ArchiveDeleter> reader_;
   std::optional<Error> sourceError_;
+  std::optional<std::uint64_t> headerBytes_;  // read for the header under way
   std::uint64_t bytes_ = 0;
   std::uint64_t nextFreeCheck_ = 0;
 };
@@ -92,8 +96,22 @@ la_ssize_t Extraction::read(struct archive* reader, void* self, const void** byt
     archive_set_error(reader, EIO, "source");
     return -1;
   }
+  // The block that a header begins in is not counted: it may be the data's before it.
+  auto& header = extraction->headerBytes_;
+  if (header && (*header += block->size()) > kLargestHeader + block->size()) {
+    extraction->sourceError_ = invalidImage(fmt::format("an entry of the layer has more than {} bytes of headers", kLargestHeader));
+    archive_set_error(reader, EIO, "header");
+    return -1;
+  }
   *bytes = block->data();
   return static_cast<la_ssize_t>(block->size());
+}
+
+int Extraction::nextHeader(struct archive_entry** entry) {
+  headerBytes_ = 0;
+  int code = archive_read_next_header(reader_.get(), entry);
+  headerBytes_.reset();
+  return code;
 }
 
 Error Extraction::readerError(std::string_view what) {
@@ -113,11 +131,13 @@ Result<Extracted> Extraction::run() {
   if (archive_read_open1(reader_.get()) != ARCHIVE_OK) return readerError("the layer's tar");
   struct archive_entry* entry = nullptr;
   for (;;) {
-    int code = archive_read_next_header(reader_.get(), &entry);
+    int code = nextHeader(&entry);
     if (code == ARCHIVE_EOF) break;
     if (code != ARCHIVE_OK && code != ARCHIVE_WARN) return readerError("the layer's tar");
     std::int64_t before = tree_.inodes();
     USERPOD_CHECK(unpack(entry));
+    // What nobody has read is not part of the next header.
+    if (archive_read_data_skip(reader_.get()) < ARCHIVE_WARN) return readerError("the layer's tar");
     // An entry may bring missing parents, and one that replaces another brings nothing, but takes its time all the same.
     USERPOD_CHECK(budget_.takeEntries(std::max<std::int64_t>(tree_.inodes() - before, 1)));
   }

@@ -145,13 +145,21 @@ Status LayerTree::setAttributes(int file, const EntryPath& path, const EntryInfo
   return {};
 }
 
+void LayerTree::keepTime(const EntryPath& path, timespec modified) {
+  // Far above what honest layers have; an archive may name one directory a million times.
+  constexpr std::size_t kMost = 64U << 20;
+  if (timesBytes_ > kMost) return;
+  timesBytes_ += sizeof(times_[0]) + path.parent.size() + path.name.size();
+  times_.emplace_back(path, modified);
+}
+
 Status LayerTree::setRoot(const EntryInfo& info) {
   EntryPath root;
   USERPOD_CHECK(setOwner(root_, "", root, info.owner));
   if (::fchmod(root_, info.mode & 07777) < 0) return fileError("set the mode of", root, errno);
   USERPOD_CHECK(setAttributes(root_, root, info));
   if (::fsetxattr(root_, storage::kRootMark, "y", 1, 0) < 0) return fileError("mark", root, errno);
-  times_.emplace_back(root, info.modified);
+  keepTime(root, info.modified);
   return {};
 }
 
@@ -195,7 +203,7 @@ Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
     USERPOD_TRY(fd, openAt(parent, path.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
     USERPOD_CHECK(setAttributes(fd.get(), path, info));
   }
-  times_.emplace_back(path, info.modified);
+  keepTime(path, info.modified);
   return {};
 }
 

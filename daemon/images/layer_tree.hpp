@@ -71,10 +71,12 @@ class LayerTree {
   Status setAttributes(int file, const EntryPath& path, const EntryInfo& info);
   Status markOpaque(int parent, const EntryPath& path);
   bool uncover(int parent, const std::string& name);
+  void keepTime(const EntryPath& path, timespec modified);
 
   int root_;
   std::unordered_map<std::string, UniqueFd> directories_;  // open ones by path; emptied when a name changes its meaning
   std::vector<std::pair<EntryPath, timespec>> times_;
+  std::size_t timesBytes_ = 0;
   std::int64_t inodes_ = 0;
   bool hidesByNames_ = false;  // the file system takes no whiteouts: see storage/layer_format.hpp
 };

@@ -28,6 +28,15 @@ def huge(size_field, kind=tarfile.REGTYPE, name='huge'):
     return bytes(block)
 
 
+def sparse_map(entries):
+    """A map of that many holes, which a reader keeps in memory."""
+    text = f'{entries}\n'.encode() + b'0\n0\n' * entries
+    info = tarfile.TarInfo('GNUSparseFile.1/sparse')
+    info.size = len(text) + -len(text) % 512
+    info.pax_headers = {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'sparse', 'GNU.sparse.realsize': '10'}
+    return info.tobuf(tarfile.PAX_FORMAT) + text + bytes(-len(text) % 512 + 1024)
+
+
 def sparse(size):
     info = tarfile.TarInfo('GNUSparseFile.1/sparse')
     info.size = 512
@@ -154,6 +163,7 @@ class Lies(running.Running):
                 ('negative', huge(b'\xff' * 12), 'layer sha256:'), ('8-exabytes', huge(b'\x80\0\0\0\x7f' + b'\xff' * 7), '/huge', 'image-size-limit'),
                 ('pax-huge', huge(b'%011o\0' % (3 << 20), b'x'), 'layer sha256:'), ('long-name-huge', huge(b'%011o\0' % (3 << 20), b'L'), 'layer sha256:'),
                 ('sparse', sparse((1 << 63) - 1), '/sparse', 'image-size-limit'),
+                ('sparse-map', sparse_map(3000000), 'headers'),
                 ('steers-overlay', Layer().file('f', 'x', xattrs={'user.overlay.redirect': '/etc'}).bytes(), '/f', 'user.overlay.redirect'),
                 ('marks-root', Layer().dir('./', xattrs={'user.userpod.root': 'y'}).bytes(), 'user.userpod.root'),
                 ('bad-capability', Layer().file('f', 'x', xattrs={'security.capability': 'x'}).bytes(), '/f', 'security.capability'),

@@ -1,5 +1,6 @@
 #include <archive.h>
 #include <archive_entry.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -518,6 +519,25 @@ TEST_F(ExtractorTest, Limits) {
   EXPECT_EQ(codeOf(Tar().file("1/2/3/4/5/6/7/8/9/10/11").bytes()), Code::LimitsExceeded);
   settings_.imageSizeLimit = settings_.imageEntriesLimit = 0;
   EXPECT_TRUE(extract(many.bytes()));
+}
+
+TEST_F(ExtractorTest, HeadersWithoutEnd) {
+  // A sparse map of three million holes, which libarchive would keep in memory.
+  std::string map = "3000000\n";
+  for (int i = 0; i < 3000000; ++i) map += "0\n0\n";
+  map.resize((map.size() + 511) / 512 * 512);
+  std::string tar = Tar().file("fine", std::string(20 << 20, 'x')).file("also-fine", "x").bytes();
+  EXPECT_TRUE(extract(tar, 1 << 20));
+  std::string records = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n21 GNU.sparse.name=s\n25 GNU.sparse.realsize=9\n";
+  std::string pax = Tar().file("pax", records).bytes().substr(0, 1024);
+  pax[156] = 'x';
+  pax.replace(148, 8, 8, ' ');
+  unsigned sum = 0;
+  for (int i = 0; i < 512; ++i) sum += static_cast<unsigned char>(pax[i]);
+  pax.replace(148, 8, fmt::format("{:06o}", sum) + std::string("\0 ", 2));
+  auto bomb = extract(pax + Tar().file("GNUSparseFile.1/s", map).bytes(), 1 << 20);
+  ASSERT_FALSE(bomb);
+  EXPECT_NE(bomb.error().text().find("headers"), std::string::npos) << bomb.error().text();
 }
 
 TEST_F(ExtractorTest, Ratio) {
