@@ -190,7 +190,7 @@ Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std:
   // Before the first byte: a header may promise exabytes.
   if (size < 0) return invalidImage(fmt::format("/{} of the layer has a negative size", path.shown()));
   if (auto taken = budget_.takeBytes(size); !taken) return std::move(taken).error().wrap("/" + path.shown());
-  USERPOD_TRY(file, tree_.createFile(path));
+  USERPOD_TRY(file, tree_.createFile(path, info.mode));
   std::int64_t end = 0;
   for (;;) {
     const void* data = nullptr;

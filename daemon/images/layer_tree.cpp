@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::size_t kLongestPath = 4096;
 constexpr std::size_t kMostOpen = 128;
+constexpr off_t kWorthWriting = 128 << 10;
 constexpr std::uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
 
@@ -207,11 +208,11 @@ Status LayerTree::makeDirectory(const EntryPath& path, const EntryInfo& info) {
   return {};
 }
 
-Result<UniqueFd> LayerTree::createFile(const EntryPath& path) {
+Result<UniqueFd> LayerTree::createFile(const EntryPath& path, mode_t mode) {
   for (int tries = 0;; ++tries) {
     USERPOD_TRY(parent, parentOf(path));
     uncover(parent, path.name);
-    int fd = ::openat(parent, path.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = ::openat(parent, path.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0777);
     if (fd >= 0) {
       ++inodes_;
       return UniqueFd(fd);
@@ -222,12 +223,18 @@ Result<UniqueFd> LayerTree::createFile(const EntryPath& path) {
 }
 
 Status LayerTree::finishFile(const UniqueFd& file, const EntryPath& path, const EntryInfo& info) {
+  // Most files are right as they were made, and each change is a transaction of the file system's journal.
+  struct stat made{};
+  if (::fstat(file.get(), &made) < 0) return fileError("stat", path, errno);
   // chown first: it clears setuid, setgid and file capabilities.
-  USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
-  if (::fchmod(file.get(), info.mode & 07777) < 0) return fileError("set the mode of", path, errno);
+  if (made.st_uid != info.owner.uid || made.st_gid != info.owner.gid) USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
+  if ((made.st_mode & 07777) != (info.mode & 07777) && ::fchmod(file.get(), info.mode & 07777) < 0)
+    return fileError("set the mode of", path, errno);
   USERPOD_CHECK(setAttributes(file.get(), path, info));
   std::array<timespec, 2> times{info.modified, info.modified};
   if (::futimens(file.get(), times.data()) < 0) return fileError("set the time of", path, errno);
+  // Begins to write what is worth it, while the rest of the layer is unpacked: the commit of the pull waits for all of it.
+  if (made.st_size >= kWorthWriting) (void)::sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
   return {};
 }
 

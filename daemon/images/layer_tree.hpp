@@ -50,7 +50,7 @@ class LayerTree {
 
   Status setRoot(const EntryInfo& info);
   Status makeDirectory(const EntryPath& path, const EntryInfo& info);
-  Result<UniqueFd> createFile(const EntryPath& path);  // write-only, empty
+  Result<UniqueFd> createFile(const EntryPath& path, mode_t mode);  // write-only, empty; mode: permission bits, less the umask's
   Status finishFile(const UniqueFd& file, const EntryPath& path, const EntryInfo& info);
   Status makeSymlink(const EntryPath& path, const std::string& target, const EntryInfo& info);
   Status makeHardLink(const EntryPath& path, const EntryPath& target);  // the target must be in this layer
