@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <nlohmann/json.hpp>
@@ -22,6 +23,8 @@ constexpr std::size_t kOutputLimit = 16 << 20;  // a stream; what comes after is
 constexpr std::size_t kConfigLimit = 16 << 20;
 constexpr std::chrono::seconds kDrainTime{2};
 constexpr std::chrono::milliseconds kKillTime{200};
+
+std::atomic<std::uint64_t> sessionCounter = 0;  // of all loops: cgroups are named by it
 
 Result<UniqueFd> memoryFile(const char* name, std::string_view text) {
   UniqueFd fd(::memfd_create(name, MFD_CLOEXEC));
@@ -71,7 +74,7 @@ void ExecLoop::exec(const Handler& handler, const ExecInput& input, std::functio
   session->input = input;
   session->done = std::move(done);
   loop_->post([this, session] {
-    session->number = ++counter_;
+    session->number = ++sessionCounter;
     sessions_[session->number] = session;
     if (auto status = launch(session); !status) fail(session, std::move(status).error());
   });

@@ -42,7 +42,6 @@ class ExecLoop {
   const Paths& paths_;
   const NodeInside& node_;
   int leaf_;
-  std::uint64_t counter_ = 0;
   std::unordered_map<std::string, Template> templates_;  // by container id
   std::unordered_map<std::uint64_t, SessionPointer> sessions_;
   std::unique_ptr<EventLoop> loop_;

@@ -20,6 +20,7 @@ namespace {
 // `crun start` and `crun delete` take 2 ms; this only bounds a machine that hangs.
 constexpr std::chrono::seconds kToolTime{60};
 constexpr const char* kLeaf = "/exec";
+constexpr unsigned kExecLoops = 4;
 
 }  // namespace
 
@@ -78,8 +79,10 @@ Status RuntimeImpl::prepare(const Settings& settings) {
   USERPOD_CHECK(node_.removeCgroup(kLeaf));
   USERPOD_TRY(leaf, node_.makeCgroup(kLeaf));
   leaf_ = std::move(leaf);
-  USERPOD_TRY(loop, ExecLoop::start(paths_, node_, leaf_.get()));
-  execLoop_ = std::move(loop);
+  for (unsigned i = 0; i < kExecLoops; ++i) {
+    USERPOD_TRY(loop, ExecLoop::start(paths_, node_, leaf_.get()));
+    execLoops_.push_back(std::move(loop));
+  }
   return {};
 }
 
@@ -136,7 +139,7 @@ Status RuntimeImpl::start(const std::string& id, const std::string& handlerName)
 
 Status RuntimeImpl::remove(const std::string& id, const std::string& handlerName) {
   USERPOD_TRY(handler, find(handlerName));
-  execLoop_->forget(id);
+  for (const auto& loop : execLoops_) loop->forget(id);
   // The monitor first: in its cgroup `crun create` may still be at work, when the daemon that asked for it was killed.
   USERPOD_CHECK(node_.removeCgroup("/mon/" + id));
   // The runtime's own directory of the container: without it there is nothing to delete, which saves a process.
@@ -171,7 +174,7 @@ std::vector<std::pair<std::string, std::string>> RuntimeImpl::containers() const
 void RuntimeImpl::exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) {
   auto handler = find(input.handler);
   if (!handler) return done(std::move(handler).error());
-  execLoop_->exec(**handler, input, std::move(done));
+  execLoops_[nextLoop_++ % kExecLoops]->exec(**handler, input, std::move(done));
 }
 
 Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::string& id) {

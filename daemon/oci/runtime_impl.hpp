@@ -1,8 +1,11 @@
 // The parts of Runtime: one OCI runtime program per handler, conmon, and the execs under way.
 #pragma once
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "daemon/oci/oci.hpp"
 #include "daemon/sys/child.hpp"
@@ -61,7 +64,8 @@ class RuntimeImpl final : public Runtime {
   std::string defaultHandler_;
   std::map<std::string, Handler> handlers_;
   UniqueFd leaf_;  // cgroup of the short-lived runtime calls
-  std::unique_ptr<ExecLoop> execLoop_;
+  std::vector<std::unique_ptr<ExecLoop>> execLoops_;  // take turns: each waits while a process of its own is begun
+  std::atomic<unsigned> nextLoop_ = 0;
 };
 
 }  // namespace userpod::oci
