@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 
 import cri
 import running
@@ -150,6 +151,7 @@ class Storage(running.Running):
         self.wait_for_line('ready', name='hung')
         server, = self.servers(hung)
         os.kill(server, signal.SIGSTOP)
+        time.sleep(1)  # until its next file
         self.cri.StopContainer(container_id=hung, timeout=0)
         self.assertEqual((self.state(hung), self.status(hung).reason), ('EXITED', 'RootFilesystemLost'))
         self.assert_removed(pod, hung)
