@@ -26,7 +26,7 @@ struct Quota {
 };
 constexpr std::array kQuotas = {
     Quota{"inotify-watches", "fs.inotify.max_user_watches", 4096, 65536, "watches",
-          "one for each container with a memory limit, beside the desktop's"},
+          "one for each container, beside the desktop's"},
     Quota{"pipe-quota", "fs.pipe-user-pages-soft", 20480, 65536, "pages",
           "32 for each container; with more of them pipes get small buffers and logs slow down", Check::Severity::Info, true},
     Quota{"pipe-hard-quota", "fs.pipe-user-pages-hard", 32768, 65536, "pages", "then no container can be made",
