@@ -224,9 +224,13 @@ class Node(Killed):
         self.assertEqual([p.id for p in self.cri.ListPodSandbox().items], [new])
         self.assertEqual(self.state(run), 'RUNNING')
         self.cri.RemovePodSandbox(pod_sandbox_id=new)
-        self.assertEqual(os.listdir(f'{cri.DATA_DIR}/containers'), [])
+        self.no_writable_layers()
         for name in 'pods', 'containers', 'exits':
             self.assertEqual(os.listdir(f'{cri.RUNTIME_DIR}/userpod/{name}'), [])
+
+    def no_writable_layers(self):
+        # They are renamed at once, and deleted in the background.
+        cri.wait_until(lambda: not os.listdir(f'{cri.DATA_DIR}/containers'), what='no writable layer is left')
 
     def end_by(self, *pids):
         pods = [self.three('first'), self.three('second')]
@@ -291,6 +295,9 @@ class Node(Killed):
             self.assertTrue(6 <= starts <= 20, starts)
         finally:
             os.unlink(broken)
+            with contextlib.suppress(OSError):  # the user's own
+                os.rmdir(directory)
+                os.rmdir(os.path.dirname(directory))
         self.answer()
         self.check_after(pods, begin)
 
@@ -305,7 +312,7 @@ class Node(Killed):
         self.connect()
         self.assertEqual(list(self.cri.ListPodSandbox().items), [])
         self.assertEqual(list(self.cri.ListContainers().containers), [])
-        self.assertEqual(os.listdir(f'{cri.DATA_DIR}/containers'), [])
+        self.no_writable_layers()
         self.assertEqual(self.condition('NodeIntact'), (True, '', ''))
         self.assertEqual(self.cri.ImageStatus(image={'image': self.image}).image.id, self.image)
         self.assertNotIn(pod, [self.pod('first')])
