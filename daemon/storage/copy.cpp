@@ -98,7 +98,7 @@ Status TreeCopy::run() {
     open = open && !isOpaque(layers_.back().get());
   }
   USERPOD_CHECK(copyDirectory(top));
-  reachStage("copy.begun", plan_.id);
+  if (!plan_.trial) reachStage("copy.begun", plan_.id);
   while (!waiting_.empty()) {
     Place place = std::move(waiting_.back());
     waiting_.pop_back();

@@ -20,6 +20,7 @@ struct RootPlan {
   std::string layersDirectory;      // <data>/layers
   std::vector<std::string> layers;  // names in it, lowest first; a name may come again
   std::string directory;            // <data>/containers/<id>; exists
+  bool trial = false;               // of no container: passes no stages
 
   std::string upper() const { return directory + "/upper"; }
   std::string work() const { return directory + "/work"; }

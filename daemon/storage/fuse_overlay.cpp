@@ -67,7 +67,7 @@ Status FuseOverlay::mount(const RootPlan& plan) {
   options.directory = plan.directory;
   options.newSession = true;
   USERPOD_TRY(starter, spawn(options));
-  reachStage("fuse.spawned", plan.id);
+  if (!plan.trial) reachStage("fuse.spawned", plan.id);
   USERPOD_TRY(ended, starter.waitFor(kMountTime));
   if (!ended) return Error(Code::Timeout, fmt::format("fuse-overlayfs did not mount {} within 30 seconds", plan.target()));
   if (ended->code != 0)

@@ -96,7 +96,7 @@ Status Directories::choose(const std::string& wanted) {
 // A mount and what a whiteout hides in it: that the kernel takes the options says little about NFS or an overlay below.
 Status Directories::tryOut(Driver& driver) const {
   const std::string base = data_ + "/.probe";
-  RootPlan plan{"probe", base + "/layers", {"lower", "top"}, base + "/containers/probe"};
+  RootPlan plan{"probe", base + "/layers", {"lower", "top"}, base + "/containers/probe", true};
   auto clean = [&] {
     static_cast<void>(endFuseServer(node_, plan.id));
     static_cast<void>(unmountDetached(plan.target()));
