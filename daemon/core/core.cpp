@@ -227,7 +227,9 @@ void CoreImpl::noteStore(const Status& status) {
   if (status) return;
   if (storeProblem_.empty()) {
     logError("live store: {}; what runs goes on, nothing new is made until it can be written", status.error().text());
+    storeProblem_ = status.error().text();
     strand_->runAfter(kStoreInterval, [this] { catchUpStore(); });
+    publish(Change::Kind::Conditions, "");
   }
   storeProblem_ = status.error().text();
 }

@@ -73,6 +73,13 @@ Status checkAbsolute(std::string_view field, std::string_view path) {
   return checkText(field, path, kPathLimit);
 }
 
+Status checkPlace(std::string_view field, std::string_view path) {
+  USERPOD_CHECK(checkAbsolute(field, path));
+  auto parts = split(path, '/');
+  if (std::find(parts.begin(), parts.end(), "..") == parts.end()) return {};
+  return invalidField(field, fmt::format("is {}; \"..\" is not allowed in it", inQuotes(path)));
+}
+
 Status checkBelow(std::string_view field, std::string_view path) {
   if (path.empty() || path.front() == '/')
     return invalidField(field, fmt::format("is {}; give a relative path", inQuotes(path)));

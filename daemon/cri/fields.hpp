@@ -24,6 +24,7 @@ Status checkText(std::string_view field, std::string_view text, std::size_t limi
 // One word of a configuration file: not empty, no white space, no control characters.
 Status checkWord(std::string_view field, std::string_view word);
 Status checkAbsolute(std::string_view field, std::string_view path);
+Status checkPlace(std::string_view field, std::string_view path);  // absolute, without ".."
 // A relative path that stays below its start: no "..", not empty.
 Status checkBelow(std::string_view field, std::string_view path);
 // A user or group id: 0 to 2^32 - 2 (the last number means "none" to the kernel).

@@ -180,8 +180,8 @@ Result<ContainerSecurity> toContainerSecurity(const v1::LinuxContainerSecurityCo
   security.noNewPrivs = context.no_new_privs();
   security.maskedPaths = toVector(context.masked_paths());
   security.readonlyPaths = toVector(context.readonly_paths());
-  for (const auto& path : security.maskedPaths) USERPOD_CHECK(checkAbsolute(field + ".masked_paths", path));
-  for (const auto& path : security.readonlyPaths) USERPOD_CHECK(checkAbsolute(field + ".readonly_paths", path));
+  for (const auto& path : security.maskedPaths) USERPOD_CHECK(checkPlace(field + ".masked_paths", path));
+  for (const auto& path : security.readonlyPaths) USERPOD_CHECK(checkPlace(field + ".readonly_paths", path));
   USERPOD_TRY(seccomp, toSeccomp(field, context));
   security.seccomp = std::move(seccomp);
   USERPOD_TRY(apparmor, toAppArmor(field, context));

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -46,6 +47,12 @@ class ByteNames {
   }
   locale_t previous_;
 };
+
+std::string placeOf(int directory) {
+  std::error_code error;
+  auto path = std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", directory), error);
+  return error ? "the place of images" : path.parent_path().string();
+}
 
 EntryInfo readInfo(struct archive_entry* entry) {
   EntryInfo info;
@@ -212,7 +219,7 @@ Status Extraction::writeBlock(int file, const EntryPath& path, const void* data,
   if (bytes_ >= nextFreeCheck_) {
     struct statvfs info{};
     if (::fstatvfs(root_, &info) == 0 && std::uint64_t{info.f_bavail} * info.f_frsize < kLeastFree)
-      return Error(Code::NoSpace, "less than 64 MB are free where images are stored: remove images or make room");
+      return Error(Code::NoSpace, fmt::format("less than 64 MB are free in {}: remove images or make room", placeOf(root_)));
     nextFreeCheck_ = bytes_ + kFreeCheckEvery;
   }
   bytes_ += size;

@@ -79,6 +79,7 @@ class LayerPool {
   Status removeImage(const std::string& id);
   Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
   std::uint64_t freeBytes() const;
+  const std::string& root() const { return root_; }
 
  private:
   LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store, std::set<std::string> inUse);

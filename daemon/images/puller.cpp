@@ -156,8 +156,8 @@ class LayerFetches {
       bytes += static_cast<std::uint64_t>(layer.descriptor.size);
     }
     if (bytes > context_.pool.freeBytes())
-      return Error(Code::NoSpace, fmt::format("the layers have {} MB even compressed, more than is free: remove images or "
-                                              "make room", bytes >> 20));
+      return Error(Code::NoSpace, fmt::format("the layers have {} MB even compressed, more than is free in {}: remove images "
+                                              "or make room", bytes >> 20, context_.pool.root()));
     progress_.layers(descriptors);
     {
       std::vector<std::jthread> threads;

@@ -140,8 +140,9 @@ Status checkMapped(const char* file, const char* what, std::uint32_t id) {
     total += count;
   }
   return Error(Code::SubIdMissing,
-               fmt::format("{} {} is outside of the {} ids of this user; give the user more in /etc/sub{}", what, id,
-                           total, what[0] == 'u' ? "uid" : "gid"));
+               fmt::format("{0} {1} is outside of the {2} ids of this user; give the user more in /etc/sub{3} (usermod "
+                           "--add-sub{3}s) and restart userpod-node.service",
+                           what, id, total, what[0] == 'u' ? "uid" : "gid"));
 }
 
 }  // namespace

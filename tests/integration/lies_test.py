@@ -93,7 +93,7 @@ class Lies(running.Running):
                 ('digest-path', {**image, 'layers': [{**layer, 'digest': 'sha256:../../../x'}]}, 'sha256:../../../x'),
                 ('annotations', {**image, 'annotations': {str(i): 'x' * 1000 for i in range(300)}}, 'annotations'),
                 ('config-too-large', {**image, 'config': {**config, 'size': 9 << 20}}, 'image config'),
-                ('no-platform', {'manifests': [{**layer, 'platform': {'os': 'plan9\n' * 5000, 'architecture': 'x' * 10000}}] * 100}, 'plan9')):
+                ('no-platform', {'manifests': [{**layer, 'platform': {'os': 'plan9\n' * 1000, 'architecture': 'x' * 10000}}] * 100}, 'plan9')):
             r.document(name, body, kind='application/json')
             self.refused(name, word)
         r.document('100000-layers', {**image, 'layers': [layer] * 100000})
@@ -268,6 +268,7 @@ class Lies(running.Running):
         container = self.container(pod, 'echo "$TEXT"', 'good', envs=[{'key': 'TEXT', 'value': 'grün'.encode()}])
         cri.wait_until(lambda: self.state(container) == 'EXITED', what='the exit')
         self.assertEqual(self.texts(name='good'), ['grün'])
+        self.cri.RemoveContainer(container_id=container)
 
 
 if __name__ == '__main__':

@@ -94,7 +94,7 @@ class Requests(running.Running):
         where = f'{name} {".".join(path)} {what}'
         if code in (Code.INTERNAL, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.DATA_LOSS):
             self.wrong.append(f'{where}: {code} {text[:200]}')
-        elif code == Code.INVALID_ARGUMENT and not any(plain(part) in plain(text) for part in path[-2:]):
+        elif code == Code.INVALID_ARGUMENT and not any(plain(part).removesuffix('s') in plain(text) for part in path[-2:]):
             self.wrong.append(f'{where}: does not name the field: {text[:200]}')
         elif code != Code.UNIMPLEMENTED and not text.strip():
             self.wrong.append(f'{where}: {code} without a text')
