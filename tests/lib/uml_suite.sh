@@ -20,6 +20,6 @@ umlSuite() {
   [ ${#tests[@]} -gt 0 ] || return 0
   [ -d "$build/images" ] || { echo "== uml: nothing to run: see above"; return 1; }
   echo "== uml: boot"
-  "$session" root "$inside/tests/testbed/uml" -m 2G -t 600 -u "$user" -v "$inside:$inside" -v "$build:$build" -- \
+  "$session" root "$inside/tests/testbed/uml" -m 2G -t 900 -u "$user" -v "$inside:$inside" -v "$build:$build" -- \
     env "USERPOD_LONG=$long" "$inside/tests/lib/uml-inside" "$build" "${tests[@]}"
 }
