@@ -29,8 +29,9 @@ Result<std::string> podCgroup(const PodConfig& config, const std::string& id) {
   std::string path = config.cgroupParent.front() == '/' ? config.cgroupParent : "/" + config.cgroupParent;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   auto parts = split(std::string_view(path).substr(1), '/');
-  bool bad = std::any_of(parts.begin(), parts.end(),
-                         [](const std::string& part) { return part.empty() || part == "." || part == ".." || part.find('\n') != std::string::npos; });
+  bool bad = std::any_of(parts.begin(), parts.end(), [](const std::string& part) {
+    return part.empty() || part == "." || part == ".." || part.find('\n') != std::string::npos;
+  });
   if (bad || path.size() > 2048)
     return Error(Code::InvalidArgument, "cgroup_parent " + config.cgroupParent.substr(0, 256) +
                                             " is not a path below the node's cgroup, like /kubepods/burstable/podUID");
