@@ -95,7 +95,7 @@ class Lies(running.Running):
                 ('config-too-large', {**image, 'config': {**config, 'size': 9 << 20}}, 'image config'),
                 ('no-platform', {'manifests': [{**layer, 'platform': {'os': 'plan9\n' * 1000, 'architecture': 'x' * 10000}}] * 100}, 'plan9')):
             r.document(name, body, kind='application/json')
-            self.refused(name, word)
+            self.refused(name, word, code=Code.UNIMPLEMENTED if name in ('schema1', 'artifact', 'encrypted') else Code.UNKNOWN)
         r.document('100000-layers', {**image, 'layers': [layer] * 100000})
         self.refused('100000-layers', '4194304', code=Code.RESOURCE_EXHAUSTED)
         # A list of lists, three deep.
@@ -160,7 +160,7 @@ class Lies(running.Running):
             r.image('layer-size', [FINE], manifest={'layers': [{**data, 'size': size}]})
             self.refused('layer-size', data['digest'])
         for name, layer, *words in (
-                ('negative', huge(b'\xff' * 12), 'layer sha256:'), ('8-exabytes', huge(b'\x80\0\0\0\x7f' + b'\xff' * 7), '/huge', 'image-size-limit'),
+                ('negative', huge(b'\xff' * 12), 'layer sha256:'), ('exabyte', huge(b'\x80\0\0\0\x10' + b'\0' * 7), '/huge', 'image-size-limit'),
                 ('pax-huge', huge(b'%011o\0' % (3 << 20), b'x'), 'layer sha256:'), ('long-name-huge', huge(b'%011o\0' % (3 << 20), b'L'), 'layer sha256:'),
                 ('sparse', sparse((1 << 63) - 1), '/sparse', 'image-size-limit'),
                 ('sparse-map', sparse_map(3000000), 'headers'),
