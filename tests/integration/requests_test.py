@@ -94,7 +94,7 @@ class Requests(running.Running):
         where = f'{name} {".".join(path)} {what}'
         if code in (Code.INTERNAL, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.DATA_LOSS):
             self.wrong.append(f'{where}: {code} {text[:200]}')
-        elif code == Code.INVALID_ARGUMENT and not any(plain(part).removesuffix('s') in plain(text) for part in path[-2:]):
+        elif code == Code.INVALID_ARGUMENT and not any(plain(part).removesuffix('s') in plain(text) for part in path[-3:]):
             self.wrong.append(f'{where}: does not name the field: {text[:200]}')
         elif code != Code.UNIMPLEMENTED and not text.strip():
             self.wrong.append(f'{where}: {code} without a text')
@@ -131,7 +131,7 @@ class Requests(running.Running):
     def test_pods(self):
         config = {'metadata': {'name': 'p', 'namespace': 'n', 'uid': 'u'}, 'hostname': 'h', 'log_directory': f'{self.logs}/p',
                   'dns_config': {'servers': ['10.0.2.3'], 'searches': ['example.org'], 'options': ['ndots:5']}, 'labels': {'a': 'b'}, 'annotations': {'c': 'd'},
-                  'port_mappings': [], 'linux': {'security_context': {'namespace_options': {}}}}
+                  'port_mappings': [{'container_port': 80}], 'linux': {'sysctls': {'net.ipv4.ip_unprivileged_port_start': '0'}, 'security_context': {'namespace_options': {}}}}
         before = rss(self.pid)
         self.each('RunPodSandbox', {'config': config}, lambda r: self.cri.RemovePodSandbox(pod_sandbox_id=r.pod_sandbox_id))
         self.assertEqual([p.id for p in self.cri.ListPodSandbox().items], [self.good_pod])
@@ -141,7 +141,8 @@ class Requests(running.Running):
 
     def test_containers(self):
         config = {'metadata': {'name': 'c'}, 'image': {'image': self.image}, 'command': ['/bin/true'], 'args': ['x'], 'working_dir': '/', 'log_path': 'c.log',
-                  'envs': [{'key': 'A', 'value': b'b'}], 'labels': {'a': 'b'}, 'linux': {'resources': {}, 'security_context': {'namespace_options': {}, 'capabilities': {}}}}
+                  'envs': [{'key': 'A', 'value': b'b'}], 'mounts': [{'container_path': '/m', 'host_path': self.logs}],
+                  'devices': [{'container_path': '/dev/null2', 'host_path': '/dev/null', 'permissions': 'rw'}], 'labels': {'a': 'b'}, 'linux': {'resources': {}, 'security_context': {'namespace_options': {}, 'capabilities': {}}}}
         before = rss(self.pid)
         self.each('CreateContainer', {'pod_sandbox_id': self.good_pod, 'config': config, 'sandbox_config': self.configs[self.good_pod]},
                   lambda r: self.cri.RemoveContainer(container_id=r.container_id))
