@@ -139,7 +139,7 @@ fuzzSuite() {
   say "fuzz: $seconds s a target"
   "$root/tests/fuzz/run" "$dir" "$seconds" 2>&1 | tee "$work/fuzz.log" || true
   while read -r target verdict rest; do
-    case $verdict in clean) result PASS "fuzz/$target" ;; FINDING) result FAIL "fuzz/$target" "see $dir/findings/$target" ;; esac
+    case $verdict in clean) result PASS "fuzz/$target" ;; skipped:) result SKIP "fuzz/$target" "$rest" ;; FINDING) result FAIL "fuzz/$target" "see $dir/findings/$target" ;; esac
   done < "$work/fuzz.log"
   grep -q ' clean ' "$work/fuzz.log" || result FAIL fuzz/run "see above"
 }
