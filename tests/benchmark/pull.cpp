@@ -2,7 +2,6 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
-#include "daemon/sys/util.hpp"
 #include "tests/benchmark/bare_pull.hpp"
 #include "tests/benchmark/rows.hpp"
 
@@ -28,7 +27,7 @@ Status measurePull(const Options& options, Client& client, const std::string& sc
     if (number % 2 != 0) USERPOD_CHECK(alone(row.product, product));
   }
   report.print(row);
-  return removeTree(scratch);
+  return {};
 }
 
 }  // namespace userpod::bench

@@ -47,7 +47,7 @@ Status measureLifecycle(const Options& options, Client& client, BareSandboxes& s
 // Times of ListContainers while the greatest number of callers make containers at once: reads must not wait for work.
 Status measureListUnderLoad(const Options& options, Client& client, Report& report);
 
-// scratch: a directory on the disk of the daemon's data.
+// scratch: a directory on the disk of the daemon's data; what is unpacked into it is left to the caller.
 Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report);
 
 // What the daemon costs at rest: memory and processor, monitors, and the times of lists, with no pod and with many.
