@@ -40,7 +40,7 @@ Result<json> parseObject(std::string_view document, std::string_view what) {
     }
   }
   json value = json::parse(document, nullptr, false);
-  if (!value.is_object()) return invalidImage(fmt::format("{}: not a JSON object", what));
+  if (!value.is_object()) return invalidImage(fmt::format("{}: not a JSON object in UTF-8", what));
   return value;
 }
 
