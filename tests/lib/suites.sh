@@ -1,5 +1,5 @@
 # Sourced by tests/run, as the ordinary user: builds and runs the suites.
-# Uses: root, suites, only, build, long.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
+# Uses: root, suites, only, build, long, seconds.  Results are collected in $results, one "STATUS<tab>SUITE/NAME<tab>REASON" a line.
 
 # shellcheck source=thread_suite.sh
 . "$root/tests/lib/thread_suite.sh"
@@ -131,7 +131,7 @@ integrationSuite() {
 }
 
 fuzzSuite() {
-  local dir=$build-fuzz seconds=${USERPOD_FUZZ_SECONDS:-$([ -n "$long" ] && echo 600 || echo 30)} target verdict rest
+  local dir=$build-fuzz seconds=${seconds:-$([ -n "$long" ] && echo 600 || echo 30)} target verdict rest
   local flags='-fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping'
   CXX=clang++ configureAndBuild "$dir" "$(printf 'tests/fuzz/fuzz-%s ' tar decompress manifest config reference challenge messages)" \
     -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false "-Dcpp_args=$flags" -Dcpp_link_args=-fprofile-instr-generate ||
