@@ -2,7 +2,7 @@
 """Thousands of calls at random, right and wrong ones, from many clients, while the daemon restarts and is killed: every
 call gets an answer that fits it, the daemon never ends by itself, and in the end nothing is left.
 
-USERPOD_SOAK_CALLS sets their number, USERPOD_SOAK_SEED repeats a run (as far as threads do)."""
+USERPOD_SOAK_CALLS sets their number with each storage driver, USERPOD_SOAK_SEED repeats a run (as far as threads do)."""
 import collections
 import os
 import random
@@ -167,14 +167,16 @@ class Soak(running.Running):
         for pod in self.cri.ListPodSandbox().items:
             self.cri.RemovePodSandbox(pod_sandbox_id=pod.id)
 
-    def test_random_calls(self):
-        print(f'{CALLS} calls, USERPOD_SOAK_SEED={SEED}', flush=True)
+    def soak(self, driver, calls):
+        self.enterContext(running.storage_driver(driver))
+        self.connect()
+        print(f'{driver}: {calls} calls, USERPOD_SOAK_SEED={SEED}', flush=True)
         self.pods, self.containers, self.done, self.kills, self.lock = [], [], 0, 0, threading.Lock()
         self.addCleanup(self.remove_all)
         snapshot = f'{self.logs}/snapshot'
         subprocess.run(['/usr/bin/python3', ORACLE, 'snapshot', snapshot], check=True)
         began = int(time.time())
-        callers = [Caller(self, i, CALLS // CLIENTS) for i in range(CLIENTS)]
+        callers = [Caller(self, i, calls // CLIENTS) for i in range(CLIENTS)]
         for c in callers:
             c.start()
         restarts = 0
@@ -206,6 +208,15 @@ class Soak(running.Running):
         out = subprocess.run(['/usr/bin/python3', ORACLE, 'check', '--wait', '10', '--except', 'stray', snapshot],
                              capture_output=True, text=True, check=False)
         self.assertEqual(out.returncode, 0, out.stdout + out.stderr)
+
+    def test_overlay(self):
+        self.soak('overlay', CALLS)
+
+    def test_fuse_overlayfs(self):
+        self.soak('fuse-overlayfs', CALLS if cri.LONG else CALLS // 4)
+
+    def test_copy(self):
+        self.soak('copy', CALLS if cri.LONG else CALLS // 4)
 
 
 if __name__ == '__main__':
