@@ -232,10 +232,17 @@ class Node(Killed):
         # They are renamed at once, and deleted in the background.
         cri.wait_until(lambda: not os.listdir(f'{cri.DATA_DIR}/containers'), what='no writable layer is left')
 
+    @staticmethod
+    def end_node(by):
+        """The daemon goes a moment after its node, and may still answer until then."""
+        daemon = running.main_pid()
+        by()
+        cri.wait_until(lambda: running.main_pid() != daemon, what='the end of the daemon')
+
     def end_by(self, *pids):
         pods = [self.three('first'), self.three('second')]
         begin = time.time_ns()
-        kill(*[pid() for pid in pids])
+        self.end_node(lambda: kill(*[pid() for pid in pids]))
         self.answer()
         self.check_after(pods, begin)
 
@@ -258,7 +265,7 @@ class Node(Killed):
     def test_restarted(self):
         pods = [self.three('first')]
         begin = time.time_ns()
-        cri.systemctl('kill', '--kill-whom=all', '-s', 'KILL', running.NODE)
+        self.end_node(lambda: cri.systemctl('kill', '--kill-whom=all', '-s', 'KILL', running.NODE))
         self.answer()
         self.check_after(pods, begin)
 
@@ -285,7 +292,7 @@ class Node(Killed):
             f.write('no-such-setting = true\n')
         try:
             begin = time.time_ns()
-            kill(main_pid(running.NODE))
+            self.end_node(lambda: kill(main_pid(running.NODE)))
             self.cri.channel.close()
             self.cri = cri.Cri()
             end = time.monotonic() + 12  # past systemd's usual limit of five starts in ten seconds
