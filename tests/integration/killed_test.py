@@ -233,8 +233,8 @@ class Node(Killed):
         cri.wait_until(lambda: not os.listdir(f'{cri.DATA_DIR}/containers'), what='no writable layer is left')
 
     @staticmethod
-    def end_node(by):
-        """The daemon goes a moment after its node, and may still answer until then."""
+    def end_daemon(by):
+        """By a kill of its own or of its node: it goes a moment after it, and may still answer until then."""
         daemon = running.main_pid()
         by()
         cri.wait_until(lambda: running.main_pid() != daemon, what='the end of the daemon')
@@ -242,7 +242,7 @@ class Node(Killed):
     def end_by(self, *pids):
         pods = [self.three('first'), self.three('second')]
         begin = time.time_ns()
-        self.end_node(lambda: kill(*[pid() for pid in pids]))
+        self.end_daemon(lambda: kill(*[pid() for pid in pids]))
         self.answer()
         self.check_after(pods, begin)
 
@@ -265,7 +265,7 @@ class Node(Killed):
     def test_restarted(self):
         pods = [self.three('first')]
         begin = time.time_ns()
-        self.end_node(lambda: cri.systemctl('kill', '--kill-whom=all', '-s', 'KILL', running.NODE))
+        self.end_daemon(lambda: cri.systemctl('kill', '--kill-whom=all', '-s', 'KILL', running.NODE))
         self.answer()
         self.check_after(pods, begin)
 
@@ -275,10 +275,10 @@ class Node(Killed):
         begin = time.time_ns()
         for _ in range(8):
             self.answer()
-            kill(main_pid(running.NODE))
+            self.end_daemon(lambda: kill(main_pid(running.NODE)))
         for _ in range(8):
             self.answer()
-            kill(main_pid(running.DAEMON))
+            self.end_daemon(lambda: kill(main_pid(running.DAEMON)))
         self.answer()
         self.check_after(pods, begin)
 
@@ -292,7 +292,7 @@ class Node(Killed):
             f.write('no-such-setting = true\n')
         try:
             begin = time.time_ns()
-            self.end_node(lambda: kill(main_pid(running.NODE)))
+            self.end_daemon(lambda: kill(main_pid(running.NODE)))
             self.cri.channel.close()
             self.cri = cri.Cri()
             end = time.monotonic() + 12  # past systemd's usual limit of five starts in ten seconds
