@@ -49,6 +49,13 @@ class Killed(running.Running):
     def wait_for(self, container, state):
         cri.wait_until(lambda: self.state(container) == state, what=f'{state}')
 
+    @staticmethod
+    def end_daemon(by):
+        """By a kill of its own or of its node: it goes a moment after it, and may still answer until then."""
+        daemon = running.main_pid()
+        by()
+        cri.wait_until(lambda: running.main_pid() != daemon, what='the end of the daemon')
+
     def answer(self, timeout=30):
         """Nothing but a client that connects: no command."""
         self.cri.channel.close()
@@ -150,7 +157,8 @@ class Monitor(Killed):
 
     def test_with_the_daemon(self):
         pod, (run, made, kept) = self.three()
-        kill(main_pid(running.DAEMON), self.monitor(run), self.monitor(made), *self.process(pod, made))
+        victims = [self.monitor(run), self.monitor(made), *self.process(pod, made)]
+        self.end_daemon(lambda: kill(main_pid(running.DAEMON), *victims))
         self.answer()
         self.ended(pod, [run, made], kept)
 
@@ -231,13 +239,6 @@ class Node(Killed):
     def no_writable_layers(self):
         # They are renamed at once, and deleted in the background.
         cri.wait_until(lambda: not os.listdir(f'{cri.DATA_DIR}/containers'), what='no writable layer is left')
-
-    @staticmethod
-    def end_daemon(by):
-        """By a kill of its own or of its node: it goes a moment after it, and may still answer until then."""
-        daemon = running.main_pid()
-        by()
-        cri.wait_until(lambda: running.main_pid() != daemon, what='the end of the daemon')
 
     def end_by(self, *pids):
         pods = [self.three('first'), self.three('second')]
