@@ -112,7 +112,9 @@ class Requests(running.Running):
                 ('host_port', {'port_mappings': [{'container_port': 80, 'host_port': 70000}]}),
                 ('sysctl', {'linux': {'sysctls': {'../../etc/passwd': '1'}}}),
                 ('run_as_group', linux(run_as_group={'value': 1})),
-                ('', {'linux': {'cgroup_parent': '/../../..'}})):
+                ('', {'linux': {'cgroup_parent': '/../../..'}}),
+                *(('cgroup_parent', {'linux': {'cgroup_parent': own}}) for own in
+                  ('/init', '/uplink', '/mon', '/fuse/x', '/exec'))):
             with self.subTest(change=str(change)[:100]):
                 self.refused(self.cri.RunPodSandbox, word=word, config={**good, **change})
         self.assertNotEqual(cri.code_of(self.cri.RunPodSandbox, config=good, runtime_handler='nosuch'), cri.Code.OK)
