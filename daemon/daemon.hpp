@@ -5,8 +5,8 @@
 
 namespace userpod {
 
-// Serves until SIGTERM or SIGINT; returns the exit status. Called in a single-threaded process that has joined the node.
-// brokerSocket leads to the outer process.
+// Serves until SIGTERM or SIGINT; returns the exit status. Called in a single-threaded process that has joined the
+// node. brokerSocket leads to the outer process.
 int runDaemon(UniqueFd brokerSocket);
 
 }  // namespace userpod

@@ -4,9 +4,9 @@
 
 namespace userpod {
 
-// Executes USERPOD_INNER in the node, with the broker's socket, and returns its exit status. A program of its own, so that
-// this process does not carry the daemon's libraries. Before the first thread of the process. The inner dies with this
-// process, and this process ends with the inner.
+// Executes USERPOD_INNER in the node, with the broker's socket, and returns its exit status. A program of its own, so
+// that this process does not carry the daemon's libraries. Before the first thread of the process. The inner dies with
+// this process, and this process ends with the inner.
 int runOuter();
 
 }  // namespace userpod

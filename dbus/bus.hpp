@@ -54,7 +54,7 @@ class Bus {
   std::string problem_;  // logged last, so that a retry does not repeat it
   int watchedFd_ = -1;
   std::uint32_t watchedEvents_ = 0;
-  EventLoop::TimerId timer_ = 0;       // of libsystemd's own timeouts
+  EventLoop::TimerId timer_ = 0;  // of libsystemd's own timeouts
   EventLoop::TimerId retryTimer_ = 0;
 };
 

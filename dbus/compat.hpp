@@ -1,5 +1,5 @@
-// sdbus-c++ 1.2 and 2.x from one tree: every place where the two differ. The adaptors are generated at build time by the
-// installed version's own generator, whose classes have the same members in both.
+// sdbus-c++ 1.2 and 2.x from one tree: every place where the two differ. The adaptors are generated at build time by
+// the installed version's own generator, whose classes have the same members in both.
 #pragma once
 
 #include <sdbus-c++/sdbus-c++.h>
@@ -38,13 +38,17 @@ inline void requestName(sdbus::IConnection& connection, const char* name) {
 inline std::unique_ptr<sdbus::IProxy> makeProxy(sdbus::IConnection& connection, const char* service, const char* path) {
   return sdbus::createProxy(connection, sdbus::ServiceName(service), sdbus::ObjectPath(path));
 }
-inline bool processOne(sdbus::IConnection& connection) { return connection.processPendingEvent(); }
+inline bool processOne(sdbus::IConnection& connection) {
+  return connection.processPendingEvent();
+}
 
 #else
 
 using AsyncError = const sdbus::Error*;
 
-inline sdbus::Error makeError(const std::string& name, const std::string& text) { return sdbus::Error(name, text); }
+inline sdbus::Error makeError(const std::string& name, const std::string& text) {
+  return sdbus::Error(name, text);
+}
 inline std::string senderOf(sdbus::IObject& object) {
   const sdbus::Message* message = object.getCurrentlyProcessedMessage();
   return message != nullptr ? message->getSender() : "";
@@ -52,11 +56,15 @@ inline std::string senderOf(sdbus::IObject& object) {
 inline void emitChanged(sdbus::IObject& object, const char* interface, const std::vector<std::string>& names) {
   object.emitPropertiesChangedSignal(interface, names);
 }
-inline void requestName(sdbus::IConnection& connection, const char* name) { connection.requestName(name); }
+inline void requestName(sdbus::IConnection& connection, const char* name) {
+  connection.requestName(name);
+}
 inline std::unique_ptr<sdbus::IProxy> makeProxy(sdbus::IConnection& connection, const char* service, const char* path) {
   return sdbus::createProxy(connection, service, path);
 }
-inline bool processOne(sdbus::IConnection& connection) { return connection.processPendingRequest(); }
+inline bool processOne(sdbus::IConnection& connection) {
+  return connection.processPendingRequest();
+}
 
 #endif
 

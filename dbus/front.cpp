@@ -1,9 +1,9 @@
 #include "dbus/front.hpp"
 
+#include <fmt/format.h>
+
 #include <csignal>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "daemon/sys/log.hpp"
 #include "dbus/options.hpp"
@@ -18,17 +18,22 @@ constexpr std::uint64_t kLongestGraceMillis = 7ULL * 24 * 3600 * 1000;  // a wee
 
 Status managedCheck(Origin origin, bool force, std::string_view what, const std::string& id) {
   if (origin != Origin::Cri || force) return {};
-  return Error(Code::Managed, fmt::format("{} {} belongs to a client of the CRI, such as a kubelet, which would replace "
-                                          "it; set the option \"force-managed\" to true to do it all the same",
-                                          what, id));
+  return Error(Code::Managed,
+               fmt::format("{} {} belongs to a client of the CRI, such as a kubelet, which would replace "
+                           "it; set the option \"force-managed\" to true to do it all the same",
+                           what, id));
 }
 
 std::string_view severityName(Check::Severity severity) {
   switch (severity) {
-    case Check::Severity::Ok: return "ok";
-    case Check::Severity::Info: return "info";
-    case Check::Severity::Warning: return "warning";
-    case Check::Severity::Error: break;
+    case Check::Severity::Ok:
+      return "ok";
+    case Check::Severity::Info:
+      return "info";
+    case Check::Severity::Warning:
+      return "warning";
+    case Check::Severity::Error:
+      break;
   }
   return "error";
 }
@@ -73,12 +78,13 @@ void Front::authorise(const std::string& sender, std::function<void(Status)> the
 Status Front::judgeCaller(const std::string& sender, const AsyncError& error, const VariantMap& credentials) {
   if (error) return Error(Code::AccessDenied, "the bus does not say who " + sender + " is: " + error->getMessage());
   auto pid = option<std::uint32_t>(credentials, "ProcessID");
-  if (!pid || !*pid || **pid == 0)
-    return Error(Code::AccessDenied, "the bus does not know the process of " + sender);
+  if (!pid || !*pid || **pid == 0) return Error(Code::AccessDenied, "the bus does not know the process of " + sender);
   auto sandboxed = core_.sandboxed(static_cast<pid_t>(**pid));
   if (!sandboxed)
-    return std::move(sandboxed).error().wrap(fmt::format("look at process {} of {}", **pid, sender)).as(
-        Code::AccessDenied);
+    return std::move(sandboxed)
+        .error()
+        .wrap(fmt::format("look at process {} of {}", **pid, sender))
+        .as(Code::AccessDenied);
   if (*sandboxed)
     return Error(Code::SandboxedCaller,
                  fmt::format("process {} of {} is in an application sandbox, which may only look", **pid, sender));
@@ -115,7 +121,9 @@ void Front::withContainer(const ReplyType& reply, const std::string& id, const s
   });
 }
 
-void Front::answerWithJob(const JobReply& reply, std::uint32_t id) { newJobs_.emplace(id, reply); }
+void Front::answerWithJob(const JobReply& reply, std::uint32_t id) {
+  newJobs_.emplace(id, reply);
+}
 
 // ---- Manager
 
@@ -195,16 +203,18 @@ void Front::diagnose(const Reply<std::vector<CheckRow>>& reply) {
 void Front::stopPod(const JobReply& reply, const std::string& id, const std::string& sender,
                     const VariantMap& options) {
   withPod(reply, id, sender, options, [this, reply, id, sender] {
-    answerWithJob(reply, core_.job("stop-pod", id, sender,
-                                   [&core = core_, id](core::DoneCallback done) { core.stopPod(id, std::move(done)); }));
+    answerWithJob(reply, core_.job("stop-pod", id, sender, [&core = core_, id](core::DoneCallback done) {
+      core.stopPod(id, std::move(done));
+    }));
   });
 }
 
 void Front::removePod(const JobReply& reply, const std::string& id, const std::string& sender,
                       const VariantMap& options) {
   withPod(reply, id, sender, options, [this, reply, id, sender] {
-    answerWithJob(reply, core_.job("remove-pod", id, sender,
-                                   [&core = core_, id](core::DoneCallback done) { core.removePod(id, std::move(done)); }));
+    answerWithJob(reply, core_.job("remove-pod", id, sender, [&core = core_, id](core::DoneCallback done) {
+      core.removePod(id, std::move(done));
+    }));
   });
 }
 
@@ -236,8 +246,8 @@ void Front::stopContainer(const JobReply& reply, const std::string& id, const st
     // Rounded up: one microsecond is not zero, which kills at once.
     std::uint64_t millis = **timeout / 1000 + (**timeout % 1000 != 0 ? 1 : 0);
     if (millis > kLongestGraceMillis)
-      return reply.fail(Error(Code::InvalidArgument, fmt::format("option \"timeout-usec\" is {}: more than a week",
-                                                                 **timeout)));
+      return reply.fail(
+          Error(Code::InvalidArgument, fmt::format("option \"timeout-usec\" is {}: more than a week", **timeout)));
     grace = std::chrono::milliseconds(millis);
   }
   withContainer(reply, id, sender, options, [this, reply, id, sender, grace](const ContainerRecord&) {
@@ -253,8 +263,8 @@ void Front::removeContainer(const JobReply& reply, const std::string& id, const 
   if (!force) return reply.fail(std::move(force).error());
   withContainer(reply, id, sender, options, [this, reply, id, sender, force = *force](const ContainerRecord& record) {
     if (!force && record.state == ContainerRecord::State::Running)
-      return reply.fail(Error(Code::InvalidState, "container " + id +
-                                                      " runs; stop it first, or set the option \"force\" to true"));
+      return reply.fail(
+          Error(Code::InvalidState, "container " + id + " runs; stop it first, or set the option \"force\" to true"));
     answerWithJob(reply, core_.job("remove-container", id, sender, [&core = core_, id](core::DoneCallback done) {
       core.removeContainer(id, std::move(done));
     }));
@@ -269,14 +279,15 @@ void Front::removeImage(const JobReply& reply, const std::string& id, const std:
     if (!core_.findImage(id)) return reply.fail(Error(Code::NoSuchImage, "image " + id + " is gone"));
     for (const auto& container : snapshot_->containers)
       if (container->imageId == id)
-        return reply.fail(Error(Code::Busy, "image " + id + " is used by container " + container->id +
-                                                "; remove that first"));
-    answerWithJob(reply, core_.job("remove-image", id, sender,
-                                   [&core = core_, id](core::DoneCallback done) { core.removeImage(id, std::move(done)); }));
+        return reply.fail(
+            Error(Code::Busy, "image " + id + " is used by container " + container->id + "; remove that first"));
+    answerWithJob(reply, core_.job("remove-image", id, sender, [&core = core_, id](core::DoneCallback done) {
+      core.removeImage(id, std::move(done));
+    }));
   });
 }
 
-void Front::imageText(const Reply<std::string>& reply, const std::string& id, std::string ImageRecord::*text) {
+void Front::imageText(const Reply<std::string>& reply, const std::string& id, std::string ImageRecord::* text) {
   auto image = core_.findImage(id);
   if (!image) return reply.fail(Error(Code::NoSuchImage, "image " + id + " is gone"));
   reply.send(cleanText((*image).*text));

@@ -60,7 +60,7 @@ class Front {
                        const VariantMap& options);
   // Image
   void removeImage(const JobReply& reply, const std::string& id, const std::string& sender);
-  void imageText(const Reply<std::string>& reply, const std::string& id, std::string ImageRecord::*text);
+  void imageText(const Reply<std::string>& reply, const std::string& id, std::string ImageRecord::* text);
   // Job
   void cancelJob(const Reply<>& reply, std::uint32_t id, const std::string& sender);
   void waitJob(const Reply<VariantMap>& reply, std::uint32_t id);

@@ -81,24 +81,12 @@ void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, Vari
 }
 
 std::vector<std::string> ManagerObject::Features() {
-  return {"Container.Kill:force-managed",
-          "Container.Remove:force",
-          "Container.Remove:force-managed",
-          "Container.Start:force-managed",
-          "Container.Stop:force-managed",
-          "Container.Stop:timeout-usec",
-          "Manager.ListContainers:fields",
-          "Manager.ListContainers:labels",
-          "Manager.ListContainers:pod",
-          "Manager.ListContainers:state",
-          "Manager.ListImages:fields",
-          "Manager.ListImages:labels",
-          "Manager.ListPods:fields",
-          "Manager.ListPods:labels",
-          "Manager.ListPods:state",
-          "Manager.PullImage:password",
-          "Manager.PullImage:username",
-          "Pod.Remove:force-managed",
+  return {"Container.Kill:force-managed",  "Container.Remove:force",        "Container.Remove:force-managed",
+          "Container.Start:force-managed", "Container.Stop:force-managed",  "Container.Stop:timeout-usec",
+          "Manager.ListContainers:fields", "Manager.ListContainers:labels", "Manager.ListContainers:pod",
+          "Manager.ListContainers:state",  "Manager.ListImages:fields",     "Manager.ListImages:labels",
+          "Manager.ListPods:fields",       "Manager.ListPods:labels",       "Manager.ListPods:state",
+          "Manager.PullImage:password",    "Manager.PullImage:username",    "Pod.Remove:force-managed",
           "Pod.Stop:force-managed"};
 }
 

@@ -2,6 +2,8 @@
 // documents; one of the wrong type is an error that names it.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -9,8 +11,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "dbus/compat.hpp"
 #include "dbus/paths.hpp"

@@ -39,15 +39,21 @@ std::size_t sequenceLength(char first) {
 
 }  // namespace
 
-std::string podPath(std::string_view id) { return below("pods", id); }
-std::string containerPath(std::string_view id) { return below("containers", id); }
+std::string podPath(std::string_view id) {
+  return below("pods", id);
+}
+std::string containerPath(std::string_view id) {
+  return below("containers", id);
+}
 
 std::string imagePath(std::string_view id) {
   if (id.starts_with(kDigestPrefix)) id.remove_prefix(kDigestPrefix.size());
   return below("images", id);
 }
 
-std::string jobPath(std::uint32_t id) { return below("jobs", std::to_string(id)); }
+std::string jobPath(std::uint32_t id) {
+  return below("jobs", std::to_string(id));
+}
 
 std::string cleanText(std::string_view text) {
   if (isUtf8(text) && text.find('\0') == std::string_view::npos) return std::string(text);

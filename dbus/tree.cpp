@@ -20,7 +20,9 @@ std::shared_ptr<const Record> findById(const std::vector<std::shared_ptr<const R
   return found != list.end() && (*found)->id == id ? *found : nullptr;
 }
 
-std::uint64_t nowMicros() { return static_cast<std::uint64_t>(nowNanos()) / 1000; }
+std::uint64_t nowMicros() {
+  return static_cast<std::uint64_t>(nowNanos()) / 1000;
+}
 
 }  // namespace
 
@@ -33,8 +35,8 @@ Tree::Tree(sdbus::IConnection& connection, Front& front, core::Core& core, const
     if (isShown(*record)) containers_.emplace(record->id, makeContainer(*record));
   for (const auto& record : snapshot.pods) {
     auto inside = containersWith(&ContainerView::pod, sdbus::ObjectPath(podPath(record->id)));
-    pods_.emplace(record->id, std::make_unique<PodObject>(
-                                  connection_, front_, makePodView(*record, core_.info().nodeCgroup, inside)));
+    pods_.emplace(record->id, std::make_unique<PodObject>(connection_, front_,
+                                                          makePodView(*record, core_.info().nodeCgroup, inside)));
   }
   for (const auto& record : snapshot.images) {
     auto users = containersWith(&ContainerView::image, sdbus::ObjectPath(imagePath(record->id)));
@@ -48,18 +50,22 @@ void Tree::apply(const core::Change& change) {
   const core::Snapshot& snapshot = *change.snapshot;
   attempt("show a change", [&] {
     switch (change.kind) {
-      case core::Change::Kind::Pod: return syncPod(snapshot, change.id);
-      case core::Change::Kind::Container: return syncContainer(snapshot, change.id);
-      case core::Change::Kind::Image: return syncImages(snapshot);
-      case core::Change::Kind::Job: return syncJob(snapshot, change.id);
-      case core::Change::Kind::Conditions: return manager_.change(makeManagerView(snapshot));
+      case core::Change::Kind::Pod:
+        return syncPod(snapshot, change.id);
+      case core::Change::Kind::Container:
+        return syncContainer(snapshot, change.id);
+      case core::Change::Kind::Image:
+        return syncImages(snapshot);
+      case core::Change::Kind::Job:
+        return syncJob(snapshot, change.id);
+      case core::Change::Kind::Conditions:
+        return manager_.change(makeManagerView(snapshot));
     }
   });
 }
 
 void Tree::event(std::uint64_t time, std::string_view type, const std::string& path, const VariantMap& details) {
-  attempt("send Event",
-          [&] { manager_.emitEvent(time, std::string(type), sdbus::ObjectPath(path), details); });
+  attempt("send Event", [&] { manager_.emitEvent(time, std::string(type), sdbus::ObjectPath(path), details); });
 }
 
 void Tree::syncPod(const core::Snapshot& snapshot, const std::string& id) {
@@ -157,7 +163,7 @@ void Tree::containerSignals(const ContainerView& before, const ContainerView& af
          {"reason", sdbus::Variant{after.reason}}});
 }
 
-std::vector<sdbus::ObjectPath> Tree::containersWith(sdbus::ObjectPath ContainerView::*member,
+std::vector<sdbus::ObjectPath> Tree::containersWith(sdbus::ObjectPath ContainerView::* member,
                                                     const sdbus::ObjectPath& path) const {
   std::vector<sdbus::ObjectPath> paths;
   for (const auto& [id, container] : containers_)
@@ -230,8 +236,8 @@ void Tree::jobRate(Job& job, JobView& view) const {
 
 void Tree::syncJob(const core::Snapshot& snapshot, const std::string& id) {
   auto number = static_cast<std::uint32_t>(std::strtoul(id.c_str(), nullptr, 10));
-  auto found = std::find_if(snapshot.jobs.begin(), snapshot.jobs.end(),
-                            [&](const auto& job) { return job->id == number; });
+  auto found =
+      std::find_if(snapshot.jobs.begin(), snapshot.jobs.end(), [&](const auto& job) { return job->id == number; });
   sdbus::ObjectPath path(jobPath(number));
   auto shown = jobs_.find(number);
   if (found == snapshot.jobs.end()) {

@@ -1,6 +1,6 @@
 // The objects on the bus, kept equal to the core's snapshots. Each change is announced in one order: the object itself
-// (InterfacesAdded, PropertiesChanged or InterfacesRemoved), the properties of others that follow from it, then signals.
-// Bus thread only.
+// (InterfacesAdded, PropertiesChanged or InterfacesRemoved), the properties of others that follow from it, then
+// signals. Bus thread only.
 #pragma once
 
 #include <chrono>
@@ -50,7 +50,7 @@ class Tree {
   void jobRate(Job& job, JobView& view) const;
   // The lists of others that name a container, after one came or went.
   void containerListsChanged(const sdbus::ObjectPath& pod, const sdbus::ObjectPath& image);
-  std::vector<sdbus::ObjectPath> containersWith(sdbus::ObjectPath ContainerView::*member,
+  std::vector<sdbus::ObjectPath> containersWith(sdbus::ObjectPath ContainerView::* member,
                                                 const sdbus::ObjectPath& path) const;
   void event(std::uint64_t time, std::string_view type, const std::string& path, const VariantMap& details = {});
   std::uint32_t hostPid(const ContainerRecord& record) const;

@@ -29,13 +29,18 @@ StringMap cleanMap(const StringMap& map) {
   return clean;
 }
 
-Bytes toBytes(const std::string& text) { return {text.begin(), text.end()}; }
+Bytes toBytes(const std::string& text) {
+  return {text.begin(), text.end()};
+}
 
 std::string podState(PodRecord::State state) {
   switch (state) {
-    case PodRecord::State::Creating: return "creating";
-    case PodRecord::State::Ready: return "ready";
-    case PodRecord::State::NotReady: return "notready";
+    case PodRecord::State::Creating:
+      return "creating";
+    case PodRecord::State::Ready:
+      return "ready";
+    case PodRecord::State::NotReady:
+      return "notready";
   }
   return "unknown";
 }
@@ -43,22 +48,32 @@ std::string podState(PodRecord::State state) {
 std::string containerState(ContainerRecord::State state) {
   switch (state) {
     case ContainerRecord::State::Creating:
-    case ContainerRecord::State::Created: return "created";
-    case ContainerRecord::State::Running: return "running";
-    case ContainerRecord::State::Exited: return "exited";
-    case ContainerRecord::State::Unknown: break;
+    case ContainerRecord::State::Created:
+      return "created";
+    case ContainerRecord::State::Running:
+      return "running";
+    case ContainerRecord::State::Exited:
+      return "exited";
+    case ContainerRecord::State::Unknown:
+      break;
   }
   return "unknown";
 }
 
 std::string jobState(core::JobRecord::State state) {
   switch (state) {
-    case core::JobRecord::State::Queued: return "queued";
-    case core::JobRecord::State::Running: return "running";
-    case core::JobRecord::State::Canceling: return "canceling";
-    case core::JobRecord::State::Done: return "done";
-    case core::JobRecord::State::Failed: return "failed";
-    case core::JobRecord::State::Canceled: return "canceled";
+    case core::JobRecord::State::Queued:
+      return "queued";
+    case core::JobRecord::State::Running:
+      return "running";
+    case core::JobRecord::State::Canceling:
+      return "canceling";
+    case core::JobRecord::State::Done:
+      return "done";
+    case core::JobRecord::State::Failed:
+      return "failed";
+    case core::JobRecord::State::Canceled:
+      return "canceled";
   }
   return "failed";
 }
@@ -90,7 +105,9 @@ std::string jobObject(const core::JobRecord& record) {
 
 }  // namespace
 
-std::string_view originName(Origin origin) { return origin == Origin::Cri ? "cri" : "desktop"; }
+std::string_view originName(Origin origin) {
+  return origin == Origin::Cri ? "cri" : "desktop";
+}
 
 const std::vector<std::string>& podStates() {
   static const std::vector<std::string> states = {"creating", "ready", "notready", "removing", "unknown"};

@@ -12,9 +12,9 @@
 namespace userpod::bus {
 
 using Bytes = std::vector<std::uint8_t>;
-using Address = sdbus::Struct<std::uint8_t, Bytes>;                                       // family, network order
-using JobItem = sdbus::Struct<std::string, std::string, std::uint64_t, std::uint64_t>;    // digest, state, done, total
-using ConditionRow = sdbus::Struct<std::string, bool, std::string, std::string>;          // type, ok, reason, message
+using Address = sdbus::Struct<std::uint8_t, Bytes>;                                     // family, network order
+using JobItem = sdbus::Struct<std::string, std::string, std::uint64_t, std::uint64_t>;  // digest, state, done, total
+using ConditionRow = sdbus::Struct<std::string, bool, std::string, std::string>;        // type, ok, reason, message
 
 enum class Kind { Const, Changes };
 
@@ -109,7 +109,9 @@ JobView makeJobView(const core::JobRecord& record);
 ManagerView makeManagerView(const core::Snapshot& snapshot);
 
 // A container is shown once it has been made completely.
-inline bool isShown(const ContainerRecord& record) { return record.state != ContainerRecord::State::Creating; }
+inline bool isShown(const ContainerRecord& record) {
+  return record.state != ContainerRecord::State::Creating;
+}
 std::string_view originName(Origin origin);
 VariantMap jobResult(const StringMap& result);
 

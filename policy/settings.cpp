@@ -1,12 +1,12 @@
 #include "policy/settings.hpp"
 
+#include <fmt/core.h>
 #include <toml++/toml.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fmt/core.h>
 #include <functional>
 
 #include "daemon/sys/fd.hpp"
@@ -25,7 +25,7 @@ Error badKey(const std::string& file, const toml::node& node, std::string_view k
 
 using Reader = std::function<Status(const std::string& file, const toml::node& node, Settings& settings)>;
 
-Reader text(std::string Settings::*field) {
+Reader text(std::string Settings::* field) {
   return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
     auto value = node.value<std::string>();
     if (!node.is_string() || !value) return badKey(file, node, "value", "must be a string");
@@ -34,7 +34,7 @@ Reader text(std::string Settings::*field) {
   };
 }
 
-Reader choice(std::string Settings::*field, std::vector<std::string> allowed) {
+Reader choice(std::string Settings::* field, std::vector<std::string> allowed) {
   return [field, allowed = std::move(allowed)](const std::string& file, const toml::node& node,
                                                Settings& settings) -> Status {
     USERPOD_CHECK(text(field)(file, node, settings));
@@ -45,7 +45,7 @@ Reader choice(std::string Settings::*field, std::vector<std::string> allowed) {
   };
 }
 
-Reader texts(std::vector<std::string> Settings::*field) {
+Reader texts(std::vector<std::string> Settings::* field) {
   return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
     const auto* array = node.as_array();
     if (array == nullptr) return badKey(file, node, "value", "must be an array of strings");
@@ -59,7 +59,7 @@ Reader texts(std::vector<std::string> Settings::*field) {
   };
 }
 
-Reader limit(std::int64_t Settings::*field) {
+Reader limit(std::int64_t Settings::* field) {
   return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
     auto value = node.value<std::int64_t>();
     if (!node.is_integer() || !value || *value < 0) return badKey(file, node, "value", "must be an integer from 0 up");
@@ -142,8 +142,9 @@ Result<Paths> userPaths() {
   Paths paths;
   std::string runtime = environmentOr("XDG_RUNTIME_DIR", "");
   if (runtime.empty())
-    return Error(Code::NotReady,
-                 "XDG_RUNTIME_DIR is not set: start from a login session, or enable one at boot with `loginctl enable-linger`");
+    return Error(
+        Code::NotReady,
+        "XDG_RUNTIME_DIR is not set: start from a login session, or enable one at boot with `loginctl enable-linger`");
   std::string home = environmentOr("HOME", "/");
   paths.runtime = runtime + "/userpod";
   paths.data = environmentOr("XDG_DATA_HOME", home + "/.local/share") + "/userpod";

@@ -22,12 +22,12 @@ struct Paths {
   std::string criSocket() const { return runtime + "/cri.sock"; }
   std::string liveDatabase() const { return runtime + "/live.db"; }
   std::string imageDatabase() const { return data + "/images.db"; }
-  std::string nodeState() const { return runtime + "/node"; }        // written by the holder: see userns/node.hpp
+  std::string nodeState() const { return runtime + "/node"; }  // written by the holder: see userns/node.hpp
   std::string podDirectory(const std::string& id) const { return runtime + "/pods/" + id; }
   std::string containerDirectory(const std::string& id) const { return runtime + "/containers/" + id; }  // OCI bundle
-  std::string exits() const { return runtime + "/exits"; }           // conmon's exit files, one watch for all
+  std::string exits() const { return runtime + "/exits"; }  // conmon's exit files, one watch for all
   std::string pin(const std::string& podId) const { return node + "/ns/" + podId; }  // net, ipc, uts, shm
-  std::string podLogs() const { return "/var/log/pods"; }            // in the node: bound from the data directory
+  std::string podLogs() const { return "/var/log/pods"; }  // in the node: bound from the data directory
 };
 
 // From the environment; XDG_RUNTIME_DIR missing is an error that says how to get one (a login session, linger).
@@ -38,20 +38,21 @@ struct RuntimeHandler {
 };
 
 struct Settings {
-  std::string logLevel = "info";                   // error, warning, notice, info, debug
-  std::string uplink = "slirp4netns";              // slirp4netns, none
-  std::string subnet = "10.88.0.0/16";             // of pods on the built-in bridge; its first address is the bridge's
-  std::string storageDriver = "auto";              // auto, overlay, fuse-overlayfs, copy
+  std::string logLevel = "info";        // error, warning, notice, info, debug
+  std::string uplink = "slirp4netns";   // slirp4netns, none
+  std::string subnet = "10.88.0.0/16";  // of pods on the built-in bridge; its first address is the bridge's
+  std::string storageDriver = "auto";   // auto, overlay, fuse-overlayfs, copy
   std::string defaultRuntime = "crun";
   std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
   std::string conmon;                              // empty: found in PATH
-  std::vector<std::string> insecureRegistries;     // host[:port] reached by plain HTTP; loopback addresses always are tried so
+  std::vector<std::string>
+      insecureRegistries;  // host[:port] reached by plain HTTP; loopback addresses always are tried so
   std::vector<std::string> unqualifiedSearchRegistries = {"docker.io"};
   std::map<std::string, std::string> registryMirrors;  // host[/path] -> host[:port][/path] asked first
-  std::int64_t imageSizeLimit = 64LL << 30;        // bytes that a pull may unpack; 0: no limit
-  std::int64_t imageEntriesLimit = 5'000'000;      // files, directories and links that a pull may unpack; 0: no limit
-  std::int64_t imageRatioLimit = 250;              // a layer above 256 MiB to its compressed size; 0: no limit
-  std::int64_t pidsLimit = 0;                      // per container when the request has none; 0: no limit
+  std::int64_t imageSizeLimit = 64LL << 30;            // bytes that a pull may unpack; 0: no limit
+  std::int64_t imageEntriesLimit = 5'000'000;  // files, directories and links that a pull may unpack; 0: no limit
+  std::int64_t imageRatioLimit = 250;          // a layer above 256 MiB to its compressed size; 0: no limit
+  std::int64_t pidsLimit = 0;                  // per container when the request has none; 0: no limit
 };
 
 // Defaults, then /etc/userpod/userpod.toml, then <config>/userpod.toml, then <config>/userpod.toml.d/*.toml in order.

@@ -83,12 +83,13 @@ int lookForSandbox(pid_t pid, std::int32_t& value) {
   auto process = openFile(fmt::format("/proc/{}", pid), O_PATH | O_DIRECTORY);
   if (!process) return process.error().sysErrno() == ENOENT ? ESRCH : process.error().sysErrno();
   value = 1;
-  struct stat info {};
+  struct stat info{};
   auto root = openAt(process->get(), "root", O_PATH | O_DIRECTORY);
   if (!root) return root.error().sysErrno() == ENOENT ? ESRCH : 0;
   if (::fstatat(root->get(), ".flatpak-info", &info, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT) return 0;
   auto labelFile = openAt(process->get(), "attr/current", O_RDONLY);
-  auto label = labelFile ? readAll(labelFile->get(), 4096) : Result<std::string>(std::string());  // no security module: EINVAL
+  auto label =
+      labelFile ? readAll(labelFile->get(), 4096) : Result<std::string>(std::string());  // no security module: EINVAL
   if (label && label->starts_with("snap.")) return 0;
   value = 0;
   return 0;

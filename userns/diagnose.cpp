@@ -62,7 +62,8 @@ Check error(std::string name, std::string message, std::vector<std::string> hint
   return make(Check::Severity::Error, std::move(name), std::move(message), std::move(hints));
 }
 Check notFromNode(std::string name) {
-  return make(Check::Severity::Ok, std::move(name), "not checked: it cannot be seen from the node; run userpodctl doctor", {});
+  return make(Check::Severity::Ok, std::move(name),
+              "not checked: it cannot be seen from the node; run userpodctl doctor", {});
 }
 
 std::optional<std::string> kernelText(const std::string& path) {

@@ -10,9 +10,9 @@ namespace userpod {
 
 struct Check {
   enum class Severity { Ok, Info, Warning, Error };
-  std::string name;      // "subordinate-ids", "cgroup-controller-memory": stable, for scripts
+  std::string name;  // "subordinate-ids", "cgroup-controller-memory": stable, for scripts
   Severity severity = Severity::Ok;
-  std::string message;   // what is found, what is wrong
+  std::string message;             // what is found, what is wrong
   std::vector<std::string> hints;  // the command or setting that mends it
 };
 

@@ -21,7 +21,8 @@ struct Controller {
 constexpr std::array kControllers = {
     Controller{"cpu", Check::Severity::Warning, "cpu limits and shares do not work"},
     Controller{"memory", Check::Severity::Warning, "memory limits and out-of-memory reports do not work"},
-    Controller{"pids", Check::Severity::Warning, "process limits do not work: one container can use up all of the user's"},
+    Controller{"pids", Check::Severity::Warning,
+               "process limits do not work: one container can use up all of the user's"},
     Controller{"cpuset", Check::Severity::Info, "containers cannot be bound to processors"},
     Controller{"io", Check::Severity::Info, "disk weights and limits do not work"},
 };
@@ -29,7 +30,8 @@ constexpr std::array kControllers = {
 Check checkVersion() {
   constexpr const char* kName = "cgroup-v2";
   struct statfs found{};
-  if (::statfs(kRoot, &found) == 0 && found.f_type == CGROUP2_SUPER_MAGIC) return ok(kName, "cgroup2 at /sys/fs/cgroup");
+  if (::statfs(kRoot, &found) == 0 && found.f_type == CGROUP2_SUPER_MAGIC)
+    return ok(kName, "cgroup2 at /sys/fs/cgroup");
   return error(kName, "/sys/fs/cgroup is not cgroup v2: userpod works with no other version",
                {"add systemd.unified_cgroup_hierarchy=1 to the kernel's command line (GRUB_CMDLINE_LINUX in "
                 "/etc/default/grub, then sudo update-grub) and reboot"});
@@ -57,10 +59,11 @@ Check checkController(const Scene& scene, const Controller& controller, const st
     return make(name, fmt::format("this system has no {} controller in cgroup v2: {}", controller.name, controller.use),
                 {"use a kernel that has it, not switched off on its command line and not in use by cgroup v1"});
   std::string unit = scene.inNode ? "the node" : fmt::format("user@{}.service", scene.hostUid);
-  return make(name, fmt::format("not delegated to {}: {}", unit, controller.use),
-              {"sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory "
-               "pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload",
-               fmt::format("then: sudo systemctl restart user@{}.service, or log out everywhere and in again", scene.hostUid)});
+  return make(
+      name, fmt::format("not delegated to {}: {}", unit, controller.use),
+      {"sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory "
+       "pids\\n' | sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload",
+       fmt::format("then: sudo systemctl restart user@{}.service, or log out everywhere and in again", scene.hostUid)});
 }
 
 }  // namespace
@@ -70,9 +73,11 @@ std::vector<Check> checkCgroups(const Scene& scene) {
   if (checks[0].severity == Check::Severity::Error) return checks;
   auto delegated = available(scene);
   if (!delegated) {
-    checks.push_back(error("cgroup-delegation", fmt::format("user@{}.service does not run: no cgroup to work in", scene.hostUid),
-                           {"log in with a session of your own (pam_systemd: sudo apt install libpam-systemd), or: sudo "
-                            "loginctl enable-linger " + scene.user}));
+    checks.push_back(
+        error("cgroup-delegation", fmt::format("user@{}.service does not run: no cgroup to work in", scene.hostUid),
+              {"log in with a session of your own (pam_systemd: sudo apt install libpam-systemd), or: sudo "
+               "loginctl enable-linger " +
+               scene.user}));
     return checks;
   }
   for (const auto& controller : kControllers) checks.push_back(checkController(scene, controller, *delegated));

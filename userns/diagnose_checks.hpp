@@ -48,17 +48,18 @@ struct Probe {
   Step step = Step::Done;
   int sysErrno = 0;
 };
-// A user and mount namespace with the own id mapped, and a mount in it: AppArmor lets the first pass and not the second.
+// A user and mount namespace with the own id mapped, and a mount in it: AppArmor lets the first pass and not the
+// second.
 Probe probeUserNamespace();
 // A native overlay as container root file systems have it, on the file system of `directory`, and a write through it.
 Probe probeOverlay(const std::string& directory);
 
 // Groups of checks, each in a file of its own.
-std::vector<Check> checkIdentity(const Scene& scene);    // ids, their helpers, user namespaces
-std::vector<Check> checkCgroups(const Scene& scene);     // cgroup v2, controllers
-std::vector<Check> checkSession(const Scene& scene);     // user manager, bus, linger
-std::vector<Check> checkQuotas(const Scene& scene);      // what one user may have in all
-std::vector<Check> checkStorage(const Scene& scene);     // overlay, data directory, devices
-std::vector<Check> checkPrograms(const Scene& scene);    // helpers with their versions, kernel, systemd
+std::vector<Check> checkIdentity(const Scene& scene);  // ids, their helpers, user namespaces
+std::vector<Check> checkCgroups(const Scene& scene);   // cgroup v2, controllers
+std::vector<Check> checkSession(const Scene& scene);   // user manager, bus, linger
+std::vector<Check> checkQuotas(const Scene& scene);    // what one user may have in all
+std::vector<Check> checkStorage(const Scene& scene);   // overlay, data directory, devices
+std::vector<Check> checkPrograms(const Scene& scene);  // helpers with their versions, kernel, systemd
 
 }  // namespace userpod::diagnose

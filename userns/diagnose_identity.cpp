@@ -56,10 +56,10 @@ Check checkSubordinateIds(const Scene& scene) {
   }
   if (users >= kUsualIds && groups >= kUsualIds)
     return ok(kName, fmt::format("{} user and {} group ids", users, groups));
-  return warning(kName,
-                 fmt::format("{} user and {} group ids: images with files of higher ids cannot be unpacked", users, groups),
-                 {fmt::format("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", scene.user),
-                  "then: userpodctl reset (files on disk are owned by the old ids)"});
+  return warning(
+      kName, fmt::format("{} user and {} group ids: images with files of higher ids cannot be unpacked", users, groups),
+      {fmt::format("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", scene.user),
+       "then: userpodctl reset (files on disk are owned by the old ids)"});
 }
 
 Check checkMapper(const Scene& scene, const std::string& program) {
@@ -73,7 +73,8 @@ Check checkMapper(const Scene& scene, const std::string& program) {
     return error(program, sysError(*path).text(), reinstall);
   bool setuid = (found.st_mode & S_ISUID) != 0 && found.st_uid == 0;
   bool capable = ::getxattr(path->c_str(), "security.capability", nullptr, 0) > 0;
-  if (!setuid && !capable) return error(program, *path + " is neither setuid root nor has file capabilities", reinstall);
+  if (!setuid && !capable)
+    return error(program, *path + " is neither setuid root nor has file capabilities", reinstall);
   if ((system.f_flag & ST_NOSUID) != 0)
     return error(program, *path + " is on a file system that is mounted nosuid: it cannot gain privilege",
                  {"sudo mount -o remount,suid the file system of " + *path});
@@ -96,15 +97,18 @@ Check checkUserNamespaces(const Scene& scene) {
   if (probe.step == Probe::Step::Fork) return warning(kName, sysError("not tried", probe.sysErrno).text(), {});
   Error why = userNamespaceError(probe.sysErrno);
   if (probe.step != Probe::Step::UserNamespace)
-    return error(kName, fmt::format("a user namespace can be made, but has no privilege inside ({}): {}",
-                                    probe.step == Probe::Step::IdMap ? "its id map is refused" : "a mount is refused",
-                                    sysError("mount", probe.sysErrno).text()),
+    return error(kName,
+                 fmt::format("a user namespace can be made, but has no privilege inside ({}): {}",
+                             probe.step == Probe::Step::IdMap ? "its id map is refused" : "a mount is refused",
+                             sysError("mount", probe.sysErrno).text()),
                  {why.text()});
   std::vector<std::string> hints;
   if (kernelNumber("/proc/sys/kernel/unprivileged_userns_clone") == 0)
-    hints.push_back("echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/50-userpod.conf && sudo sysctl --system");
+    hints.push_back(
+        "echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/50-userpod.conf && sudo sysctl --system");
   if (limit == 0)
-    hints.push_back("echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/50-userpod.conf && sudo sysctl --system");
+    hints.push_back(
+        "echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/50-userpod.conf && sudo sysctl --system");
   return error(kName, why.text(), hints);
 }
 
@@ -112,9 +116,11 @@ Check checkAppArmor(const Scene&) {
   constexpr const char* kName = "apparmor";
   if (kernelNumber("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").value_or(0) != 1)
     return ok(kName, "does not restrict user namespaces");
-  if (::access("/etc/apparmor.d/userpod", F_OK) == 0) return ok(kName, "restricts user namespaces; userpod has a profile");
+  if (::access("/etc/apparmor.d/userpod", F_OK) == 0)
+    return ok(kName, "restricts user namespaces; userpod has a profile");
   return error(kName, "AppArmor lets only named programs use user namespaces, and userpod is not among them",
-               {"sudo cp " USERPOD_DATADIR "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && sudo systemctl reload apparmor"});
+               {"sudo cp " USERPOD_DATADIR
+                "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && sudo systemctl reload apparmor"});
 }
 
 }  // namespace

@@ -90,7 +90,9 @@ Texts ownMaps() {
 
 }  // namespace
 
-Probe probeUserNamespace() { return inChild(ownMaps()); }
+Probe probeUserNamespace() {
+  return inChild(ownMaps());
+}
 
 Probe probeOverlay(const std::string& directory) {
   std::string pattern = directory + "/.userpod-probe-XXXXXX";
@@ -99,7 +101,8 @@ Probe probeOverlay(const std::string& directory) {
   overlay.top = pattern;
   overlay.merged = pattern + "/merged";
   overlay.file = overlay.merged + "/file";
-  overlay.options = "lowerdir=" + pattern + "/lower,upperdir=" + pattern + "/upper,workdir=" + pattern + "/work,userxattr";
+  overlay.options =
+      "lowerdir=" + pattern + "/lower,upperdir=" + pattern + "/upper,workdir=" + pattern + "/work,userxattr";
   for (const char* part : {"/lower", "/upper", "/work", "/merged"}) (void)::mkdir((pattern + part).c_str(), 0755);
   Texts texts = ownMaps();
   texts.overlay = &overlay;

@@ -43,8 +43,10 @@ Check checkProgram(const Program& program) {
   auto version = findVersion(text);
   if (!version) return report(program, fmt::format("{} --version says nothing that is a version", path), hints);
   if (*version < program.minimum)
-    return {program.name, Check::Severity::Warning,
-            fmt::format("{} has version {}; userpod is made for {} and later", path, versionText(*version), versionText(program.minimum)),
+    return {program.name,
+            Check::Severity::Warning,
+            fmt::format("{} has version {}; userpod is made for {} and later", path, versionText(*version),
+                        versionText(program.minimum)),
             {"install a newer " + package + " and name its path in userpod.toml(5)"}};
   return ok(program.name, fmt::format("{} {}", path, versionText(*version)));
 }
@@ -57,8 +59,9 @@ Check checkKernel() {
   auto version = findVersion(names.release);
   if (!version) return warning(kName, fmt::format("release {} is not understood", names.release), {});
   if (*version < kMinimum)
-    return warning(kName, fmt::format("{} is older than {}: no overlay in user namespaces", names.release, versionText(kMinimum)),
-                   {"boot a newer kernel"});
+    return warning(
+        kName, fmt::format("{} is older than {}: no overlay in user namespaces", names.release, versionText(kMinimum)),
+        {"boot a newer kernel"});
   return ok(kName, names.release);
 }
 
@@ -82,7 +85,8 @@ std::vector<Program> programs(const Settings& settings) {
   if (settings.storageDriver == "fuse-overlayfs")
     list.push_back({"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Error, "the storage-driver of userpod.toml"});
   if (settings.storageDriver == "auto")
-    list.push_back({"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Info, "where native overlay fails, images are copied"});
+    list.push_back(
+        {"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Info, "where native overlay fails, images are copied"});
   if (settings.uplink == "slirp4netns")
     list.push_back({"slirp4netns", "", {1, 0, 0}, Check::Severity::Warning, "pods have no way to the outside"});
   return list;

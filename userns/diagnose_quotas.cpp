@@ -28,7 +28,8 @@ constexpr std::array kQuotas = {
     Quota{"inotify-watches", "fs.inotify.max_user_watches", 4096, 65536, "watches",
           "one for each container, beside the desktop's"},
     Quota{"pipe-quota", "fs.pipe-user-pages-soft", 20480, 65536, "pages",
-          "32 for each container; with more of them pipes get small buffers and logs slow down", Check::Severity::Info, true},
+          "32 for each container; with more of them pipes get small buffers and logs slow down", Check::Severity::Info,
+          true},
     Quota{"pipe-hard-quota", "fs.pipe-user-pages-hard", 32768, 65536, "pages", "then no container can be made",
           Check::Severity::Warning, true},
     Quota{"process-ids", "kernel.pid_max", 8192, 4194304, "process ids", "too few for 500 pods and the desktop"},
@@ -59,7 +60,9 @@ Check checkQuota(const Quota& quota) {
   if (*value == 0 && quota.zeroIsNone) return ok(quota.name, fmt::format("no limit ({})", quota.sysctl));
   std::string found = fmt::format("{} {} ({})", *value, quota.unit, quota.sysctl);
   if (*value >= quota.enough) return ok(quota.name, found);
-  return {quota.name, quota.severity, fmt::format("{}: {}", found, quota.use),
+  return {quota.name,
+          quota.severity,
+          fmt::format("{}: {}", found, quota.use),
           {setCommand(quota.name, quota.sysctl, quota.raised)}};
 }
 
@@ -84,7 +87,8 @@ Check checkKeyring(const Scene&) {
     unsigned uid = 0;
     long long values[4] = {};
     if (std::sscanf(line.c_str(), "%u: %*d %*d/%*d %lld/%lld %lld/%lld", &uid, &values[0], &values[1], &values[2],
-                    &values[3]) != 5 || uid != ::getuid())
+                    &values[3]) != 5 ||
+        uid != ::getuid())
       continue;
     keys = values[0], maxKeys = values[1], bytes = values[2], maxBytes = values[3];
   }
@@ -138,8 +142,8 @@ Check checkTasks(const Scene& scene) {
   std::string manager = fmt::format("user@{}.service", scene.hostUid);
   std::vector<std::string> hints;
   std::string found;
-  for (const auto& [unit, path] : {std::pair(slice, "/user.slice/" + slice),
-                                   std::pair(manager, "/user.slice/" + slice + "/" + manager)}) {
+  for (const auto& [unit, path] :
+       {std::pair(slice, "/user.slice/" + slice), std::pair(manager, "/user.slice/" + slice + "/" + manager)}) {
     auto limit = kernelNumber("/sys/fs/cgroup" + path + "/pids.max");  // none: "max", or no pids controller
     if (!limit) continue;
     auto used = kernelNumber("/sys/fs/cgroup" + path + "/pids.current").value_or(0);
@@ -152,7 +156,9 @@ Check checkTasks(const Scene& scene) {
   return warning(kName, found + " (TasksMax): too few for 500 pods", hints);
 }
 
-std::string limitText(rlim_t value) { return value == RLIM_INFINITY ? "unlimited" : std::to_string(value); }
+std::string limitText(rlim_t value) {
+  return value == RLIM_INFINITY ? "unlimited" : std::to_string(value);
+}
 
 Check checkLimit(const char* name, decltype(RLIMIT_NOFILE) resource, const char* setting) {
   constexpr rlim_t kEnough = 4096;

@@ -15,7 +15,9 @@
 namespace userpod::diagnose {
 namespace {
 
-std::string runtimeRoot(const Scene& scene) { return scene.paths.runtime.substr(0, scene.paths.runtime.rfind('/')); }
+std::string runtimeRoot(const Scene& scene) {
+  return scene.paths.runtime.substr(0, scene.paths.runtime.rfind('/'));
+}
 
 bool answers(const std::string& path) {
   sockaddr_un address{};
@@ -41,8 +43,10 @@ Check checkBus(const Scene& scene) {
   std::string_view address = given != nullptr ? given : "";
   std::string path = runtimeRoot(scene) + "/bus";
   constexpr std::string_view kUnix = "unix:path=";
-  if (address.substr(0, kUnix.size()) == kUnix) path = std::string(split(address.substr(kUnix.size()), ',').front());
-  else if (!address.empty()) return ok(kName, fmt::format("at {}, not tried", address));
+  if (address.substr(0, kUnix.size()) == kUnix)
+    path = std::string(split(address.substr(kUnix.size()), ',').front());
+  else if (!address.empty())
+    return ok(kName, fmt::format("at {}, not tried", address));
   if (answers(path)) return ok(kName, "answers at " + path);
   return warning(kName, "no session bus at " + path + ": no desktop integration; the CRI works without it",
                  {"sudo apt install dbus-user-session, then log in again"});
@@ -58,6 +62,8 @@ Check checkLinger(const Scene& scene) {
 
 }  // namespace
 
-std::vector<Check> checkSession(const Scene& scene) { return {checkManager(scene), checkBus(scene), checkLinger(scene)}; }
+std::vector<Check> checkSession(const Scene& scene) {
+  return {checkManager(scene), checkBus(scene), checkLinger(scene)};
+}
 
 }  // namespace userpod::diagnose

@@ -19,9 +19,9 @@ struct FileSystem {
 };
 // Servers that know nothing of the subordinate ids, or leave user attributes out. statfs(2) and the kernel's headers.
 constexpr std::array kRemote = {
-    FileSystem{NFS_SUPER_MAGIC, "NFS"},   FileSystem{0xff534d42, "CIFS"},   FileSystem{0xfe534d42, "SMB"},
-    FileSystem{0x01021997, "9P"},         FileSystem{0x0bd00bd0, "Lustre"}, FileSystem{0x47504653, "GPFS"},
-    FileSystem{0x5346414f, "AFS"},        FileSystem{0x00c36400, "Ceph"},
+    FileSystem{NFS_SUPER_MAGIC, "NFS"}, FileSystem{0xff534d42, "CIFS"},   FileSystem{0xfe534d42, "SMB"},
+    FileSystem{0x01021997, "9P"},       FileSystem{0x0bd00bd0, "Lustre"}, FileSystem{0x47504653, "GPFS"},
+    FileSystem{0x5346414f, "AFS"},      FileSystem{0x00c36400, "Ceph"},
 };
 
 constexpr const char* kElsewhere =
@@ -36,8 +36,9 @@ Check checkFileSystem(const Scene& scene, const std::string& directory) {
     return error(kName, sysError(directory).text(), {});
   for (const auto& remote : kRemote)
     if (static_cast<unsigned long>(found.f_type) == static_cast<unsigned long>(remote.magic))
-      return error(kName, fmt::format("{} is on {}, which cannot hold files of subordinate ids", scene.paths.data, remote.name),
-                   {kElsewhere});
+      return error(
+          kName, fmt::format("{} is on {}, which cannot hold files of subordinate ids", scene.paths.data, remote.name),
+          {kElsewhere});
   if ((flags.f_flag & ST_NOEXEC) != 0)
     return error(kName, scene.paths.data + " is mounted noexec: no program of a container could run", {kElsewhere});
   return ok(kName, scene.paths.data + " is on a local file system");
@@ -49,7 +50,8 @@ Check checkSpace(const Scene& scene, const std::string& directory) {
   if (::statvfs(directory.c_str(), &found) < 0) return error(kName, sysError(directory).text(), {});
   auto megabytes = static_cast<unsigned long long>(found.f_bavail) * found.f_frsize / 1'000'000;
   std::string text = fmt::format("{} MB free for {}", megabytes, scene.paths.data);
-  const std::vector<std::string> hints = {"remove images that no container uses (userpodctl images, rmi), or other files"};
+  const std::vector<std::string> hints = {
+      "remove images that no container uses (userpodctl images, rmi), or other files"};
   if (found.f_files != 0 && found.f_favail < 10'000)
     return warning(kName, fmt::format("{} files can still be made below {}", found.f_favail, scene.paths.data), hints);
   if (megabytes < 100) return error(kName, text, hints);
@@ -78,7 +80,8 @@ Check checkOverlay(const Scene& scene, const std::string& directory) {
       return warning(kName, text + ": containers get fuse-overlayfs, which is slower, or a copy of their image", hints);
     }
     default:
-      return warning(kName, sysError("not tried: no user namespace", probe.sysErrno).text(), {"see the check user-namespaces"});
+      return warning(kName, sysError("not tried: no user namespace", probe.sysErrno).text(),
+                     {"see the check user-namespaces"});
   }
 }
 
@@ -90,7 +93,8 @@ Check checkFuse(const Scene& scene) {
   if (device) return ok(kName, "/dev/fuse can be opened");
   const std::vector<std::string> hints = {"sudo modprobe fuse; its mode must be 0666"};
   if (wanted != "auto") return error(kName, device.error().text() + ": fuse-overlayfs cannot run", hints);
-  return info(kName, device.error().text() + ": fuse-overlayfs, for hosts without native overlay, could not run", hints);
+  return info(kName, device.error().text() + ": fuse-overlayfs, for hosts without native overlay, could not run",
+              hints);
 }
 
 Check checkTun(const Scene& scene) {
@@ -106,8 +110,8 @@ Check checkTun(const Scene& scene) {
 
 std::vector<Check> checkStorage(const Scene& scene) {
   std::string directory = existingDirectory(scene.paths.data);
-  return {checkFileSystem(scene, directory), checkSpace(scene, directory), checkOverlay(scene, directory), checkFuse(scene),
-          checkTun(scene)};
+  return {checkFileSystem(scene, directory), checkSpace(scene, directory), checkOverlay(scene, directory),
+          checkFuse(scene), checkTun(scene)};
 }
 
 }  // namespace userpod::diagnose

@@ -42,7 +42,9 @@ std::vector<Waiting> signalAll(const std::vector<StopTarget>& targets) {
   return list;
 }
 
-double secondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+double secondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 // Until the next grace ends, at most a minute.
 int timeToNext(const std::vector<Waiting>& list, Clock::time_point begin) {
@@ -86,7 +88,8 @@ void askForTime(const std::vector<StopTarget>& targets) {
   for (const auto& target : targets) longest = std::max(longest, target.grace);
   constexpr std::chrono::seconds kAfterwards{15};  // for the kill, the monitors and the end of the namespaces
   auto needed = std::chrono::microseconds(longest + kAfterwards);
-  sd_notify(0, fmt::format("EXTEND_TIMEOUT_USEC={}\nSTATUS=Stopping {} containers", needed.count(), targets.size()).c_str());
+  sd_notify(
+      0, fmt::format("EXTEND_TIMEOUT_USEC={}\nSTATUS=Stopping {} containers", needed.count(), targets.size()).c_str());
 }
 
 // conmon writes the container's last output and its exit after the process has gone.

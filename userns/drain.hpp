@@ -15,8 +15,8 @@ namespace userpod {
 // A running container's first process, as the live store records it.
 struct StopTarget {
   std::string name;
-  pid_t pid = 0;                // in the node's PID namespace
-  std::uint64_t pidStart = 0;   // field 22 of its /proc/PID/stat
+  pid_t pid = 0;               // in the node's PID namespace
+  std::uint64_t pidStart = 0;  // field 22 of its /proc/PID/stat
   int signal = 15;
   std::chrono::milliseconds grace{10000};
 };

@@ -57,7 +57,8 @@ void setEnvironment(const Paths& paths) {
   std::string search = path != nullptr ? path : "";
   for (const char* directory : {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}) {
     auto parts = split(search, ':');
-    if (std::find(parts.begin(), parts.end(), directory) == parts.end()) search += (search.empty() ? "" : ":") + std::string(directory);
+    if (std::find(parts.begin(), parts.end(), directory) == parts.end())
+      search += (search.empty() ? "" : ":") + std::string(directory);
   }
   ::setenv("PATH", search.c_str(), 1);
   ::setenv("CONTAINER_RUNTIME_ENDPOINT", endpoint.c_str(), 1);
@@ -65,11 +66,13 @@ void setEnvironment(const Paths& paths) {
   ::setenv("USER", "root", 1);
   ::setenv("LOGNAME", "root", 1);
   // They speak of the caller's own unit; a program inside that believed them would answer for it.
-  for (const char* name : {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"})
+  for (const char* name :
+       {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC"})
     ::unsetenv(name);
 }
 
-int executeCommand(const Paths& paths, const EnterOptions& options, const std::string& directory, const sigset_t& mask) {
+int executeCommand(const Paths& paths, const EnterOptions& options, const std::string& directory,
+                   const sigset_t& mask) {
   setEnvironment(paths);
   if (directory.empty() || ::chdir(directory.c_str()) < 0) (void)!::chdir("/");
   std::vector<char*> argv;

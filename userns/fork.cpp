@@ -95,7 +95,8 @@ Result<Child> receiveChild(Channels& channels) {
   ssize_t count = 0;
   do count = ::read(channels.report.read.get(), &report, sizeof(report));
   while (count < 0 && errno == EINTR);
-  if (count != sizeof(report)) return Error(Code::NotReady, "the process that joins the node ended; is the node stopping?");
+  if (count != sizeof(report))
+    return Error(Code::NotReady, "the process that joins the node ended; is the node stopping?");
   if (report.pid < 0) return Error(report.code, report.text.data(), report.sysErrno);
   USERPOD_TRY(pidfd, openPidfd(report.pid));
   Child child(report.pid, std::move(pidfd));

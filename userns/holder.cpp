@@ -108,10 +108,11 @@ struct Holder {
 };
 
 Result<std::string> ownCgroup() {
-  struct statfs info {};
+  struct statfs info{};
   if (::statfs(kCgroups, &info) < 0 || info.f_type != CGROUP2_SUPER_MAGIC)
-    return Error(Code::CgroupDelegationMissing,
-                 "/sys/fs/cgroup is not cgroup v2; boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line");
+    return Error(
+        Code::CgroupDelegationMissing,
+        "/sys/fs/cgroup is not cgroup v2; boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line");
   USERPOD_TRY(text, readFile("/proc/self/cgroup", 64 << 10));
   for (const auto& line : split(text, '\n')) {
     if (!line.starts_with("0::/")) continue;
@@ -119,8 +120,9 @@ Result<std::string> ownCgroup() {
     std::string directory = kCgroups + path;
     if (::access((directory + "/cgroup.procs").c_str(), W_OK) < 0 || ::access(directory.c_str(), W_OK) < 0)
       return Error(Code::CgroupDelegationMissing,
-                   "cgroup " + path + " is not delegated to the user; start the node by: systemctl --user start "
-                   "userpod-node.service (its unit has Delegate=yes)");
+                   "cgroup " + path +
+                       " is not delegated to the user; start the node by: systemctl --user start "
+                       "userpod-node.service (its unit has Delegate=yes)");
     return path;
   }
   return Error(Code::CgroupDelegationMissing, "this process has no cgroup v2 path in /proc/self/cgroup");
@@ -129,7 +131,8 @@ Result<std::string> ownCgroup() {
 Status makeDirectoriesOfUser(const Paths& paths) {
   for (const auto& path : {paths.runtime, paths.nodeState(), paths.data, paths.data + "/node"})
     USERPOD_CHECK(makeDirectories(path, 0700));
-  for (const char* name : {"kubelet", "cni", "log-pods", "log-containers", "etc-cni", "etc-cni/net.d", "opt-cni", "opt-cni/bin"})
+  for (const char* name :
+       {"kubelet", "cni", "log-pods", "log-containers", "etc-cni", "etc-cni/net.d", "opt-cni", "opt-cni/bin"})
     USERPOD_CHECK(makeDirectories(paths.data + "/node/" + name, 0755));
   for (const char* stale : {"/holder.json", "/uplink.json"}) ::unlink((paths.nodeState() + stale).c_str());
   return {};
@@ -169,7 +172,8 @@ Status readReport(Holder& holder, int fd) {
     if (line[0] == 'W') logWarning("{}", rest);
     if (line[0] == 'T') holder.tapProblem = rest;
     if (line[0] != 'E') continue;
-    if (auto limit = readFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 16); limit && trim(*limit) == "1")
+    if (auto limit = readFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 16);
+        limit && trim(*limit) == "1")
       rest += "; " + userNamespaceError(EPERM).text();
     return Error(Code::UserNamespaceUnavailable, "set up the node: " + rest);
   }
@@ -212,7 +216,8 @@ Status prepare(Holder& holder) {
   std::uint64_t ids = 0;
   for (const auto& line : maps.users) ids += line.count;
   if (ids < 65536)
-    logWarning("only {} user ids for the containers: images that use more fail; give the user 65536 subordinate ids", ids);
+    logWarning("only {} user ids for the containers: images that use more fail; give the user 65536 subordinate ids",
+               ids);
   USERPOD_CHECK(makeDirectoriesOfUser(paths));
   bool collision = settings.uplink != "none" && hostUsesUplinkPrefix();
   if (collision) logWarning("this host uses fd00::/64, which slirp4netns needs: the node has no IPv6");
@@ -244,7 +249,8 @@ class Loop {
     for (;;) {
       std::vector<pollfd> entries = {{signals_.get(), POLLIN, 0}, {holder_.node.pidfd(), POLLIN, 0}};
       if (uplink_) uplink_->addTo(entries);
-      if (::poll(entries.data(), entries.size(), uplink_ ? uplink_->timeout() : -1) < 0 && errno != EINTR) return finish(1);
+      if (::poll(entries.data(), entries.size(), uplink_ ? uplink_->timeout() : -1) < 0 && errno != EINTR)
+        return finish(1);
       if (entries[1].revents != 0) {
         logError("the node's first process was killed; every container is gone");
         return finish(1);

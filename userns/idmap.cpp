@@ -16,7 +16,7 @@
 namespace userpod {
 namespace {
 
-constexpr std::size_t kMaxLines = 340;              // UID_GID_MAP_MAX_EXTENTS
+constexpr std::size_t kMaxLines = 340;             // UID_GID_MAP_MAX_EXTENTS
 constexpr std::uint64_t kIdLimit = 0xffffffffULL;  // (uid_t)-1 is no id
 
 // The parts of `range` that `taken` does not cover, in order.
@@ -76,8 +76,9 @@ Status runMapper(const std::string& program, pid_t pid, const std::vector<IdMapp
   if (output.status.code == 0) return {};
   std::string text = fmt::format("{} failed: {}", path, trim(output.err));
   if (output.err.find("not permitted") != std::string::npos)
-    text += fmt::format("; it must be able to gain privilege: setuid root or with file capabilities (apt install --reinstall "
-                        "uidmap), on a file system without nosuid, in a unit without NoNewPrivileges");
+    text += fmt::format(
+        "; it must be able to gain privilege: setuid root or with file capabilities (apt install --reinstall "
+        "uidmap), on a file system without nosuid, in a unit without NoNewPrivileges");
   return Error(Code::UserNamespaceUnavailable, text);
 }
 
@@ -127,14 +128,15 @@ Error userNamespaceError(int sysErrno) {
   if (fileSays("/proc/sys/kernel/unprivileged_userns_clone", "0"))
     why = "the kernel forbids user namespaces to users; as root: sysctl -w kernel.unprivileged_userns_clone=1";
   else if (fileSays("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
-    why = "AppArmor restricts user namespaces; install userpod's profile as root: "
-          "cp " USERPOD_DATADIR "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && systemctl reload apparmor";
+    why =
+        "AppArmor restricts user namespaces; install userpod's profile as root: "
+        "cp " USERPOD_DATADIR "/apparmor/extra-profiles/userpod /etc/apparmor.d/ && systemctl reload apparmor";
   else if (fileSays("/proc/sys/user/max_user_namespaces", "0") || sysErrno == ENOSPC)
     why = "user.max_user_namespaces is used up or 0; as root: sysctl -w user.max_user_namespaces=15000";
   else
     why = "a seccomp filter, SELinux policy or container around this session seems to forbid it";
-  return {Code::UserNamespaceUnavailable, fmt::format("cannot make a user namespace ({}): {}", sysError("clone3", sysErrno).text(), why),
-          sysErrno};
+  return {Code::UserNamespaceUnavailable,
+          fmt::format("cannot make a user namespace ({}): {}", sysError("clone3", sysErrno).text(), why), sysErrno};
 }
 
 }  // namespace userpod

@@ -24,8 +24,8 @@ struct IdMapping {
 };
 
 // Own id -> 0, then every subordinate range in the order given, from 1 up without gaps. The order is kept, as files on
-// disk are owned by what it yields. Parts that come twice (two lines of /etc/subuid may overlap) are mapped once, or the
-// kernel refuses the whole map; what exceeds the kernel's 340 lines or 32 bits is left out.
+// disk are owned by what it yields. Parts that come twice (two lines of /etc/subuid may overlap) are mapped once, or
+// the kernel refuses the whole map; what exceeds the kernel's 340 lines or 32 bits is left out.
 std::vector<IdMapping> composeIdMap(std::uint64_t ownId, const std::vector<IdRange>& ranges);
 
 struct IdMaps {

@@ -44,7 +44,8 @@ int removeCgroupTree(int parent, const char* name) {
 }
 
 Status checkCgroupPath(const std::string& path) {
-  if (path.size() < 2 || path[0] != '/') return Error(Code::InvalidArgument, "cgroup path " + path + " must be absolute");
+  if (path.size() < 2 || path[0] != '/')
+    return Error(Code::InvalidArgument, "cgroup path " + path + " must be absolute");
   for (const auto& part : split(path.substr(1), '/'))
     if (part.empty() || part == "." || part == "..")
       return Error(Code::InvalidArgument, "cgroup path " + path + " has an empty or dotted part");
@@ -85,7 +86,8 @@ Result<std::uint64_t> processStartTime(pid_t pid) {
   constexpr std::size_t kStartTime = 19;  // field 22; the first here is field 3
   std::uint64_t value = 0;
   if (fields.size() <= kStartTime ||
-      std::from_chars(fields[kStartTime].data(), fields[kStartTime].data() + fields[kStartTime].size(), value).ec != std::errc())
+      std::from_chars(fields[kStartTime].data(), fields[kStartTime].data() + fields[kStartTime].size(), value).ec !=
+          std::errc())
     return Error(Code::Internal, fmt::format("/proc/{}/stat is not understood", pid));
   return value;
 }
@@ -110,7 +112,9 @@ Status Node::join(bool network) const {
   return joinNamespaces(pidfd_.get(), network ? kJoined | CLONE_NEWNET : kJoined);
 }
 
-Status Node::joinAll() const { return joinNamespaces(pidfd_.get(), kJoined | CLONE_NEWNET | CLONE_NEWCGROUP); }
+Status Node::joinAll() const {
+  return joinNamespaces(pidfd_.get(), kJoined | CLONE_NEWNET | CLONE_NEWCGROUP);
+}
 
 Result<NodeInside> NodeInside::open(const Paths& paths) {
   NodeInside node;

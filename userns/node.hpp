@@ -22,7 +22,7 @@ struct HolderState {
   std::string cgroup;           // of the unit, absolute below /sys/fs/cgroup, in the host's view
 };
 
-std::string holderStateText(const HolderState& state);               // JSON, as written
+std::string holderStateText(const HolderState& state);  // JSON, as written
 Result<HolderState> parseHolderState(std::string_view text);
 // Field 22 of /proc/PID/stat, in clock ticks since boot; an error when there is no such process.
 Result<std::uint64_t> processStartTime(pid_t pid);
@@ -50,8 +50,8 @@ class Node {
 struct NodeInside {
   std::string instance;
   std::int64_t startedAt = 0;  // when the node was made, nanoseconds since the epoch
-  UniqueFd networkNamespace;  // /proc/1/ns/net
-  UniqueFd cgroupNamespace;   // /proc/1/ns/cgroup, for SpawnOptions::cgroupNamespace
+  UniqueFd networkNamespace;   // /proc/1/ns/net
+  UniqueFd cgroupNamespace;    // /proc/1/ns/cgroup, for SpawnOptions::cgroupNamespace
   UniqueFd ipcNamespace;
   UniqueFd utsNamespace;
   UniqueFd pidNamespace;

@@ -21,24 +21,29 @@ struct FixedPath {
   const char* name;    // below <data>/node
 };
 constexpr FixedPath kFixedPaths[] = {
-    {"/var/lib/kubelet", "/var/lib", "kubelet"},      {"/var/lib/cni", "/var/lib", "cni"},
-    {"/var/log/pods", "/var/log", "log-pods"},        {"/var/log/containers", "/var/log", "log-containers"},
-    {"/etc/cni", "/etc", "etc-cni"},                  {"/opt/cni", "/opt", "opt-cni"},
+    {"/var/lib/kubelet", "/var/lib", "kubelet"},
+    {"/var/lib/cni", "/var/lib", "cni"},
+    {"/var/log/pods", "/var/log", "log-pods"},
+    {"/var/log/containers", "/var/log", "log-containers"},
+    {"/etc/cni", "/etc", "etc-cni"},
+    {"/opt/cni", "/opt", "opt-cni"},
 };
 
 bool isDirectory(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   return ::lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 Result<UniqueFd> cloneTree(const std::string& path) {
-  int fd = ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW);
+  int fd =
+      ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW);
   if (fd < 0) return sysError("clone mounts of " + path);
   return UniqueFd(fd);
 }
 
 Status attachTree(int tree, const std::string& path) {
-  if (::move_mount(tree, "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0) return sysError("attach mounts on " + path);
+  if (::move_mount(tree, "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0)
+    return sysError("attach mounts on " + path);
   return {};
 }
 
@@ -72,7 +77,7 @@ Result<std::vector<HostEntry>> listHost(const std::string& path, bool mountDirec
     if (entry.name == "." || entry.name == ".." || entry.name == ".host") continue;
     if (path + "/" + entry.name == "/run/userpod") continue;  // the node's own
     std::string full = path + "/" + entry.name;
-    struct stat info {};
+    struct stat info{};
     if (::lstat(full.c_str(), &info) < 0) continue;  // gone meanwhile
     if (S_ISLNK(info.st_mode)) {
       // Its own text, not a link to it: a relative one would start from .host and miss.

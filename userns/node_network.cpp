@@ -114,8 +114,9 @@ Status setUpNodeNetwork(const NodePlan& plan, std::string& tapProblem) {
   if (!plan.uplink) return {};
   auto tap = makeTap();  // held open to the end: with it the interface has a carrier
   if (!tap) {
-    tapProblem = tap.error().text() + "; the node has no way out: load the kernel's tun module (as root: modprobe tun) and "
-                                      "see that /dev/net/tun is writable by all";
+    tapProblem = tap.error().text() +
+                 "; the node has no way out: load the kernel's tun module (as root: modprobe tun) and "
+                 "see that /dev/net/tun is writable by all";
     return {};
   }
   ifreq mtu = requestFor(kTap);

@@ -17,8 +17,8 @@ struct NodePlan {
 // Fresh proc, sysfs and cgroup2, writable system paths, kubelet's and CNI's fixed directories.
 Status setUpNodeMounts(const NodePlan& plan);
 
-// lo; with plan.uplink a persistent tap0 with its addresses and routes, so that these outlive the uplink; forwarding on.
-// A tap that cannot be made is not an error: `tapProblem` says why and the node stays without a way out.
+// lo; with plan.uplink a persistent tap0 with its addresses and routes, so that these outlive the uplink; forwarding
+// on. A tap that cannot be made is not an error: `tapProblem` says why and the node stays without a way out.
 Status setUpNodeNetwork(const NodePlan& plan, std::string& tapProblem);
 
 // Host's own use of fd00::/64, which slirp4netns hard-codes: then the node stays without IPv6. Called on the host.

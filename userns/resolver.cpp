@@ -35,7 +35,9 @@ bool isReachable(const std::string& server) {
   return !IN6_IS_ADDR_LOOPBACK(&address) && !IN6_IS_ADDR_UNSPECIFIED(&address) && !IN6_IS_ADDR_LINKLOCAL(&address);
 }
 
-std::string serverLine(std::string_view server) { return "nameserver " + std::string(server) + "\n"; }
+std::string serverLine(std::string_view server) {
+  return "nameserver " + std::string(server) + "\n";
+}
 
 // Lines without the empty part after the last newline.
 std::vector<std::string> linesOf(std::string_view text) {

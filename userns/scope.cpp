@@ -40,9 +40,10 @@ Result<BusHandle> openUserManager() {
     std::string address = fmt::format("unix:path={}/systemd/private", runtime);
     if (sd_bus_set_address(bus, address.c_str()) >= 0 && sd_bus_start(bus) >= 0) return direct;
   }
-  return Error(Code::NotReady, fmt::format("cannot reach the user's systemd ({}); log in with a session of your own (not "
-                                           "su or sudo) or set XDG_RUNTIME_DIR",
-                                           sysError("session bus", -failed).text()));
+  return Error(Code::NotReady,
+               fmt::format("cannot reach the user's systemd ({}); log in with a session of your own (not "
+                           "su or sudo) or set XDG_RUNTIME_DIR",
+                           sysError("session bus", -failed).text()));
 }
 
 int onJobRemoved(sd_bus_message* message, void* data, sd_bus_error*) {
@@ -58,8 +59,9 @@ Result<std::string> startScope(sd_bus* bus, pid_t pid, const std::string& unit, 
   int failed = sd_bus_message_new_method_call(bus, &raw, kService, kPath, kManager, "StartTransientUnit");
   if (failed < 0) return sysError("ask the user's systemd", -failed);
   MessageHandle call(raw);
-  failed = sd_bus_message_append(raw, "ssa(sv)a(sa(sv))", unit.c_str(), "fail", 3, "Description", "s", description.c_str(),
-                                 "CollectMode", "s", "inactive-or-failed", "PIDs", "au", 1, static_cast<std::uint32_t>(pid), 0);
+  failed = sd_bus_message_append(raw, "ssa(sv)a(sa(sv))", unit.c_str(), "fail", 3, "Description", "s",
+                                 description.c_str(), "CollectMode", "s", "inactive-or-failed", "PIDs", "au", 1,
+                                 static_cast<std::uint32_t>(pid), 0);
   if (failed < 0) return sysError("ask the user's systemd", -failed);
   sd_bus_error error = SD_BUS_ERROR_NULL;
   sd_bus_message* answer = nullptr;
@@ -69,7 +71,8 @@ Result<std::string> startScope(sd_bus* bus, pid_t pid, const std::string& unit, 
   sd_bus_error_free(&error);
   if (failed < 0) return Error(Code::System, fmt::format("the user's systemd starts no scope: {}", text), -failed);
   const char* job = nullptr;
-  if (sd_bus_message_read(answer, "o", &job) < 0) return Error(Code::Internal, "the user's systemd answered without a job");
+  if (sd_bus_message_read(answer, "o", &job) < 0)
+    return Error(Code::Internal, "the user's systemd answered without a job");
   return std::string(job);
 }
 
@@ -85,8 +88,9 @@ Status moveToUserScope(pid_t pid, const std::string& unitName, const std::string
   for (;;) {
     for (const auto& item : ended)
       if (item.path == job)
-        return item.result == "done" ? Status()
-                                     : Status(Error(Code::System, "the user's systemd could not move the process: " + item.result));
+        return item.result == "done"
+                   ? Status()
+                   : Status(Error(Code::System, "the user's systemd could not move the process: " + item.result));
     auto left = std::chrono::duration_cast<std::chrono::microseconds>(end - std::chrono::steady_clock::now()).count();
     if (left <= 0) return Error(Code::Timeout, "the user's systemd did not finish the scope in time");
     failed = sd_bus_process(bus.get(), nullptr);

@@ -20,13 +20,18 @@ constexpr std::chrono::milliseconds kLongestDelay{10000};
 constexpr std::chrono::seconds kProvenAfter{10};  // an uplink that lived this long starts again at the shortest delay
 constexpr std::size_t kKeptText = 2048;
 
-std::string stateFile(const Paths& paths) { return paths.nodeState() + "/uplink.json"; }
+std::string stateFile(const Paths& paths) {
+  return paths.nodeState() + "/uplink.json";
+}
 
 std::string_view phaseName(UplinkState::Phase phase) {
   switch (phase) {
-    case UplinkState::Phase::Up: return "up";
-    case UplinkState::Phase::None: return "none";
-    default: return "down";
+    case UplinkState::Phase::Up:
+      return "up";
+    case UplinkState::Phase::None:
+      return "none";
+    default:
+      return "down";
   }
 }
 
@@ -54,7 +59,8 @@ UplinkState readUplinkState(const Paths& paths) {
 
 Status writeUplinkState(const Paths& paths, const UplinkState& state) {
   nlohmann::json json = {{"state", phaseName(state.phase)}, {"reason", state.reason}};
-  return writeFileAtomic(stateFile(paths), json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n", 0600);
+  return writeFileAtomic(stateFile(paths), json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
+                         0600);
 }
 
 void Uplink::start() {
@@ -69,13 +75,14 @@ Status Uplink::launch() {
   USERPOD_TRY(messages, makePipe());
   SpawnOptions options;
   // By PID and without -c: the tap is ready, and a second -c on it fails.
-  options.argv = {program,      "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--disable-host-loopback",
+  options.argv = {program,        "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--disable-host-loopback",
                   "--ready-fd=3", "--exit-fd=4"};
   if (ipv6_) options.argv.push_back("--enable-ipv6");
   options.argv.push_back(std::to_string(node_));
   options.argv.push_back("tap0");
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
-  options.descriptors = {{ready.write.get(), 3}, {exit.read.get(), 4}, {messages.write.get(), 1}, {messages.write.get(), 2}};
+  options.descriptors = {
+      {ready.write.get(), 3}, {exit.read.get(), 4}, {messages.write.get(), 1}, {messages.write.get(), 2}};
   options.cgroup = cgroup_;
   options.deathSignal = SIGKILL;
   USERPOD_TRY(child, spawn(options));
@@ -135,7 +142,8 @@ void Uplink::onReady() {
   settled_ = true;
   upSince_ = Clock::now();
   logInfo("uplink is up: slirp4netns, process {}", child_.pid());
-  if (auto status = writeUplinkState(paths_, {UplinkState::Phase::Up, ""}); !status) logWarning("{}", status.error().text());
+  if (auto status = writeUplinkState(paths_, {UplinkState::Phase::Up, ""}); !status)
+    logWarning("{}", status.error().text());
 }
 
 void Uplink::onDeath() {
@@ -144,7 +152,7 @@ void Uplink::onDeath() {
   ready_.reset();
   exit_.reset();
   messages_.reset();
-  std::string how = !status              ? status.error().text()
+  std::string how = !status               ? status.error().text()
                     : status->signal != 0 ? fmt::format("killed by signal {}", status->signal)
                                           : fmt::format("exit status {}", status->code);
   std::string last = status && status->signal != 0 ? std::string() : lastLine(text_);

@@ -27,7 +27,8 @@ Status writeUplinkState(const Paths& paths, const UplinkState& state);
 class Uplink {
  public:
   // cgroup: O_DIRECTORY descriptor of the leaf that it is born in. node: the node's PID 1.
-  Uplink(const Paths& paths, int cgroup, pid_t node, bool ipv6) : paths_(paths), cgroup_(cgroup), node_(node), ipv6_(ipv6) {}
+  Uplink(const Paths& paths, int cgroup, pid_t node, bool ipv6)
+      : paths_(paths), cgroup_(cgroup), node_(node), ipv6_(ipv6) {}
 
   void start();
   // Whether it is up or has failed once: the node is then ready either way.

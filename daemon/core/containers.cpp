@@ -114,16 +114,11 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   USERPOD_TRY(server, storage_->server(record.id));
   made.serverPidfd = std::move(server);
   reachStage("container.mounted", record.id);
-  oci::SpecInput input{plan.pod,
-                       record,
-                       *plan.image,
-                       rootfs,
-                       plan.namespaces,
-                       parts_.paths.podDirectory(plan.pod.id),
-                       plan.hostname,
-                       parts_.paths.runtime,
-                       node_.controllers,
-                       {}};
+  oci::SpecInput input{plan.pod,          record,
+                       *plan.image,       rootfs,
+                       plan.namespaces,   parts_.paths.podDirectory(plan.pod.id),
+                       plan.hostname,     parts_.paths.runtime,
+                       node_.controllers, {}};
   if (plan.targetPid > 0) input.targetPid = plan.targetPid;
   input.pidsLimit = parts_.settings.pidsLimit;
   USERPOD_TRY(spec, oci::buildSpec(input));
@@ -274,29 +269,30 @@ void CoreImpl::removeContainer(const std::string& key, DoneCallback done) {
 }
 
 void CoreImpl::removeContainerEntity(const ContainerPointer& container, DoneCallback done) {
-  stopEntity(container, std::chrono::milliseconds(0), [this, container, done = std::move(done)](Status stopped) mutable {
-    if (!stopped) return done(std::move(stopped));
-    container->operations.acquire([this, container, done = std::move(done)]() mutable {
-      if (container->removed) {
-        container->operations.release();
-        return done({});
-      }
-      background<Status>(
-          [this, record = container->record]() -> Status {
-            ::unlink((parts_.paths.exits() + "/" + record->id).c_str());
-            reachStage("remove.begun", record->id);
-            USERPOD_CHECK(storage_->removeContainer(record->id));
-            reachStage("remove.storage", record->id);
-            return removeTree(parts_.paths.containerDirectory(record->id));
-          },
-          [this, container, done = std::move(done)](Status status) {
-            if (status) forget(container);
-            reachStage("remove.forgotten", container->record->id);
-            container->operations.release();
-            done(std::move(status));
-          });
-    });
-  });
+  stopEntity(container, std::chrono::milliseconds(0),
+             [this, container, done = std::move(done)](Status stopped) mutable {
+               if (!stopped) return done(std::move(stopped));
+               container->operations.acquire([this, container, done = std::move(done)]() mutable {
+                 if (container->removed) {
+                   container->operations.release();
+                   return done({});
+                 }
+                 background<Status>(
+                     [this, record = container->record]() -> Status {
+                       ::unlink((parts_.paths.exits() + "/" + record->id).c_str());
+                       reachStage("remove.begun", record->id);
+                       USERPOD_CHECK(storage_->removeContainer(record->id));
+                       reachStage("remove.storage", record->id);
+                       return removeTree(parts_.paths.containerDirectory(record->id));
+                     },
+                     [this, container, done = std::move(done)](Status status) {
+                       if (status) forget(container);
+                       reachStage("remove.forgotten", container->record->id);
+                       container->operations.release();
+                       done(std::move(status));
+                     });
+               });
+             });
 }
 
 void CoreImpl::execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,

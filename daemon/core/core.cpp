@@ -24,7 +24,7 @@ Status checkData(const std::string& path) {
     return std::move(made).error().wrap("images and containers").as(Code::StorageFailed);
   if (::access(path.c_str(), R_OK | W_OK | X_OK) == 0) return {};
   auto failure = sysError("images and containers: write in " + path);
-  struct stat info {};
+  struct stat info{};
   std::string mend = kElse;
   if (failure.sysErrno() == EROFS)
     mend = fmt::format("mount it writable, {}", kElse);
@@ -114,7 +114,8 @@ Status CoreImpl::openParts() {
   if (!storage_->reason().empty()) logWarning("storage driver {}: {}", storage_->driver(), storage_->reason());
   std::set<std::string> layersInUse;
   for (const auto& container : content.containers)
-    if (container.state != ContainerRecord::State::Exited) layersInUse.insert(container.layers.begin(), container.layers.end());
+    if (container.state != ContainerRecord::State::Exited)
+      layersInUse.insert(container.layers.begin(), container.layers.end());
   USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings, std::move(layersInUse)));
   images_ = std::move(images);
   USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, inUse));
@@ -122,8 +123,8 @@ Status CoreImpl::openParts() {
   USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
   runtime_ = std::move(runtime);
   auto [name, version] = runtime_->version();
-  info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(),
-           storage_->reason(), node_.hostCgroup};
+  info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(), storage_->reason(),
+           node_.hostCgroup};
   imageList_ = images_->list();
   return {};
 }

@@ -33,7 +33,7 @@ struct Condition {
 struct JobRecord {
   enum class State { Queued, Running, Canceling, Done, Failed, Canceled };
   std::uint32_t id = 0;
-  std::string type;  // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image"
+  std::string type;    // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image"
   std::string object;  // id of the pod, container or image it is about; for a pull the reference
   std::string sender;  // bus name of the caller
   State state = State::Queued;
@@ -62,7 +62,7 @@ struct Snapshot {
 struct Change {
   enum class Kind { Pod, Container, Image, Job, Conditions };
   Kind kind = Kind::Pod;
-  std::string id;       // of the object; decimal for a job
+  std::string id;  // of the object; decimal for a job
   bool removed = false;
   std::shared_ptr<const Snapshot> snapshot;
 };
@@ -75,7 +75,8 @@ struct Info {
   std::string version;
   std::string ociRuntimeName, ociRuntimeVersion;
   std::string storageDriver, graphRoot, networkStack;
-  std::string storageReason;  // why storageDriver is none of the better ones; empty when it was asked for, or is overlay
+  std::string
+      storageReason;       // why storageDriver is none of the better ones; empty when it was asked for, or is overlay
   std::string nodeCgroup;  // of the node as the host sees it, absolute below /sys/fs/cgroup: prefix of record cgroups
 };
 
@@ -92,7 +93,8 @@ class Core {
   virtual ~Core() = default;
 
   virtual std::shared_ptr<const Snapshot> snapshot() const = 0;
-  // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read snapshot().
+  // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read
+  // snapshot().
   virtual void subscribe(std::function<void(const Change&)> listener) = 0;
   virtual const Info& info() const = 0;
   virtual const Paths& paths() const = 0;
@@ -131,7 +133,8 @@ class Core {
   virtual void pullImage(images::PullRequest request, Callback<std::string> done) = 0;  // image id
   virtual std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const = 0;
   virtual void removeImage(const std::string& reference, DoneCallback done) = 0;
-  virtual void filesystemUsage(std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
+  virtual void filesystemUsage(
+      std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
 
   // Jobs: the same operations with a record that can be watched and cancelled. Returns the job's id at once.
   virtual std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) = 0;

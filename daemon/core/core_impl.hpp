@@ -1,5 +1,5 @@
-// The core's inside: entities, their locks, and one member function file per concern. Everything without a remark runs on
-// the core strand; functions that say "worker" block and touch no state.
+// The core's inside: entities, their locks, and one member function file per concern. Everything without a remark runs
+// on the core strand; functions that say "worker" block and touch no state.
 #pragma once
 
 #include <atomic>
@@ -59,10 +59,10 @@ struct ContainerEntity {
   OperationQueue operations;
   std::vector<Callback<std::string>> creating;
   std::optional<StopInProgress> stop;
-  UniqueFd process;  // pidfd of the container's first process while it lives
-  UniqueFd monitor;  // pidfd of conmon, watched
-  UniqueFd server;   // pidfd of what serves the root file system, watched; none where the kernel does
-  bool rootLost = false;  // it ended before the container
+  UniqueFd process;           // pidfd of the container's first process while it lives
+  UniqueFd monitor;           // pidfd of conmon, watched
+  UniqueFd server;            // pidfd of what serves the root file system, watched; none where the kernel does
+  bool rootLost = false;      // it ended before the container
   Watches::Id oomWatch = -1;  // of its memory.events; none without the memory controller
   bool exitSeen = false;
   bool removed = false;
@@ -153,8 +153,8 @@ class CoreImpl final : public Core {
     noteStore(written);
     return written;
   }
-  // Commit to the store, then publish. A store that fails is logged and named by a condition: what runs goes on, and the
-  // store follows when it can.
+  // Commit to the store, then publish. A store that fails is logged and named by a condition: what runs goes on, and
+  // the store follows when it can.
   void commit(const PodPointer& pod, PodRecord record);
   void commit(const ContainerPointer& container, ContainerRecord record);
   void forget(const PodPointer& pod);
@@ -191,8 +191,8 @@ class CoreImpl final : public Core {
     pid_t targetPid = 0;  // whose PID namespace is shared, with namespace mode TARGET
   };
   Result<pid_t> targetOf(const std::string& podId, const ContainerConfig& config) const;
-  Result<ContainerMade> makeContainer(const CreatePlan& plan);          // worker
-  Result<ContainerMade> makeContainerParts(const CreatePlan& plan);     // worker
+  Result<ContainerMade> makeContainer(const CreatePlan& plan);                    // worker
+  Result<ContainerMade> makeContainerParts(const CreatePlan& plan);               // worker
   void undoContainer(const ContainerRecord& record, const std::string& handler);  // worker
   void finishCreate(const ContainerPointer& container, Result<ContainerMade> made);
   void finishStart(const ContainerPointer& container, Status started, DoneCallback done);
@@ -264,7 +264,7 @@ class CoreImpl final : public Core {
   std::vector<std::shared_ptr<const ImageRecord>> imageList_;
   std::vector<Condition> hostConditions_;
   std::map<std::string, Condition> reported_;  // by type
-  std::string storeProblem_;  // then the store is behind what is known here
+  std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;
   std::atomic<std::uint32_t> nextJob_{1};
   // Not std::atomic: libstdc++'s has a lock inside all the same, and one that the thread sanitizer cannot see.

@@ -124,9 +124,7 @@ std::uint32_t CoreImpl::job(const std::string& type, const std::string& object, 
   record.object = object;
   record.sender = sender;
   std::uint32_t id = addJob(std::move(record), {}, false);
-  operation([this, id](Status status) {
-    post([this, id, status = std::move(status)] { finishJob(id, status, {}); });
-  });
+  operation([this, id](Status status) { post([this, id, status = std::move(status)] { finishJob(id, status, {}); }); });
   return id;
 }
 

@@ -14,7 +14,7 @@ void CoreImpl::watchOom(const ContainerPointer& container) {
                              });
   if (watch) {
     container->oomWatch = *watch;
-    countOom(container);  // what came before the watch
+    countOom(container);                            // what came before the watch
   } else if (watch.error().sysErrno() != ENOENT) {  // ENOENT: the memory controller is not delegated
     logMessage(Level::Warning, watch.error().text(), {{"CONTAINER_ID", container->record->id}});
   }

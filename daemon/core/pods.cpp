@@ -53,8 +53,9 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
       const PodPointer& pod = pods_.at(known->second);
       if (pod->record->state == PodRecord::State::Creating) return pod->creating.push_back(std::move(done));
       if (pod->record->state == PodRecord::State::Ready && !pod->stopping) return done(pod->record->id);
-      return done(Error(Code::NameInUse, fmt::format("pod {}/{} attempt {} exists as {} and is stopped; remove it first",
-                                                     shared->nameSpace, shared->name, shared->attempt, pod->record->id)));
+      return done(
+          Error(Code::NameInUse, fmt::format("pod {}/{} attempt {} exists as {} and is stopped; remove it first",
+                                             shared->nameSpace, shared->name, shared->attempt, pod->record->id)));
     }
     PodRecord record;
     record.id = randomHex(32);
@@ -67,7 +68,8 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     record.createdAt = nowNanos();
     record.node = node_.instance;
     if (auto written = commitNew(record, &store::LiveStore::putPod); !written)
-      return done(std::move(written).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name)));
+      return done(
+          std::move(written).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name)));
     auto pod = std::make_shared<PodEntity>();
     pods_[record.id] = pod;
     podNames_[name] = record.id;
@@ -166,18 +168,18 @@ void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds gr
         pod->operations.release();
         return done({});
       }
-      background<Status>(
-          [this, record = pod->record] { return network_->tearDown(record->id, record->addresses); },
-          [this, pod, done = std::move(done)](Status status) {
-            if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
-            reachStage("pod.torn-down", pod->record->id);
-            PodRecord record = *pod->record;
-            record.state = PodRecord::State::NotReady;
-            commit(pod, std::move(record));
-            reachStage("pod.stopped", pod->record->id);
-            pod->operations.release();
-            done({});
-          });
+      background<Status>([this, record = pod->record] { return network_->tearDown(record->id, record->addresses); },
+                         [this, pod, done = std::move(done)](Status status) {
+                           if (!status)
+                             logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
+                           reachStage("pod.torn-down", pod->record->id);
+                           PodRecord record = *pod->record;
+                           record.state = PodRecord::State::NotReady;
+                           commit(pod, std::move(record));
+                           reachStage("pod.stopped", pod->record->id);
+                           pod->operations.release();
+                           done({});
+                         });
     });
   });
 }

@@ -34,7 +34,8 @@ void endExecs(const NodeInside& node, const std::string& cgroup) {
   constexpr std::string_view kPrefix = "exec-";
   for (const auto& name : namesIn(node.cgroupRoot + cgroup)) {
     auto number = std::string_view(name).substr(std::min(name.size(), kPrefix.size()));
-    if (!name.starts_with(kPrefix) || number.empty() || number.find_first_not_of("0123456789") != std::string_view::npos)
+    if (!name.starts_with(kPrefix) || number.empty() ||
+        number.find_first_not_of("0123456789") != std::string_view::npos)
       continue;
     if (auto removed = node.removeCgroup(cgroup + "/" + name); !removed) logWarning("{}", removed.error().text());
   }
@@ -42,7 +43,7 @@ void endExecs(const NodeInside& node, const std::string& cgroup) {
 
 // An empty file is all that a container can have written that never was started.
 void removeEmptyFile(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   if (!path.empty() && ::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 0)
     ::unlink(path.c_str());
 }
@@ -124,7 +125,8 @@ void CoreImpl::adopt(const ContainerPointer& container) {
   container->rootLost = !server;
   if (pathExists(parts_.paths.exits() + "/" + container->record->id)) return exitFileSeen(container->record->id);
   if (alive) watchServer(container, std::move(server));
-  // Its monitor may still be on its way to the exit file; by its cgroup it is known from another process of that number.
+  // Its monitor may still be on its way to the exit file; by its cgroup it is known from another process of that
+  // number.
   auto monitors = readFile(node_.cgroupRoot + "/mon/" + container->record->id + "/cgroup.procs", 4096);
   auto numbers = split(monitors ? trim(*monitors) : std::string_view(), '\n');
   if (std::find(numbers.begin(), numbers.end(), std::to_string(container->record->monitorPid)) != numbers.end())

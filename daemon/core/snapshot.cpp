@@ -17,7 +17,8 @@ Result<std::shared_ptr<const Record>> findRecord(const std::vector<std::shared_p
     return Error(missing, fmt::format("no {} with id {}", what, key.substr(0, 64)));
   auto next = std::next(found);
   if ((*found)->id != key && next != list.end() && (*next)->id.starts_with(key))
-    return Error(Code::InvalidArgument, fmt::format("{} id {} is the beginning of several; give more of it", what, key));
+    return Error(Code::InvalidArgument,
+                 fmt::format("{} id {} is the beginning of several; give more of it", what, key));
   return *found;
 }
 

@@ -162,8 +162,9 @@ void CoreImpl::commitLostExit(const ContainerPointer& container) {
   // When a node ends by force it says nothing; the start of the next one is the nearest time that is known.
   record.finishedAt = nodeEnded ? node_.startedAt : nowNanos();
   record.reason = nodeEnded ? kNodeEnded : kMonitorLost;
-  record.message = nodeEnded ? "the node, with all its processes, ended under the container"
-                             : "conmon, the container's monitor, was killed, and the container with it; its exit code is not known";
+  record.message =
+      nodeEnded ? "the node, with all its processes, ended under the container"
+                : "conmon, the container's monitor, was killed, and the container with it; its exit code is not known";
   logMessage(Level::Warning, record.message, {{"CONTAINER_ID", record.id}});
   commitEnd(container, std::move(record));
 }
@@ -178,7 +179,8 @@ void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord reco
   releaseAfterExit(container);
 }
 
-// Without its root file system a process goes on until it needs a file, and then fails in a way that says nothing of it.
+// Without its root file system a process goes on until it needs a file, and then fails in a way that says nothing of
+// it.
 void CoreImpl::watchServer(const ContainerPointer& container, Result<UniqueFd> server) {
   if (!server) return serverEnded(container);
   if (!*server) return;
@@ -194,7 +196,8 @@ void CoreImpl::serverEnded(const ContainerPointer& container) {
   if (container->server) strand_->unwatch(container->server.get());
   container->server.reset();
   if (container->removed || ended(*container->record)) return;
-  logMessage(Level::Error, "fuse-overlayfs ended under the container, which is killed: it has no root file system any more",
+  logMessage(Level::Error,
+             "fuse-overlayfs ended under the container, which is killed: it has no root file system any more",
              {{"CONTAINER_ID", container->record->id}});
   container->rootLost = true;
   killProcesses(container);

@@ -49,11 +49,9 @@ void CoreImpl::reopenContainerLog(const std::string& key, DoneCallback done) {
     const ContainerRecord& record = *container->record;
     if (record.logPath.empty())
       return finish(Error(Code::InvalidState, "container " + record.id + " was made without log_path: it has no log"));
-    background<Status>(
-        [bundle = parts_.paths.containerDirectory(record.id), path = record.logPath] {
-          return oci::reopenLog(bundle, path);
-        },
-        std::move(finish));
+    background<Status>([bundle = parts_.paths.containerDirectory(record.id),
+                        path = record.logPath] { return oci::reopenLog(bundle, path); },
+                       std::move(finish));
   });
 }
 

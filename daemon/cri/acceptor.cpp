@@ -36,7 +36,7 @@ Result<UniqueFd> makeSocket() {
 
 // Takes away a socket that a daemon left behind when it died.
 Status removeStale(const std::string& path, const sockaddr_un& address) {
-  struct stat info {};
+  struct stat info{};
   if (::lstat(path.c_str(), &info) < 0) {
     if (errno == ENOENT) return {};
     return sysError("look at " + path);

@@ -65,7 +65,9 @@ void logFailure(const CallName& name, const Error& error) {
     logMessage(Level::Info, text, {{"CRI_METHOD", name.method}, {"USERPOD_ERROR", codeName(error.code())}});
   else
     logMessage(Level::Info, text,
-               {{"CRI_METHOD", name.method}, {"USERPOD_ERROR", codeName(error.code())}, {name.field, excerpt(name.object, 300)}});
+               {{"CRI_METHOD", name.method},
+                {"USERPOD_ERROR", codeName(error.code())},
+                {name.field, excerpt(name.object, 300)}});
 }
 
 grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name, const Status& status) {

@@ -52,7 +52,8 @@ class Client {
 
   // One call: call(&Stub::Method, request).
   template <typename Stub, typename In, typename Out>
-  Result<Out> call(grpc::Status (Stub::*method)(grpc::ClientContext*, const In&, Out*), const In& request, int seconds = 60) {
+  Result<Out> call(grpc::Status (Stub::*method)(grpc::ClientContext*, const In&, Out*), const In& request,
+                   int seconds = 60) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
     Out answer;
@@ -81,8 +82,8 @@ Status showVersion(Client& client, const Request&) {
   USERPOD_TRY(status, client.call(&Runtime::Status, v1::StatusRequest()));
   fmt::print("{} {} (CRI {})\n", version.runtime_name(), version.runtime_version(), version.runtime_api_version());
   for (const auto& condition : status.status().conditions())
-    fmt::print("  {}: {}{}{}\n", condition.type(), condition.status() ? "yes" : "no", condition.message().empty() ? "" : ", ",
-               condition.message());
+    fmt::print("  {}: {}{}{}\n", condition.type(), condition.status() ? "yes" : "no",
+               condition.message().empty() ? "" : ", ", condition.message());
   return {};
 }
 
@@ -123,7 +124,8 @@ v1::ContainerConfig containerConfig(const Request& request) {
   return config;
 }
 
-Result<std::string> startContainer(Client& client, const Request& request, const std::string& pod, const v1::PodSandboxConfig& config) {
+Result<std::string> startContainer(Client& client, const Request& request, const std::string& pod,
+                                   const v1::PodSandboxConfig& config) {
   v1::CreateContainerRequest create;
   create.set_pod_sandbox_id(pod);
   *create.mutable_sandbox_config() = config;
@@ -180,7 +182,8 @@ Status showLog(Client& client, const Request& request) {
   if (status.log_path().empty()) return Error(Code::NotSupported, "the container keeps no log");
   auto file = openFile(status.log_path(), O_RDONLY);
   if (!file)
-    return std::move(file).error().wrap("the log is a file of the node: userpodctl enter -- userpod-cri logs " + request.key);
+    return std::move(file).error().wrap("the log is a file of the node: userpodctl enter -- userpod-cri logs " +
+                                        request.key);
   std::string block(64 << 10, '\0');
   for (;;) {
     ssize_t count = ::read(file->get(), block.data(), block.size());
@@ -236,7 +239,9 @@ Status listImages(Client& client, const Request&) {
   return {};
 }
 
-Status removePodCommand(Client& client, const Request& request) { return removePod(client, request.key); }
+Status removePodCommand(Client& client, const Request& request) {
+  return removePod(client, request.key);
+}
 
 int finish(const Status& status) {
   if (status) return 0;
@@ -269,7 +274,8 @@ void addCommands(CLI::App& app, Request& request, int& status) {
   run->add_option("command", request.command, "In place of the image's own, best after --");
   run->add_option("--name", request.name, "Name of the pod");
   run->add_flag("--host-network", request.hostNetwork, "Share the node's network");
-  add(app, request, status, "logs", "Print a container's log (in the node: userpodctl enter -- userpod-cri logs ID)", showLog)
+  add(app, request, status, "logs", "Print a container's log (in the node: userpodctl enter -- userpod-cri logs ID)",
+      showLog)
       ->add_option("container", request.key)
       ->required();
   auto* exec = add(app, request, status, "exec", "Run a command in a container: exec ID -- CMD ARG...", execute);
@@ -281,7 +287,9 @@ void addCommands(CLI::App& app, Request& request, int& status) {
   wait->add_option("--timeout", request.seconds, "Seconds")->check(CLI::Range(1LL, 86400LL));
   add(app, request, status, "pods", "List pods", listPods);
   add(app, request, status, "ps", "List containers", listContainers);
-  add(app, request, status, "rm", "Stop and remove a pod with its containers", removePodCommand)->add_option("pod", request.key)->required();
+  add(app, request, status, "rm", "Stop and remove a pod with its containers", removePodCommand)
+      ->add_option("pod", request.key)
+      ->required();
 }
 
 }  // namespace
@@ -295,7 +303,8 @@ int main(int argc, char** argv) {
   request.endpoint = endpoint != nullptr ? endpoint : "";
   app.require_subcommand(1);
   app.set_version_flag("--version", "userpod-cri " USERPOD_VERSION);
-  app.add_option("--endpoint", request.endpoint, "unix:///path; default: $CONTAINER_RUNTIME_ENDPOINT, or this user's userpod");
+  app.add_option("--endpoint", request.endpoint,
+                 "unix:///path; default: $CONTAINER_RUNTIME_ENDPOINT, or this user's userpod");
   userpod::addCommands(app, request, status);
   std::vector<std::string> words(argv + 1, argv + argc);
   for (auto word = words.begin(); word != words.end(); ++word) {

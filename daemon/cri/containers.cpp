@@ -92,8 +92,7 @@ Result<DeviceConfig> toDevice(const v1::Device& device) {
   USERPOD_CHECK(checkAbsolute("config.devices.container_path", result.containerPath));
   if (result.permissions.empty()) result.permissions = "rwm";
   if (result.permissions.find_first_not_of("rwm") != std::string::npos)
-    return invalidField(entryOf("config.devices", result.containerPath) + ".permissions",
-                        "may only have r, w and m");
+    return invalidField(entryOf("config.devices", result.containerPath) + ".permissions", "may only have r, w and m");
   return result;
 }
 

@@ -154,10 +154,12 @@ grpc::ServerWriteReactor<v1::StreamContainersResponse>* RuntimeService::StreamCo
       });
 }
 
-grpc::ServerUnaryReactor* RuntimeService::UpdateContainerResources(
-    Context* context, const v1::UpdateContainerResourcesRequest* request, v1::UpdateContainerResourcesResponse*) {
+grpc::ServerUnaryReactor* RuntimeService::UpdateContainerResources(Context* context,
+                                                                   const v1::UpdateContainerResourcesRequest* request,
+                                                                   v1::UpdateContainerResourcesResponse*) {
   CallName name{"UpdateContainerResources", "CONTAINER_ID", request->container_id()};
-  if (request->has_windows()) return answer(context, name, unsupportedField("windows", "is not for Linux; leave it out"));
+  if (request->has_windows())
+    return answer(context, name, unsupportedField("windows", "is not for Linux; leave it out"));
   auto container = findContainer(request->container_id(), true);
   if (!container) return answer(context, name, std::move(container).error());
   auto resources = toResources("linux", request->linux());

@@ -12,7 +12,7 @@ constexpr int kSignals[] = {0,         SIGABRT,  SIGALRM, SIGBUS,  SIGCHLD, SIGC
 #ifdef SIGSTKFLT
                             SIGSTKFLT,
 #else
-                             -1,
+                            -1,
 #endif
                             SIGSTOP,   SIGSYS,   SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2,
                             SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ};

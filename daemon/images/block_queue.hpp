@@ -13,7 +13,8 @@
 namespace userpod::images {
 
 struct Block {
-  explicit Block(std::size_t room) : data(new char[room]), capacity(room) {}  // not cleared: it is written before it is read
+  explicit Block(std::size_t room)
+      : data(new char[room]), capacity(room) {}  // not cleared: it is written before it is read
   std::string_view view() const { return {data.get(), size}; }
 
   std::unique_ptr<char[]> data;

@@ -13,7 +13,9 @@ namespace {
 
 constexpr std::size_t kBlockSize = 256U << 10;  // half fits a second-level cache beside what reads it
 
-Error invalidStream(std::string_view why) { return Error(Code::ImageInvalid, fmt::format("compressed data: {}", why)); }
+Error invalidStream(std::string_view why) {
+  return Error(Code::ImageInvalid, fmt::format("compressed data: {}", why));
+}
 
 // Collects output into blocks and hands over the full ones.
 class Output {
@@ -37,8 +39,8 @@ class Output {
   Block block_;
 };
 
-// The header of one member (RFC 1952, section 2.3), in whatever pieces it comes. The library's own reader loses its place
-// when a piece ends in a header that has more than one of the optional fields.
+// The header of one member (RFC 1952, section 2.3), in whatever pieces it comes. The library's own reader loses its
+// place when a piece ends in a header that has more than one of the optional fields.
 class GzipHeader {
  public:
   // Takes what is the header's off the front of `bytes`. true: it is complete.
@@ -62,7 +64,8 @@ class GzipHeader {
     switch (stage_) {
       case Stage::Fixed: {
         constexpr unsigned char kStart[] = {0x1f, 0x8b, 8};  // the magic, and the one method there is
-        if (at < sizeof(kStart) && byte != kStart[at]) return invalidStream("what follows in the gzip stream is no gzip member");
+        if (at < sizeof(kStart) && byte != kStart[at])
+          return invalidStream("what follows in the gzip stream is no gzip member");
         if (at == 3) flags_ = byte;
         if (at == 3 && (byte & kReserved) != 0) return invalidStream("a gzip header with unknown flags");
         if (at == 9) enter(Stage::ExtraLength);
@@ -145,7 +148,8 @@ class Gzip : public Decompressor {
     state_->avail_out = static_cast<std::uint32_t>(output_.left());
     std::uint32_t before = state_->avail_out;
     int code = isal_inflate(state_.get());
-    if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW) return invalidStream(fmt::format("damaged gzip stream ({})", code));
+    if (code < ISAL_DECOMP_OK || code > ISAL_OUT_OVERFLOW)
+      return invalidStream(fmt::format("damaged gzip stream ({})", code));
     bytes.remove_prefix(bytes.size() - state_->avail_in);
     inMember_ = state_->block_state != ISAL_BLOCK_FINISH;
     // Without room for more it has more to give, whether there is more input or not.

@@ -17,7 +17,9 @@ const EVP_MD* algorithm() {
 
 }  // namespace
 
-void Sha256::Deleter::operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+void Sha256::Deleter::operator()(EVP_MD_CTX* context) const {
+  EVP_MD_CTX_free(context);
+}
 
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
   // No SHA-256 or no memory: nothing could be verified, so nothing may go on.

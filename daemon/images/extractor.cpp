@@ -31,8 +31,8 @@ struct ArchiveDeleter {
   void operator()(struct archive* reader) const { archive_read_free(reader); }
 };
 
-// libarchive converts names of pax headers to the locale's character set, and to NFC on the way. Into ASCII it cannot, and
-// then leaves the bytes as they are, which is what a file name is.
+// libarchive converts names of pax headers to the locale's character set, and to NFC on the way. Into ASCII it cannot,
+// and then leaves the bytes as they are, which is what a file name is.
 class ByteNames {
  public:
   ByteNames() : previous_(::uselocale(plain())) {}
@@ -106,7 +106,8 @@ la_ssize_t Extraction::read(struct archive* reader, void* self, const void** byt
   // The block that a header begins in is not counted: it may be the data's before it.
   auto& header = extraction->headerBytes_;
   if (header && (*header += block->size()) > kLargestHeader + block->size()) {
-    extraction->sourceError_ = invalidImage(fmt::format("an entry of the layer has more than {} bytes of headers", kLargestHeader));
+    extraction->sourceError_ =
+        invalidImage(fmt::format("an entry of the layer has more than {} bytes of headers", kLargestHeader));
     archive_set_error(reader, EIO, "header");
     return -1;
   }
@@ -145,7 +146,8 @@ Result<Extracted> Extraction::run() {
     USERPOD_CHECK(unpack(entry));
     // What nobody has read is not part of the next header.
     if (archive_read_data_skip(reader_.get()) < ARCHIVE_WARN) return readerError("the layer's tar");
-    // An entry may bring missing parents, and one that replaces another brings nothing, but takes its time all the same.
+    // An entry may bring missing parents, and one that replaces another brings nothing, but takes its time all the
+    // same.
     USERPOD_CHECK(budget_.takeEntries(std::max<std::int64_t>(tree_.inodes() - before, 1)));
   }
   USERPOD_CHECK(tree_.finish());
@@ -211,15 +213,18 @@ Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std:
     end = offset + static_cast<std::int64_t>(length);
   }
   // A sparse file may end in a hole.
-  if (size > end && ::ftruncate(file.get(), size) < 0) return sysError(fmt::format("extend /{} of the layer", path.shown()));
+  if (size > end && ::ftruncate(file.get(), size) < 0)
+    return sysError(fmt::format("extend /{} of the layer", path.shown()));
   return tree_.finishFile(file, path, info);
 }
 
-Status Extraction::writeBlock(int file, const EntryPath& path, const void* data, std::size_t size, std::int64_t offset) {
+Status Extraction::writeBlock(int file, const EntryPath& path, const void* data, std::size_t size,
+                              std::int64_t offset) {
   if (bytes_ >= nextFreeCheck_) {
     struct statvfs info{};
     if (::fstatvfs(root_, &info) == 0 && std::uint64_t{info.f_bavail} * info.f_frsize < kLeastFree)
-      return Error(Code::NoSpace, fmt::format("less than 64 MB are free in {}: remove images or make room", placeOf(root_)));
+      return Error(Code::NoSpace,
+                   fmt::format("less than 64 MB are free in {}: remove images or make room", placeOf(root_)));
     nextFreeCheck_ = bytes_ + kFreeCheckEvery;
   }
   bytes_ += size;

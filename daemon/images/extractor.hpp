@@ -14,7 +14,7 @@ namespace userpod::images {
 using TarSource = std::function<Result<std::string_view>()>;
 
 struct Extracted {
-  std::int64_t bytes = 0;   // of file contents written
+  std::int64_t bytes = 0;  // of file contents written
   std::int64_t inodes = 0;
 };
 

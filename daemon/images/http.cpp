@@ -42,7 +42,9 @@ bool isTransient(CURLcode code) {
   }
 }
 
-bool isTransientStatus(long status) { return status == 429 || (status >= 500 && status != 501); }
+bool isTransientStatus(long status) {
+  return status == 429 || (status >= 500 && status != 501);
+}
 
 // false: the stop was requested meanwhile.
 bool pause(std::chrono::milliseconds time, const std::stop_token& stop) {
@@ -117,7 +119,8 @@ struct HttpClient::Transfer {
     }
     std::string expected = fmt::format("bytes {}-", delivered);
     if (response.header("content-range").starts_with(expected)) return true;
-    failure = Error(Code::RegistryUnreachable, fmt::format("{} answered another range than asked for", urlHost(request.url)));
+    failure =
+        Error(Code::RegistryUnreachable, fmt::format("{} answered another range than asked for", urlHost(request.url)));
     return false;
   }
 
@@ -153,7 +156,9 @@ HttpClient::HttpClient() {
   if (handle_ == nullptr) std::abort();  // no memory at all
 }
 
-HttpClient::~HttpClient() { curl_easy_cleanup(handle_); }
+HttpClient::~HttpClient() {
+  curl_easy_cleanup(handle_);
+}
 
 std::size_t HttpClient::onBody(char* data, std::size_t size, std::size_t count, void* transfer) {
   auto* self = static_cast<Transfer*>(transfer);
@@ -248,7 +253,7 @@ Result<HttpResponse> HttpClient::get(const HttpRequest& request, const std::stop
       fruitless = 0;
       delay = 250ms;
     }
-    std::string why = transfer.stalled      ? "no data for 30 seconds"
+    std::string why = transfer.stalled   ? "no data for 30 seconds"
                       : code == CURLE_OK ? fmt::format("it answers status {}", status)
                                          : std::string(curl_easy_strerror(code));
     bool again = code == CURLE_OK || transfer.stalled || isTransient(code);

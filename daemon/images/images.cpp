@@ -77,8 +77,8 @@ class Index {
   std::unordered_map<std::string, std::string> byName_;
 };
 
-// Pulls of one name with the same credentials share one transfer: the first caller does the work, the others wait. When the
-// first gives up, one of the others begins anew.
+// Pulls of one name with the same credentials share one transfer: the first caller does the work, the others wait. When
+// the first gives up, one of the others begins anew.
 class Coalescer {
  public:
   using Work = std::function<Result<ImageRecord>(const PullRequest&)>;
@@ -144,9 +144,10 @@ class ImagesImpl : public Images {
     PullContext context{.settings = settings_,
                         .pool = *pool_,
                         .known = [this](const std::string& id) { return index_.id(id); },
-                        .commit = [this](ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
-                          return commit(std::move(image), std::move(fresh));
-                        }};
+                        .commit =
+                            [this](ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
+                              return commit(std::move(image), std::move(fresh));
+                            }};
     return coalescer_.run(request, [&](const PullRequest& shared) { return pullImage(context, shared); });
   }
 
@@ -200,7 +201,8 @@ class ImagesImpl : public Images {
 
 }  // namespace
 
-Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings, std::set<std::string> inUse) {
+Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings,
+                                             std::set<std::string> inUse) {
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(std::move(pool), settings));
 }

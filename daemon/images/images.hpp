@@ -43,9 +43,10 @@ struct PullRequest {
 // Methods may be called from any thread; find and list never wait for a pull.
 class Images {
  public:
-  // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever the
-  // database says of it, or nothing because it was lost.
-  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings, std::set<std::string> inUse = {});
+  // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever
+  // the database says of it, or nothing because it was lost.
+  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings,
+                                              std::set<std::string> inUse = {});
   virtual ~Images() = default;
 
   // Blocks until the image is complete and committed; returns its record. Equal pulls at once share one transfer, and
@@ -54,7 +55,8 @@ class Images {
   // By id, unique id prefix, tag (":latest" added), digest, tag and digest, short name. nullptr: not here.
   virtual std::shared_ptr<const ImageRecord> find(const std::string& reference) const = 0;
   virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
-  // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked that no container uses it.
+  // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked
+  // that no container uses it.
   virtual Status remove(const std::string& id) = 0;
   // Layer directories (storage names) of an image, lowest first; they stay until the image is removed.
   virtual Result<std::vector<std::string>> layers(const std::string& id) const = 0;

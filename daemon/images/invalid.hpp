@@ -7,6 +7,8 @@
 
 namespace userpod::images {
 
-inline Error invalidImage(std::string text) { return {Code::ImageInvalid, std::move(text)}; }
+inline Error invalidImage(std::string text) {
+  return {Code::ImageInvalid, std::move(text)};
+}
 
 }  // namespace userpod::images

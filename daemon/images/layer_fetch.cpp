@@ -64,7 +64,8 @@ void Pipeline::download(const std::function<void(std::size_t)>& received) {
       std::memcpy(block.data.get() + block.size, bytes.data(), part);
       block.size += part;
       bytes.remove_prefix(part);
-      if (block.size == block.capacity && !compressed_.push(std::exchange(block, Block(kDownloadBlock)))) return broken();
+      if (block.size == block.capacity && !compressed_.push(std::exchange(block, Block(kDownloadBlock))))
+        return broken();
     }
     return {};
   });
@@ -96,8 +97,8 @@ Status Pipeline::inflateAll() {
   if (!decompressor) decompressor = makeDecompressor({}, sink);
   if (auto status = decompressor->finish(); !status) return named(std::move(status).error());
   if (auto digest = sum.digest(); digest != diffId_)
-    return Error(Code::DigestMismatch,
-                 fmt::format("layer {} unpacks to {}, but the image's config says {}", descriptor_.digest, digest, diffId_));
+    return Error(Code::DigestMismatch, fmt::format("layer {} unpacks to {}, but the image's config says {}",
+                                                   descriptor_.digest, digest, diffId_));
   return {};
 }
 

@@ -37,8 +37,13 @@ Result<std::vector<std::string>> entriesOf(const std::string& directory) {
 
 }  // namespace
 
-LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store, std::set<std::string> inUse)
-    : root_(std::move(root)), rootFd_(std::move(fd)), inUse_(std::move(inUse)), store_(std::move(store)), trash_(root_) {}
+LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store,
+                     std::set<std::string> inUse)
+    : root_(std::move(root)),
+      rootFd_(std::move(fd)),
+      inUse_(std::move(inUse)),
+      store_(std::move(store)),
+      trash_(root_) {}
 
 LayerPool::~LayerPool() = default;
 
@@ -60,7 +65,8 @@ Status LayerPool::load() {
   USERPOD_TRY(content, store_->load());
   for (const auto& layer : content.layers) {
     if (present.erase(layer.directory) == 0) {
-      logWarning("layer {} has no directory {}/{}: the images that need it are forgotten", layer.diffId, root_, layer.directory);
+      logWarning("layer {} has no directory {}/{}: the images that need it are forgotten", layer.diffId, root_,
+                 layer.directory);
       continue;
     }
     layers_.emplace(layer.diffId, layer);
@@ -70,7 +76,8 @@ Status LayerPool::load() {
     bool whole = read && std::all_of(image.diffIds.begin(), image.diffIds.end(),
                                      [this](const std::string& id) { return layers_.contains(id); });
     if (whole) {
-      if (auto manifest = parseManifest(image.manifest, {})) image.manifestAnnotations = std::move(manifest->annotations);
+      if (auto manifest = parseManifest(image.manifest, {}))
+        image.manifestAnnotations = std::move(manifest->annotations);
       loaded_.push_back(std::move(image));
     } else {
       logWarning("image {} is incomplete and forgotten: pull it again", image.id);
@@ -96,7 +103,8 @@ Result<LayerPool::Lease> LayerPool::lease(const std::set<std::string>& diffIds, 
     return std::none_of(diffIds.begin(), diffIds.end(),
                         [&](const std::string& id) { return isMissing(id) && fetching_.contains(id); });
   };
-  if (!changed_.wait(lock, stop, isFree)) return Error(Code::Canceled, "canceled while another pull fetches a shared layer");
+  if (!changed_.wait(lock, stop, isFree))
+    return Error(Code::Canceled, "canceled while another pull fetches a shared layer");
   std::set<std::string> missing;
   std::copy_if(diffIds.begin(), diffIds.end(), std::inserter(missing, missing.end()), isMissing);
   fetching_.insert(missing.begin(), missing.end());
@@ -142,7 +150,8 @@ LayerPool::Workspace::~Workspace() {
 Result<LayerPool::Workspace> LayerPool::makeWorkspace() {
   std::string name = kTemporary + randomHex(8);
   // Mode whatever the umask is: it shows through as the root of a container whose layers have no entry for it.
-  if (::mkdirat(rootFd_.get(), name.c_str(), 0755) < 0) return sysError(fmt::format("make directory {}/{}", root_, name));
+  if (::mkdirat(rootFd_.get(), name.c_str(), 0755) < 0)
+    return sysError(fmt::format("make directory {}/{}", root_, name));
   auto fd = openAt(rootFd_.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!fd) {
     discard(name);
@@ -179,7 +188,8 @@ Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
   image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
   for (const auto& id : image.diffIds) {
     auto known = layers_.find(id);
-    auto made = std::find_if(records.begin(), records.end(), [&](const LayerRecord& layer) { return layer.diffId == id; });
+    auto made =
+        std::find_if(records.begin(), records.end(), [&](const LayerRecord& layer) { return layer.diffId == id; });
     if (made == records.end() && known == layers_.end())
       return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
     image.size += made != records.end() ? made->size : known->second.size;
@@ -206,7 +216,8 @@ Result<std::vector<std::string>> LayerPool::directories(const std::vector<std::s
   std::vector<std::string> names;
   for (const auto& id : diffIds) {
     auto found = layers_.find(id);
-    if (found == layers_.end()) return Error(Code::NoSuchImage, fmt::format("layer {} is gone: pull the image again", id));
+    if (found == layers_.end())
+      return Error(Code::NoSuchImage, fmt::format("layer {} is gone: pull the image again", id));
     names.push_back(found->second.directory);
   }
   return names;

@@ -18,8 +18,8 @@
 
 namespace userpod::images {
 
-// Any thread. A directory is either named in the database or called .tmp-*: those are thrown away, as is what a crash left
-// behind and no container uses.
+// Any thread. A directory is either named in the database or called .tmp-*: those are thrown away, as is what a crash
+// left behind and no container uses.
 class LayerPool {
  public:
   static Result<std::unique_ptr<LayerPool>> open(const Paths& paths, std::set<std::string> inUse);
@@ -31,7 +31,8 @@ class LayerPool {
   // Layers a pull uses: those that are there stay while it lives; the missing ones are for its holder alone to fetch.
   class Lease {
    public:
-    Lease(Lease&& other) noexcept : pool_(other.pool_), all_(std::move(other.all_)), missing_(std::move(other.missing_)) {
+    Lease(Lease&& other) noexcept
+        : pool_(other.pool_), all_(std::move(other.all_)), missing_(std::move(other.missing_)) {
       other.pool_ = nullptr;
     }
     Lease& operator=(Lease&&) = delete;
@@ -46,13 +47,15 @@ class LayerPool {
     std::set<std::string> all_;
     std::set<std::string> missing_;
   };
-  // Waits while another pull fetches one of the missing layers. All are taken at once: no two pulls wait for each other.
+  // Waits while another pull fetches one of the missing layers. All are taken at once: no two pulls wait for each
+  // other.
   Result<Lease> lease(const std::set<std::string>& diffIds, const std::stop_token& stop);
 
   // A new empty directory to unpack into. Its destruction removes it, unless it was kept by commit().
   class Workspace {
    public:
-    Workspace(Workspace&& other) noexcept : pool_(other.pool_), name_(std::move(other.name_)), fd_(std::move(other.fd_)) {
+    Workspace(Workspace&& other) noexcept
+        : pool_(other.pool_), name_(std::move(other.name_)), fd_(std::move(other.fd_)) {
       other.pool_ = nullptr;
     }
     Workspace& operator=(Workspace&&) = delete;
@@ -61,7 +64,8 @@ class LayerPool {
 
    private:
     friend class LayerPool;
-    Workspace(LayerPool* pool, std::string name, UniqueFd fd) : pool_(pool), name_(std::move(name)), fd_(std::move(fd)) {}
+    Workspace(LayerPool* pool, std::string name, UniqueFd fd)
+        : pool_(pool), name_(std::move(name)), fd_(std::move(fd)) {}
     LayerPool* pool_;
     std::string name_;
     UniqueFd fd_;
@@ -73,8 +77,8 @@ class LayerPool {
     Workspace workspace;
     Extracted extracted;
   };
-  // Data to disk, directories to their names, then the record: a crash at any point leaves the old state or the new one.
-  // Sets image.size, from all its layers.
+  // Data to disk, directories to their names, then the record: a crash at any point leaves the old state or the new
+  // one. Sets image.size, from all its layers.
   Status commit(ImageRecord& image, std::vector<FreshLayer> fresh);
   Status removeImage(const std::string& id);
   Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
@@ -96,10 +100,10 @@ class LayerPool {
 
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::unique_ptr<store::ImageStore> store_;    // guarded by mutex_
-  std::map<std::string, LayerRecord> layers_;   // by DiffID; guarded by mutex_
-  std::map<std::string, int> leased_;           // guarded by mutex_
-  std::set<std::string> fetching_;              // guarded by mutex_
+  std::unique_ptr<store::ImageStore> store_;   // guarded by mutex_
+  std::map<std::string, LayerRecord> layers_;  // by DiffID; guarded by mutex_
+  std::map<std::string, int> leased_;          // guarded by mutex_
+  std::set<std::string> fetching_;             // guarded by mutex_
 
   Trash trash_;  // of root_
 };

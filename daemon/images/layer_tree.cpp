@@ -23,7 +23,6 @@ constexpr std::size_t kMostOpen = 128;
 constexpr off_t kWorthWriting = 128 << 10;
 constexpr std::uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
-
 Error fileError(std::string_view what, const EntryPath& path, int code) {
   auto error = sysError(fmt::format("{} /{} of the layer", what, path.shown()), code);
   return error.code() == Code::System ? std::move(error).as(Code::StorageFailed) : error;
@@ -33,7 +32,8 @@ Error fileError(std::string_view what, const EntryPath& path, int code) {
 
 Result<EntryPath> parseEntryPath(std::string_view path) {
   if (path.empty()) return invalidImage("an entry of the layer has no name");
-  if (path.size() > kLongestPath) return invalidImage(fmt::format("a path of {} bytes, more than {}", path.size(), kLongestPath));
+  if (path.size() > kLongestPath)
+    return invalidImage(fmt::format("a path of {} bytes, more than {}", path.size(), kLongestPath));
   EntryPath found;
   const std::string_view whole = path;
   while (!path.empty()) {
@@ -132,14 +132,17 @@ Status LayerTree::setAttributes(int file, const EntryPath& path, const EntryInfo
   for (const auto& [name, value] : info.attributes) {
     auto rule = attributeRule(name);
     if (rule == AttributeRule::Refuse)
-      return invalidImage(fmt::format("/{} of the layer carries {}, which images must not", path.shown(), excerpt(name)));
+      return invalidImage(
+          fmt::format("/{} of the layer carries {}, which images must not", path.shown(), excerpt(name)));
     if (rule == AttributeRule::Skip) continue;
     if (::fsetxattr(file, name.c_str(), value.data(), value.size(), 0) == 0) continue;
     // ext4 says so, too, when all attributes of a file are more than a block.
     bool large = errno == E2BIG || errno == ERANGE || (errno == ENOSPC && value.size() > 1000);
     if (large)
-      return Error(Code::StorageFailed, fmt::format("/{} of the layer: the file system does not keep {} bytes of {} beside its other "
-                                                    "attributes", path.shown(), value.size(), excerpt(name)));
+      return Error(Code::StorageFailed,
+                   fmt::format("/{} of the layer: the file system does not keep {} bytes of {} beside its other "
+                               "attributes",
+                               path.shown(), value.size(), excerpt(name)));
     if (errno != EOPNOTSUPP) return fileError("set " + excerpt(name) + " of", path, errno);
     logDebug("/{}: the file system cannot keep {}", path.shown(), name);
   }
@@ -227,13 +230,15 @@ Status LayerTree::finishFile(const UniqueFd& file, const EntryPath& path, const 
   struct stat made{};
   if (::fstat(file.get(), &made) < 0) return fileError("stat", path, errno);
   // chown first: it clears setuid, setgid and file capabilities.
-  if (made.st_uid != info.owner.uid || made.st_gid != info.owner.gid) USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
+  if (made.st_uid != info.owner.uid || made.st_gid != info.owner.gid)
+    USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
   if ((made.st_mode & 07777) != (info.mode & 07777) && ::fchmod(file.get(), info.mode & 07777) < 0)
     return fileError("set the mode of", path, errno);
   USERPOD_CHECK(setAttributes(file.get(), path, info));
   std::array<timespec, 2> times{info.modified, info.modified};
   if (::futimens(file.get(), times.data()) < 0) return fileError("set the time of", path, errno);
-  // Begins to write what is worth it, while the rest of the layer is unpacked: the commit of the pull waits for all of it.
+  // Begins to write what is worth it, while the rest of the layer is unpacked: the commit of the pull waits for all of
+  // it.
   if (made.st_size >= kWorthWriting) (void)::sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
   return {};
 }
@@ -250,7 +255,8 @@ Status LayerTree::makeSymlink(const EntryPath& path, const std::string& target, 
         return fileError("set the time of", path, errno);
       return {};
     }
-    if (errno == ENAMETOOLONG || errno == ENOENT) return invalidImage(fmt::format("/{}: a link to nothing sensible", path.shown()));
+    if (errno == ENAMETOOLONG || errno == ENOENT)
+      return invalidImage(fmt::format("/{}: a link to nothing sensible", path.shown()));
     if (errno != EEXIST || tries > 0) return fileError("make link", path, errno);
     USERPOD_CHECK(displace(parent, path));
   }
@@ -265,7 +271,8 @@ Status LayerTree::makeHardLink(const EntryPath& path, const EntryPath& target) {
     USERPOD_TRY(source, openDirectory(target.parent, false));
     struct stat from{};
     if (::fstatat(source, target.name.c_str(), &from, AT_SYMLINK_NOFOLLOW) < 0)
-      return invalidImage(fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.shown(), target.shown()));
+      return invalidImage(
+          fmt::format("/{} is a hard link to /{}, which is not in the same layer", path.shown(), target.shown()));
     if (S_ISDIR(from.st_mode)) return invalidImage(fmt::format("/{} is a hard link to a directory", path.shown()));
     if (::linkat(source, target.name.c_str(), kept.get(), path.name.c_str(), 0) == 0) return {};
     if (errno != EEXIST || tries > 0) return fileError("make hard link", path, errno);
@@ -284,7 +291,8 @@ Status LayerTree::makeFifo(const EntryPath& path, const EntryInfo& info) {
     if (::mkfifoat(parent, path.name.c_str(), 0600) == 0) {
       ++inodes_;
       USERPOD_CHECK(setOwner(parent, path.name, path, info.owner));
-      if (::fchmodat(parent, path.name.c_str(), info.mode & 07777, 0) < 0) return fileError("set the mode of", path, errno);
+      if (::fchmodat(parent, path.name.c_str(), info.mode & 07777, 0) < 0)
+        return fileError("set the mode of", path, errno);
       return {};
     }
     if (errno != EEXIST || tries > 0) return fileError("make fifo", path, errno);

@@ -42,15 +42,16 @@ enum class AttributeRule { Set, Skip, Refuse };
 AttributeRule attributeRule(std::string_view name);
 
 // Runs as uid 0 of a user namespace. One thread. Parents resolve with RESOLVE_IN_ROOT: links that the layer itself
-// brought ("bin" -> "usr/bin") lead on, but never out. An entry replaces what has its name, as in all unpackers; missing
-// parents are made 0755, root's. Errors name the path in the image.
+// brought ("bin" -> "usr/bin") lead on, but never out. An entry replaces what has its name, as in all unpackers;
+// missing parents are made 0755, root's. Errors name the path in the image.
 class LayerTree {
  public:
   explicit LayerTree(int root) : root_(root) {}
 
   Status setRoot(const EntryInfo& info);
   Status makeDirectory(const EntryPath& path, const EntryInfo& info);
-  Result<UniqueFd> createFile(const EntryPath& path, mode_t mode);  // write-only, empty; mode: permission bits, less the umask's
+  Result<UniqueFd> createFile(const EntryPath& path,
+                              mode_t mode);  // write-only, empty; mode: permission bits, less the umask's
   Status finishFile(const UniqueFd& file, const EntryPath& path, const EntryInfo& info);
   Status makeSymlink(const EntryPath& path, const std::string& target, const EntryInfo& info);
   Status makeHardLink(const EntryPath& path, const EntryPath& target);  // the target must be in this layer

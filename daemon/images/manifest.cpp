@@ -20,15 +20,16 @@ constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
 constexpr std::size_t kDeepest = 64;
 constexpr std::size_t kLargestAnnotations = 256U << 10;  // as Kubernetes has it; all images' go into one list
 
-// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack. A NUL byte, which JSON can
-// spell, is in no honest text, and would cut it short wherever it goes on as a C string.
+// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack. A NUL byte, which JSON
+// can spell, is in no honest text, and would cut it short wherever it goes on as a C string.
 Result<json> parseObject(std::string_view document, std::string_view what) {
   std::size_t depth = 0;
   bool inString = false;
   for (std::size_t at = 0; at < document.size(); ++at) {
     char c = document[at];
     if (inString) {
-      if (c == '\\' && document.substr(at + 1, 5) == "u0000") return invalidImage(fmt::format("{}: a text with a NUL byte", what));
+      if (c == '\\' && document.substr(at + 1, 5) == "u0000")
+        return invalidImage(fmt::format("{}: a text with a NUL byte", what));
       if (c == '\\') ++at;
       if (c == '"') inString = false;
     } else if (c == '"') {
@@ -80,7 +81,8 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
     return invalidImage(fmt::format("{} {}: no sensible size", what, descriptor.digest));
   descriptor.size = static_cast<std::int64_t>(size->get<std::uint64_t>());
   if (auto platform = object.find("platform"); platform != object.end() && platform->is_object())
-    descriptor.platform = Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
+    descriptor.platform =
+        Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
   return descriptor;
 }
 
@@ -95,7 +97,9 @@ Result<std::vector<Descriptor>> readDescriptors(const json& list, std::size_t mo
   return found;
 }
 
-bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
 
 Status checkKind(const Manifest& manifest) {
   const auto& type = manifest.config.mediaType;
@@ -128,7 +132,8 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   if (type.empty()) type = trim(contentType.substr(0, contentType.find(';')));
   auto version = object.find("schemaVersion");
   if (contains(type, "distribution.manifest.v1") || (version != object.end() && *version == 1))
-    return Error(Code::NotSupported, "the manifest is Docker schema 1, which is no longer supported: push the image anew");
+    return Error(Code::NotSupported,
+                 "the manifest is Docker schema 1, which is no longer supported: push the image anew");
   bool hasManifests = object.contains("manifests");
   bool hasLayers = object.contains("layers") || object.contains("config");
   // A document that can be read both ways would mean one thing to us and another to who signed it.
@@ -167,8 +172,9 @@ Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host) {
     if (!entry.platform) continue;
     const Platform& platform = *entry.platform;
     if (platform.os != "unknown" && others.size() < 500)
-      others += fmt::format("{}{}/{}{}{}", others.empty() ? "" : ", ", excerpt(platform.os, 30), excerpt(platform.architecture, 30),
-                            platform.variant.empty() ? "" : "/", excerpt(platform.variant, 30));
+      others += fmt::format("{}{}/{}{}{}", others.empty() ? "" : ", ", excerpt(platform.os, 30),
+                            excerpt(platform.architecture, 30), platform.variant.empty() ? "" : "/",
+                            excerpt(platform.variant, 30));
     if (platform.os != host.os || platform.architecture != host.architecture) continue;
     int score = 0;
     if (platform.variant == host.variant)

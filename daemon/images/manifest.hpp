@@ -24,8 +24,8 @@ Platform hostPlatform();  // of uname(2)
 
 struct Descriptor {
   std::string mediaType;
-  std::string digest;      // "sha256:<hex>", checked
-  std::int64_t size = 0;   // bytes, 0 or more
+  std::string digest;     // "sha256:<hex>", checked
+  std::int64_t size = 0;  // bytes, 0 or more
   std::optional<Platform> platform;
 };
 

@@ -104,10 +104,11 @@ Result<Resolved> resolve(const Settings& settings, const PullRequest& request) {
       failure = std::move(resolved).error();
     }
   if (!failure)
-    return Error(Code::InvalidArgument,
-                 fmt::format("{} is a short name, and no registry to search is configured "
-                             "(unqualified_search_registries in userpod.toml)", request.reference));
-  return Error(failure->code(), fmt::format("pull {}: {}{}", request.reference, failure->text(), earlier), failure->sysErrno());
+    return Error(Code::InvalidArgument, fmt::format("{} is a short name, and no registry to search is configured "
+                                                    "(unqualified_search_registries in userpod.toml)",
+                                                    request.reference));
+  return Error(failure->code(), fmt::format("pull {}: {}{}", request.reference, failure->text(), earlier),
+               failure->sysErrno());
 }
 
 Result<ImageRecord> describe(const PullContext& context, Resolved& resolved) {
@@ -141,7 +142,9 @@ Result<ImageRecord> describe(const PullContext& context, Resolved& resolved) {
 class LayerFetches {
  public:
   LayerFetches(const PullContext& context, Registry& registry, Progress& progress, const std::stop_token& stop)
-      : context_(context), registry_(registry), progress_(progress), budget_(context.settings), outer_(stop, [this] { stop_.request_stop(); }) {}
+      : context_(context), registry_(registry), progress_(progress), budget_(context.settings), outer_(stop, [this] {
+          stop_.request_stop();
+        }) {}
 
   void add(const Descriptor& layer, const std::string& diffId) { wanted_.push_back({layer, diffId}); }
 
@@ -156,8 +159,10 @@ class LayerFetches {
       bytes += static_cast<std::uint64_t>(layer.descriptor.size);
     }
     if (bytes > context_.pool.freeBytes())
-      return Error(Code::NoSpace, fmt::format("the layers have {} MB even compressed, more than is free in {}: remove images "
-                                              "or make room", bytes >> 20, context_.pool.root()));
+      return Error(Code::NoSpace,
+                   fmt::format("the layers have {} MB even compressed, more than is free in {}: remove images "
+                               "or make room",
+                               bytes >> 20, context_.pool.root()));
     progress_.layers(descriptors);
     {
       std::vector<std::jthread> threads;

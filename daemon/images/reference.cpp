@@ -15,10 +15,18 @@ constexpr std::size_t kLongestName = 255;  // host and path together, as distrib
 constexpr std::size_t kLongestTag = 128;
 constexpr std::size_t kLongestText = 1024;
 
-bool isLower(char c) { return c >= 'a' && c <= 'z'; }
-bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }
-bool isDigit(char c) { return c >= '0' && c <= '9'; }
-bool isWord(char c) { return isLower(c) || isUpper(c) || isDigit(c) || c == '_'; }
+bool isLower(char c) {
+  return c >= 'a' && c <= 'z';
+}
+bool isUpper(char c) {
+  return c >= 'A' && c <= 'Z';
+}
+bool isDigit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool isWord(char c) {
+  return isLower(c) || isUpper(c) || isDigit(c) || c == '_';
+}
 
 bool isPort(std::string_view text) {
   if (text.empty() || text.size() > 5 || !std::all_of(text.begin(), text.end(), isDigit)) return false;
@@ -120,27 +128,32 @@ Result<Reference> parseReference(std::string_view text) {
   if (auto at = rest.find('@'); at != std::string_view::npos) {
     reference.digest = rest.substr(at + 1);
     if (!isSha256Digest(reference.digest))
-      return invalidReference(text, "the digest must be sha256: and 64 lower case hex digits; other algorithms are not supported");
+      return invalidReference(
+          text, "the digest must be sha256: and 64 lower case hex digits; other algorithms are not supported");
     rest = rest.substr(0, at);
   }
   auto lastSlash = rest.rfind('/');
   auto colon = rest.rfind(':');
   if (colon != std::string_view::npos && (lastSlash == std::string_view::npos || colon > lastSlash)) {
     reference.tag = rest.substr(colon + 1);
-    if (!isTag(reference.tag)) return invalidReference(text, "the tag may hold letters, digits, '_', '.' and '-', at most 128");
+    if (!isTag(reference.tag))
+      return invalidReference(text, "the tag may hold letters, digits, '_', '.' and '-', at most 128");
     rest = rest.substr(0, colon);
   }
   auto slash = rest.find('/');
   if (slash != std::string_view::npos && looksLikeHost(rest.substr(0, slash))) {
     reference.host = rest.substr(0, slash);
-    if (!isHost(reference.host)) return invalidReference(text, "the registry must be a host name or address, with a port at most");
+    if (!isHost(reference.host))
+      return invalidReference(text, "the registry must be a host name or address, with a port at most");
     rest = rest.substr(slash + 1);
   }
   reference.path = rest;
-  if (reference.host.size() + 1 + reference.path.size() > kLongestName) return invalidReference(text, "longer than 255 characters");
+  if (reference.host.size() + 1 + reference.path.size() > kLongestName)
+    return invalidReference(text, "longer than 255 characters");
   for (const auto& part : split(rest, '/'))
     if (!isPathComponent(part))
-      return invalidReference(text, "a repository has lower case letters and digits, with single '.', '_', '__' or '-' between");
+      return invalidReference(
+          text, "a repository has lower case letters and digits, with single '.', '_', '__' or '-' between");
   if (reference.isShort() && reference.path.size() == 64 && isHex(reference.path))
     return invalidReference(text, "64 hex digits are an image id, not a name");
   if (reference.host == "docker.io" && reference.path.find('/') == std::string::npos)

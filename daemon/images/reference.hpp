@@ -10,7 +10,8 @@
 
 namespace userpod::images {
 
-// [host[:port]/]path[:tag][@algorithm:hex]. Parts that the text does not have are empty; defaults are added by qualify().
+// [host[:port]/]path[:tag][@algorithm:hex]. Parts that the text does not have are empty; defaults are added by
+// qualify().
 struct Reference {
   std::string host;    // with the port; "[::1]:5000" for an IPv6 address
   std::string path;    // "library/nginx", lower case
@@ -36,8 +37,8 @@ bool isSha256Digest(std::string_view text);
 
 // Where a reference is asked for: the mirrors that apply (longest prefix first), then the registry itself.
 struct Endpoint {
-  std::string host;  // host[:port] to connect to
-  std::string path;  // repository there
+  std::string host;        // host[:port] to connect to
+  std::string path;        // repository there
   bool plainHttp = false;  // listed as insecure
   bool loopback = false;   // plain HTTP is tried first, then HTTPS
   bool mirror = false;     // the caller's credentials are not for it

@@ -72,7 +72,8 @@ Error Registry::refusal(const HttpResponse& response, std::string_view what) con
   }
 }
 
-Result<std::string> Registry::fetchToken(const std::map<std::string, std::string>& parameters, const std::stop_token& stop) {
+Result<std::string> Registry::fetchToken(const std::map<std::string, std::string>& parameters,
+                                         const std::stop_token& stop) {
   auto parameter = [&](const char* name) {
     auto found = parameters.find(name);
     return found == parameters.end() ? std::string() : found->second;
@@ -172,8 +173,8 @@ Status Registry::blob(const Descriptor& descriptor, const std::stop_token& stop,
   wanted.sink = [&](std::string_view bytes) -> Status {
     received += static_cast<std::int64_t>(bytes.size());
     if (received > descriptor.size)
-      return Error(Code::DigestMismatch, fmt::format("{}/{}: {} is longer than its {} bytes", endpoint_.host, endpoint_.path,
-                                                     descriptor.digest, descriptor.size));
+      return Error(Code::DigestMismatch, fmt::format("{}/{}: {} is longer than its {} bytes", endpoint_.host,
+                                                     endpoint_.path, descriptor.digest, descriptor.size));
     return sink(bytes);
   };
   USERPOD_TRY(response, request(client, wanted, stop));
@@ -192,8 +193,8 @@ Result<std::string> Registry::smallBlob(const Descriptor& descriptor) {
   }));
   auto digest = sha256Digest(bytes);
   if (digest != descriptor.digest)
-    return Error(Code::DigestMismatch, fmt::format("{}/{}: a blob is {}, not {}", endpoint_.host, endpoint_.path, digest,
-                                                   descriptor.digest));
+    return Error(Code::DigestMismatch,
+                 fmt::format("{}/{}: a blob is {}, not {}", endpoint_.host, endpoint_.path, digest, descriptor.digest));
   return bytes;
 }
 

@@ -10,9 +10,10 @@ namespace {
 constexpr std::int64_t kSmall = 256LL << 20;
 
 Error exceeds(const char* setting, std::int64_t limit, const char* what) {
-  return {Code::LimitsExceeded,
-          fmt::format("unpacks to more than {} {}; if the image is to be trusted, set {} in userpod.toml higher, or to 0", limit,
-                      what, setting)};
+  return {
+      Code::LimitsExceeded,
+      fmt::format("unpacks to more than {} {}; if the image is to be trusted, set {} in userpod.toml higher, or to 0",
+                  limit, what, setting)};
 }
 
 // Neither counter may wrap: no more is taken than would fit.

@@ -28,7 +28,9 @@ Result<std::uint32_t> parseAddress(const std::string& text) {
   return ntohl(address.s_addr);
 }
 
-std::string Subnet::text() const { return fmt::format("{}/{}", addressText(base), prefix); }
+std::string Subnet::text() const {
+  return fmt::format("{}/{}", addressText(base), prefix);
+}
 
 Result<Subnet> Subnet::parse(const std::string& text) {
   constexpr const char* kExample = "write an IPv4 subnet like 10.88.0.0/16";
@@ -62,9 +64,10 @@ Result<std::uint32_t> AddressPool::allocate(const std::string& owner) {
   std::uint32_t first = subnet_.gateway() + 1;
   std::uint32_t count = subnet_.last() - first;
   if (owners_.size() >= count)
-    return Error(Code::NetworkSetupFailed,
-                 fmt::format("all {} pod addresses of {} are in use; remove pods or set a larger subnet in userpod.toml",
-                             count, subnet_.text()));
+    return Error(
+        Code::NetworkSetupFailed,
+        fmt::format("all {} pod addresses of {} are in use; remove pods or set a larger subnet in userpod.toml", count,
+                    subnet_.text()));
   for (;; ++next_) {
     if (next_ < first || next_ >= subnet_.last()) next_ = first;
     if (owners_.emplace(next_, owner).second) return next_++;

@@ -10,8 +10,8 @@ namespace userpod::network {
 
 inline constexpr const char* kBridge = "upbr0";
 
-// Belongs to one thread, which has joined the node's network namespace: RTNL serialises link changes anyway, and several
-// threads only wait for each other with a worse tail.
+// Belongs to one thread, which has joined the node's network namespace: RTNL serialises link changes anyway, and
+// several threads only wait for each other with a worse tail.
 class Bridge {
  public:
   // Makes the bridge with the subnet's first address, or takes up the one that is there.

@@ -35,7 +35,9 @@ Status inOwnThread(const std::function<Status()>& function) {
   return result;
 }
 
-bool ofNode(NamespaceMode mode) { return mode == NamespaceMode::Node; }
+bool ofNode(NamespaceMode mode) {
+  return mode == NamespaceMode::Node;
+}
 
 class BridgeNetwork final : public Network {
  public:
@@ -164,8 +166,10 @@ Status BridgeNetwork::makeNamespaces(const std::string& podId, const PodConfig& 
   if (flags != 0 && ::unshare(flags) < 0) {
     int reason = errno;
     if (reason == ENOSPC)
-      return Error(Code::LimitsExceeded, "make a pod's namespaces: the limit is reached; raise user.max_net_namespaces, "
-                                         "user.max_ipc_namespaces and user.max_uts_namespaces by sysctl", reason);
+      return Error(Code::LimitsExceeded,
+                   "make a pod's namespaces: the limit is reached; raise user.max_net_namespaces, "
+                   "user.max_ipc_namespaces and user.max_uts_namespaces by sysctl",
+                   reason);
     return sysError("make a pod's namespaces", reason);
   }
   if (!ofNode(modes.ipc)) USERPOD_CHECK(pins_.pin(podId, "ipc"));

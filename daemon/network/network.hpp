@@ -43,8 +43,8 @@ class Network {
   virtual Result<PodNetwork> setUp(const std::string& podId, const PodConfig& config) = 0;
   // The namespaces of a pod that exists already (daemon restart).
   virtual PodNamespaces namespacesOf(const std::string& podId, const PodConfig& config) const = 0;
-  // Frees address and rules, unpins, unmounts shm. Unknown ids and repetition are fine, also when an address has gone to
-  // another pod since. The kernel reaps the veth with its namespace, once no process is left in it.
+  // Frees address and rules, unpins, unmounts shm. Unknown ids and repetition are fine, also when an address has gone
+  // to another pod since. The kernel reaps the veth with its namespace, once no process is left in it.
   virtual Status tearDown(const std::string& podId, const std::vector<std::string>& addresses) = 0;
   // Empty when pods can get a network; else what is wrong, for the NetworkReady condition.
   virtual std::string problem() const = 0;
@@ -54,7 +54,8 @@ class Network {
 };
 
 // resolv.conf, hosts and hostname of a pod in its directory. The node's resolv.conf when config.dns is absent or empty;
-// the node's hosts file when there are no addresses (the node's network). InvalidArgument names the field that is wrong.
+// the node's hosts file when there are no addresses (the node's network). InvalidArgument names the field that is
+// wrong.
 Status writePodFiles(const std::string& directory, const PodConfig& config, const std::string& hostname,
                      const std::vector<std::string>& addresses);
 

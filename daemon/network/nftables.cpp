@@ -47,8 +47,8 @@ add rule inet userpod postrouting ip saddr {} oifname != "upbr0" masquerade
 
 std::string guardRules() {
   // Ports of the bridge are named up<hex>; other bridges of the node are not ours. No pod has an IPv6 address yet, so
-  // only what the link itself needs may be its source; router advertisements could redirect the neighbours. No anonymous
-  // set of ranges: libnftables would read its elements back at each later command.
+  // only what the link itself needs may be its source; router advertisements could redirect the neighbours. No
+  // anonymous set of ranges: libnftables would read its elements back at each later command.
   return R"(add table bridge userpod
 add set bridge userpod macs { type ifname . ether_addr; }
 add set bridge userpod pods { type ifname . ether_addr . ipv4_addr; }
@@ -66,17 +66,19 @@ add rule bridge userpod prerouting ether type ip6 ip6 saddr != fe80::/10 drop
 
 std::string guardAdd(const Port& port) {
   std::string mac = macText(port.address);
-  return fmt::format("add element bridge userpod macs {{ \"{0}\" . {1} }}\n"
-                     "add element bridge userpod pods {{ \"{0}\" . {1} . {2} }}\n",
-                     port.link, mac, addressText(port.address));
+  return fmt::format(
+      "add element bridge userpod macs {{ \"{0}\" . {1} }}\n"
+      "add element bridge userpod pods {{ \"{0}\" . {1} . {2} }}\n",
+      port.link, mac, addressText(port.address));
 }
 
 std::string guardRemove(const Port& port) {
   // Deleting an absent element fails, adding a present one does not: so both, in one transaction.
   std::string mac = macText(port.address);
-  return guardAdd(port) + fmt::format("delete element bridge userpod macs {{ \"{0}\" . {1} }}\n"
-                                      "delete element bridge userpod pods {{ \"{0}\" . {1} . {2} }}\n",
-                                      port.link, mac, addressText(port.address));
+  return guardAdd(port) + fmt::format(
+                              "delete element bridge userpod macs {{ \"{0}\" . {1} }}\n"
+                              "delete element bridge userpod pods {{ \"{0}\" . {1} . {2} }}\n",
+                              port.link, mac, addressText(port.address));
 }
 
 }  // namespace userpod::network

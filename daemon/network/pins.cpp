@@ -62,7 +62,9 @@ Status Pins::pin(const std::string& podId, const std::string& name) const {
   return bindMount("/proc/thread-self/ns/" + name, target, false);
 }
 
-bool Pins::known(const std::string& podId) const { return pathExists(paths_.pin(podId)); }
+bool Pins::known(const std::string& podId) const {
+  return pathExists(paths_.pin(podId));
+}
 
 std::optional<Port> Pins::port(const std::string& podId) const {
   auto text = readFile(file(podId, kPort), 256);

@@ -18,8 +18,8 @@ class Pins {
   static Result<Pins> open(const Paths& paths);
 
   std::string file(const std::string& podId, const std::string& name) const { return paths_.pin(podId) + "/" + name; }
-  // The directory of the pod's pins, with its port noted if it has one: a daemon that is killed at any later point finds
-  // what to undo.
+  // The directory of the pod's pins, with its port noted if it has one: a daemon that is killed at any later point
+  // finds what to undo.
   Status begin(const std::string& podId, const std::optional<Port>& port) const;
   // Binds a namespace of the calling thread: "net", "ipc", "uts".
   Status pin(const std::string& podId, const std::string& name) const;

@@ -20,14 +20,15 @@ constexpr std::size_t kLargestFile = 1U << 20;  // of the node's own hosts file
 
 Status checkValues(const char* field, const std::vector<std::string>& values) {
   if (values.size() > kMostValues)
-    return Error(Code::InvalidArgument, fmt::format("{}: {} values are too many, {} at most", field, values.size(), kMostValues));
+    return Error(Code::InvalidArgument,
+                 fmt::format("{}: {} values are too many, {} at most", field, values.size(), kMostValues));
   for (const auto& value : values) {
     bool bad = value.empty() || value.size() > kLongestValue ||
                std::any_of(value.begin(), value.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f; });
     if (bad)
       return Error(Code::InvalidArgument,
-                   fmt::format("{}: each value must be one word of at most {} bytes, without blanks and line breaks", field,
-                               kLongestValue));
+                   fmt::format("{}: each value must be one word of at most {} bytes, without blanks and line breaks",
+                               field, kLongestValue));
   }
   return {};
 }
@@ -69,9 +70,8 @@ std::string podHosts(const std::string& hostname, const std::vector<std::string>
 
 Status checkHostname(const std::string& hostname) {
   bool good = !hostname.empty() && hostname.size() <= kLongestHostname &&
-              std::all_of(hostname.begin(), hostname.end(), [](unsigned char c) {
-                return std::isalnum(c) != 0 || c == '-' || c == '.' || c == '_';
-              });
+              std::all_of(hostname.begin(), hostname.end(),
+                          [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '.' || c == '_'; });
   if (good) return {};
   return Error(Code::InvalidArgument,
                fmt::format("hostname: \"{}\" is not a host name of 1 to {} letters, digits, dots and hyphens",

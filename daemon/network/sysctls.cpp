@@ -28,13 +28,16 @@ bool wellFormed(const std::string& name, const std::string& path) {
   if (name.empty() || name.size() > kLongestName) return false;
   auto parts = split(path, '/');
   return parts.size() > 1 && std::all_of(parts.begin(), parts.end(), [](const std::string& part) {
-    return !part.empty() && part != "." && part != ".." && std::all_of(part.begin(), part.end(), [](unsigned char c) {
-      return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '*';
-    });
-  });
+           return !part.empty() && part != "." && part != ".." &&
+                  std::all_of(part.begin(), part.end(), [](unsigned char c) {
+                    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '*';
+                  });
+         });
 }
 
-bool ofNetwork(const std::string& path) { return path.starts_with("net/"); }
+bool ofNetwork(const std::string& path) {
+  return path.starts_with("net/");
+}
 
 // Kubernetes' own list of what an IPC namespace has (pkg/kubelet/sysctl).
 bool ofIpc(const std::string& path) {
@@ -49,11 +52,11 @@ Result<std::vector<Sysctl>> checkSysctls(const StringMap& sysctls, const Namespa
   for (const auto& [name, value] : sysctls) {
     std::string path = toPath(name);
     if (!wellFormed(name, path))
-      return Error(Code::InvalidArgument, fmt::format("sysctl \"{}\" is not a name like net.ipv4.ip_forward",
-                                                      name.substr(0, kLongestName)));
+      return Error(Code::InvalidArgument,
+                   fmt::format("sysctl \"{}\" is not a name like net.ipv4.ip_forward", name.substr(0, kLongestName)));
     if (value.size() > kLongestValue || value.find_first_of(std::string_view("\n\0", 2)) != std::string::npos)
-      return Error(Code::InvalidArgument, fmt::format("sysctl {}: its value must be one line of at most {} bytes", name,
-                                                      kLongestValue));
+      return Error(Code::InvalidArgument,
+                   fmt::format("sysctl {}: its value must be one line of at most {} bytes", name, kLongestValue));
     if (!ofNetwork(path) && !ofIpc(path))
       return Error(Code::InvalidArgument,
                    fmt::format("sysctl {} has no namespace: it would change the whole machine. A pod may set net.*, "

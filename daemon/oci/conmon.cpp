@@ -50,7 +50,8 @@ Result<pid_t> pidOf(const std::string& text, const std::string& flavour, int err
   auto answer = parseMonitorAnswer(text);
   if (answer && answer->pid > 0) return answer->pid;
   std::string words = answer && !answer->words.empty() ? answer->words : readWords(errors);
-  if (!answer) return Error(Code::MonitorFailed, "conmon ended without an answer" + (words.empty() ? "" : ": " + words));
+  if (!answer)
+    return Error(Code::MonitorFailed, "conmon ended without an answer" + (words.empty() ? "" : ": " + words));
   return Error(Code::RuntimeFailed, flavour + " create: " + (words.empty() ? "failed without a word" : words));
 }
 
@@ -99,8 +100,8 @@ SpawnOptions RuntimeImpl::monitorOptions(const Handler& handler, const CreateInp
 
 Result<CreatedProcess> RuntimeImpl::launchMonitor(const Handler& handler, const CreateInput& input) const {
   USERPOD_TRY(cgroup, node_.makeCgroup("/mon/" + input.id));
-  // A socket, as conmon keeps its end for the container's whole life: a pipe would count against the user's quota of pipe
-  // pages (fs.pipe-user-pages-soft), of which each container's two outputs take their share already.
+  // A socket, as conmon keeps its end for the container's whole life: a pipe would count against the user's quota of
+  // pipe pages (fs.pipe-user-pages-soft), of which each container's two outputs take their share already.
   USERPOD_TRY(answers, makeSocketPair(SOCK_STREAM));
   USERPOD_TRY(errors, makePipe(O_NONBLOCK));
   auto options = monitorOptions(handler, input, cgroup.get());

@@ -24,9 +24,9 @@ Result<std::string> findRuntime(const std::string& name, const std::string& conf
 }
 
 bool boundAlready(const std::string& program, const std::string& target) {
-  struct stat wanted {};
-  struct stat bound {};
-  struct statvfs flags {};
+  struct stat wanted{};
+  struct stat bound{};
+  struct statvfs flags{};
   return ::stat(program.c_str(), &wanted) == 0 && ::stat(target.c_str(), &bound) == 0 &&
          ::statvfs(target.c_str(), &flags) == 0 && wanted.st_dev == bound.st_dev && wanted.st_ino == bound.st_ino &&
          (flags.f_flag & ST_RDONLY) != 0;

@@ -15,9 +15,7 @@ constexpr std::size_t kMessageLimit = 4096;
 // A program's name in a message has the bytes of its file name, and JSON with other bytes than UTF-8 is none.
 std::string cleanUtf8(std::string_view text) {
   std::string clean(text);
-  if (!isUtf8(clean))
-    std::replace_if(
-        clean.begin(), clean.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  if (!isUtf8(clean)) std::replace_if(clean.begin(), clean.end(), [](char c) { return (c & 0x80) != 0; }, '?');
   return clean;
 }
 

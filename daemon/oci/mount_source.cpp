@@ -32,7 +32,7 @@ bool same(const struct stat& left, const struct stat& right) {
 bool reaches(const std::string& from, const struct stat& wanted) {
   auto at = openFile(from, O_PATH);
   for (int depth = 0; at && depth < PATH_MAX / 2; ++depth) {
-    struct stat here {};
+    struct stat here{};
     if (::fstat(at->get(), &here) < 0) return false;
     if (same(here, wanted)) return true;
     if (!S_ISDIR(here.st_mode)) {
@@ -40,7 +40,7 @@ bool reaches(const std::string& from, const struct stat& wanted) {
       continue;
     }
     auto up = openAt(at->get(), "..", O_PATH | O_DIRECTORY);
-    struct stat above {};
+    struct stat above{};
     if (!up || ::fstat(up->get(), &above) < 0 || same(above, here)) return false;
     at = std::move(up);
   }
@@ -93,8 +93,8 @@ bool overlapsPrivate(const std::string& source, const std::string& directory) {
   std::string own = real ? *real : directory;
   std::string asked = plainRun(source);
   if (below(asked, own) || below(own, asked)) return true;
-  struct stat ofSource {};
-  struct stat ofOwn {};
+  struct stat ofSource{};
+  struct stat ofOwn{};
   if (::stat(source.c_str(), &ofSource) < 0 || ::stat(own.c_str(), &ofOwn) < 0) return false;
   return reaches(source, ofOwn) || reaches(own, ofSource);
 }

@@ -75,8 +75,8 @@ Status RuntimeImpl::prepare(const Settings& settings) {
     return sysError("conmon " + settings.conmon + ", as configured,").as(Code::HelperMissing);
   }
   USERPOD_CHECK(makeDirectories(paths_.exits(), 0700));
-  // Calls and execs of a daemon that was killed: nobody reads their answers any more. An empty cgroup stays: the one that
-  // a test beside a living daemon would remove is that daemon's too.
+  // Calls and execs of a daemon that was killed: nobody reads their answers any more. An empty cgroup stays: the one
+  // that a test beside a living daemon would remove is that daemon's too.
   auto left = readFile(node_.cgroupRoot + kLeaf + "/cgroup.procs");
   if (left && !trim(*left).empty()) USERPOD_CHECK(node_.removeCgroup(kLeaf));
   USERPOD_TRY(leaf, node_.makeCgroup(kLeaf));
@@ -156,8 +156,8 @@ Status RuntimeImpl::remove(const std::string& id, const std::string& handlerName
 
 bool RuntimeImpl::started(const std::string& handlerName, pid_t pid) const {
   auto handler = find(handlerName);
-  struct stat program {};
-  struct stat running {};
+  struct stat program{};
+  struct stat running{};
   if (!handler || pid <= 0 || ::stat((*handler)->program.c_str(), &program) < 0 ||
       ::stat(fmt::format("/proc/{}/exe", pid).c_str(), &running) < 0)
     return false;
@@ -184,7 +184,7 @@ Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::st
   if (!file && file.error().sysErrno() == ENOENT) return std::optional<ExitRecord>();
   if (!file) return std::move(file).error();
   USERPOD_TRY(text, readAll(file->get(), 64));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file->get(), &info) < 0) return sysError("stat exit file of " + id);
   ExitRecord record;
   auto code = parseNumber(text);

@@ -63,7 +63,7 @@ class RuntimeImpl final : public Runtime {
   std::string conmon_;
   std::string defaultHandler_;
   std::map<std::string, Handler> handlers_;
-  UniqueFd leaf_;  // cgroup of the short-lived runtime calls
+  UniqueFd leaf_;                                     // cgroup of the short-lived runtime calls
   std::vector<std::unique_ptr<ExecLoop>> execLoops_;  // take turns: each waits while a process of its own is begun
   std::atomic<unsigned> nextLoop_ = 0;
 };

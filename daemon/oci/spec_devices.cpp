@@ -42,7 +42,7 @@ void bindTree(SpecParts& parts, const std::string& source, const std::string& ta
     std::string name = entry->d_name;
     std::string path = source + "/" + name;
     if (name == "." || name == ".." || std::find(kOwn.begin(), kOwn.end(), path) != kOwn.end()) continue;
-    struct stat info {};
+    struct stat info{};
     if (::lstat(path.c_str(), &info) < 0) continue;
     if (S_ISDIR(info.st_mode))
       bindTree(parts, path, target + "/" + name, depth + 1);
@@ -52,7 +52,7 @@ void bindTree(SpecParts& parts, const std::string& source, const std::string& ta
 }
 
 Status addDevice(SpecParts& parts, const DeviceConfig& device) {
-  struct stat info {};
+  struct stat info{};
   if (::stat(device.hostPath.c_str(), &info) < 0)
     return sysError("device " + device.hostPath).as(Code::InvalidArgument);
   std::string target = device.containerPath.empty() ? device.hostPath : device.containerPath;

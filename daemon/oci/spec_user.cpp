@@ -46,7 +46,7 @@ Result<std::vector<std::vector<std::string>>> readTable(int rootfs, const std::s
       (file.error().sysErrno() == ENOENT || file.error().sysErrno() == ENOTDIR || file.error().sysErrno() == ELOOP))
     return rows;
   if (!file) return std::move(file).error().wrap("accounts of the image");
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file->get(), &info) < 0 || !S_ISREG(info.st_mode)) return rows;
   auto text = readAll(file->get(), kAccountsLimit);
   if (!text) return std::move(text).error().wrap(fmt::format("/{} of the image", path)).as(Code::ImageInvalid);

@@ -90,8 +90,8 @@ Status checkUsage(const std::string& directory, const Setting& setting) {
   USERPOD_TRY(text, readFile(directory + "/memory.current", 64));
   auto used = std::strtoll(text.c_str(), nullptr, 10);
   if (limit >= used) return {};
-  return Error(Code::InvalidArgument, fmt::format("{} is {}, below the {} bytes in use; free memory first",
-                                                  setting.field, limit, used));
+  return Error(Code::InvalidArgument,
+               fmt::format("{} is {}, below the {} bytes in use; free memory first", setting.field, limit, used));
 }
 
 // The files of one cgroup, as they were before.
@@ -110,8 +110,8 @@ class Changes {
     auto written = writeFile(path, setting.value);
     if (!written) {
       bool refused = written.error().sysErrno() == EINVAL || written.error().sysErrno() == ERANGE;
-      auto error = std::move(written).error().wrap(fmt::format("{}: the kernel refuses \"{}\"", setting.field,
-                                                               setting.value.substr(0, 128)));
+      auto error = std::move(written).error().wrap(
+          fmt::format("{}: the kernel refuses \"{}\"", setting.field, setting.value.substr(0, 128)));
       return refused ? std::move(error).as(Code::InvalidArgument) : std::move(error);
     }
     before_.emplace_back(std::move(path), std::move(*before));

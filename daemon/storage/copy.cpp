@@ -24,7 +24,9 @@ constexpr std::uint64_t kBeneath = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOL
 constexpr int kDirectory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
 
 using Times = std::array<timespec, 2>;
-Times timesOf(const struct stat& info) { return {info.st_atim, info.st_mtim}; }
+Times timesOf(const struct stat& info) {
+  return {info.st_atim, info.st_mtim};
+}
 
 Result<UniqueFd> openBelow(int root, const std::string& path) {
   return openResolved(root, path.empty() ? "." : path, kDirectory, kBeneath);
@@ -84,7 +86,9 @@ class TreeCopy {
   FileCopier copier_;
 };
 
-std::string nameOf(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+std::string nameOf(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
 
 Status TreeCopy::run() {
   USERPOD_TRY(stack, stackOf(plan_));
@@ -163,7 +167,8 @@ Status TreeCopy::mergeEntry(int source, int target, std::size_t layer, const std
 }
 
 // Anything but a directory. Devices are none: layers hold no other than whiteouts.
-Status TreeCopy::copyEntry(int source, int target, std::size_t layer, const std::string& path, const struct stat& info) {
+Status TreeCopy::copyEntry(int source, int target, std::size_t layer, const std::string& path,
+                           const struct stat& info) {
   std::string name = nameOf(path);
   if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode) && !S_ISFIFO(info.st_mode)) return {};
   if (info.st_nlink > 1) {
@@ -186,8 +191,10 @@ Status TreeCopy::copyEntry(int source, int target, std::size_t layer, const std:
   } else if (::mkfifoat(target, name.c_str(), 0600) < 0) {
     return sysError("make fifo");
   }
-  if (::fchownat(target, name.c_str(), info.st_uid, info.st_gid, AT_SYMLINK_NOFOLLOW) < 0) return sysError("set the owner");
-  if (S_ISFIFO(info.st_mode) && ::fchmodat(target, name.c_str(), info.st_mode & 07777, 0) < 0) return sysError("set the mode");
+  if (::fchownat(target, name.c_str(), info.st_uid, info.st_gid, AT_SYMLINK_NOFOLLOW) < 0)
+    return sysError("set the owner");
+  if (S_ISFIFO(info.st_mode) && ::fchmodat(target, name.c_str(), info.st_mode & 07777, 0) < 0)
+    return sysError("set the mode");
   Times times = timesOf(info);
   if (::utimensat(target, name.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) < 0) return sysError("set the time");
   return {};
@@ -214,6 +221,8 @@ class Copy final : public Driver {
 
 }  // namespace
 
-std::unique_ptr<Driver> makeCopy() { return std::make_unique<Copy>(); }
+std::unique_ptr<Driver> makeCopy() {
+  return std::make_unique<Copy>();
+}
 
 }  // namespace userpod::storage

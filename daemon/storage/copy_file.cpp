@@ -40,7 +40,9 @@ Status copyAttributes(int from, int to) {
   return {};
 }
 
-bool isFull(int code) { return code == ENOSPC || code == EDQUOT || code == EIO; }
+bool isFull(int code) {
+  return code == ENOSPC || code == EDQUOT || code == EIO;
+}
 
 Status copyBytes(int from, int to, off_t begin, off_t end) {
   std::array<char, 65536> buffer{};

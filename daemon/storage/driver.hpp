@@ -13,8 +13,8 @@ struct NodeInside;
 
 namespace userpod::storage {
 
-// The directory of a container, and what its root file system is to be made of. The layers lie in a directory beside the
-// one that holds the container's: <layersDirectory> is <directory>/../../layers, and no option needs a longer path.
+// The directory of a container, and what its root file system is to be made of. The layers lie in a directory beside
+// the one that holds the container's: <layersDirectory> is <directory>/../../layers, and no option needs a longer path.
 struct RootPlan {
   std::string id;
   std::string layersDirectory;      // <data>/layers

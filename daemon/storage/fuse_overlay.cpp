@@ -18,7 +18,9 @@ namespace {
 
 constexpr std::chrono::seconds kMountTime{30};
 
-std::string cgroupOf(const std::string& id) { return "/fuse/" + id; }
+std::string cgroupOf(const std::string& id) {
+  return "/fuse/" + id;
+}
 
 // Last line of what it said: the one that tells why.
 std::string lastWords(int fd) {
@@ -59,8 +61,10 @@ Status FuseOverlay::mount(const RootPlan& plan) {
   USERPOD_TRY(cgroup, node_.makeCgroup(cgroupOf(plan.id)));
   USERPOD_TRY(words, makePipe(O_NONBLOCK));
   SpawnOptions options;
-  options.argv = {program, "-o", fmt::format("lowerdir=../../layers/{},upperdir=upper,workdir=work,volatile", fmt::join(stack, ":../../layers/")),
-                  "merged"};
+  options.argv = {
+      program, "-o",
+      fmt::format("lowerdir=../../layers/{},upperdir=upper,workdir=work,volatile", fmt::join(stack, ":../../layers/")),
+      "merged"};
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
   options.descriptors = {{words.write.get(), 1}, {words.write.get(), 2}};
   options.cgroup = cgroup.get();
@@ -69,9 +73,11 @@ Status FuseOverlay::mount(const RootPlan& plan) {
   USERPOD_TRY(starter, spawn(options));
   if (!plan.trial) reachStage("fuse.spawned", plan.id);
   USERPOD_TRY(ended, starter.waitFor(kMountTime));
-  if (!ended) return Error(Code::Timeout, fmt::format("fuse-overlayfs did not mount {} within 30 seconds", plan.target()));
+  if (!ended)
+    return Error(Code::Timeout, fmt::format("fuse-overlayfs did not mount {} within 30 seconds", plan.target()));
   if (ended->code != 0)
-    return Error(Code::StorageFailed, fmt::format("fuse-overlayfs on {}: {}", plan.target(), lastWords(words.read.get())));
+    return Error(Code::StorageFailed,
+                 fmt::format("fuse-overlayfs on {}: {}", plan.target(), lastWords(words.read.get())));
   auto server = fuseServer(node_, plan.id);
   return server ? Status() : std::move(server).error();
 }
@@ -82,7 +88,8 @@ Result<UniqueFd> fuseServer(const NodeInside& node, const std::string& id) {
   if (!pathExists(node.cgroupRoot + cgroupOf(id))) return UniqueFd();
   for (pid_t pid : processesOf(node, id))
     if (auto pidfd = openPidfd(pid)) return std::move(*pidfd);
-  return Error(Code::StorageFailed, fmt::format("fuse-overlayfs, which serves the root file system of container {}, has ended", id));
+  return Error(Code::StorageFailed,
+               fmt::format("fuse-overlayfs, which serves the root file system of container {}, has ended", id));
 }
 
 Status endFuseServer(const NodeInside& node, const std::string& id) {
@@ -92,6 +99,8 @@ Status endFuseServer(const NodeInside& node, const std::string& id) {
   return node.removeCgroup(cgroupOf(id));
 }
 
-std::unique_ptr<Driver> makeFuseOverlay(const NodeInside& node) { return std::make_unique<FuseOverlay>(node); }
+std::unique_ptr<Driver> makeFuseOverlay(const NodeInside& node) {
+  return std::make_unique<FuseOverlay>(node);
+}
 
 }  // namespace userpod::storage

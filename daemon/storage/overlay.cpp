@@ -20,9 +20,12 @@ constexpr std::size_t kLongestOptions = 4095;  // mount(2) takes a page; more is
 Error mountError(const RootPlan& plan, std::string_view step, int code) {
   std::string hint;
   if (code == EPERM || code == ENODEV)
-    hint = "; overlay mounts in a user namespace need kernel 5.11 or later (and with SELinux 5.13): see userpodctl doctor";
-  return Error(code == ENOSPC ? Code::NoSpace : Code::StorageFailed,
-               fmt::format("{}{}", sysError(fmt::format("mount overlay on {} ({})", plan.target(), step), code).text(), hint), code);
+    hint =
+        "; overlay mounts in a user namespace need kernel 5.11 or later (and with SELinux 5.13): see userpodctl doctor";
+  return Error(
+      code == ENOSPC ? Code::NoSpace : Code::StorageFailed,
+      fmt::format("{}{}", sysError(fmt::format("mount overlay on {} ({})", plan.target(), step), code).text(), hint),
+      code);
 }
 
 // The kernel's own words from the mount context, when it has some.
@@ -46,7 +49,9 @@ Result<bool> setDirectory(int context, const char* key, int directory, const std
 Result<bool> mountByDescriptors(const RootPlan& plan, const std::vector<std::string>& stack) {
   UniqueFd context(::fsopen("overlay", FSOPEN_CLOEXEC));
   if (!context) return mountError(plan, "fsopen", errno);
-  auto set = [&](unsigned command, const char* key) { return ::fsconfig(context.get(), command, key, nullptr, 0) == 0; };
+  auto set = [&](unsigned command, const char* key) {
+    return ::fsconfig(context.get(), command, key, nullptr, 0) == 0;
+  };
   if (!set(FSCONFIG_SET_FLAG, "userxattr")) return mountError(plan, "userxattr", errno);
   USERPOD_TRY(layers, openFile(plan.layersDirectory, O_PATH | O_DIRECTORY));
   for (const auto& name : stack) {
@@ -74,8 +79,9 @@ Status mountByNames(const RootPlan& plan, const std::vector<std::string>& stack)
   std::string options = fmt::format("userxattr,volatile,lowerdir={},upperdir={},workdir={}", fmt::join(stack, ":"),
                                     plan.upper(), plan.work());
   if (options.size() > kLongestOptions)
-    return Error(Code::StorageFailed, fmt::format("{} layers are more than this kernel's overlayfs takes: 6.13 or later does",
-                                                  stack.size()));
+    return Error(
+        Code::StorageFailed,
+        fmt::format("{} layers are more than this kernel's overlayfs takes: 6.13 or later does", stack.size()));
   Status done;
   // The working directory belongs to the process; a thread can have its own, but not give it back: so one of its own.
   std::thread([&] {
@@ -83,13 +89,14 @@ Status mountByNames(const RootPlan& plan, const std::vector<std::string>& stack)
       done = sysError("enter " + plan.layersDirectory);
       return;
     }
-    if (::mount("overlay", plan.target().c_str(), "overlay", 0, options.c_str()) < 0) done = mountError(plan, "mount", errno);
+    if (::mount("overlay", plan.target().c_str(), "overlay", 0, options.c_str()) < 0)
+      done = mountError(plan, "mount", errno);
   }).join();
   return done;
 }
 
-// With userxattr and volatile. Descriptors through the new mount calls where the kernel takes them (6.13 and later), else
-// one option string of short names, relative to the layers: it must fit a page.
+// With userxattr and volatile. Descriptors through the new mount calls where the kernel takes them (6.13 and later),
+// else one option string of short names, relative to the layers: it must fit a page.
 class NativeOverlay final : public Driver {
  public:
   std::string name() const override { return "overlay"; }
@@ -104,6 +111,8 @@ class NativeOverlay final : public Driver {
 
 }  // namespace
 
-std::unique_ptr<Driver> makeNativeOverlay() { return std::make_unique<NativeOverlay>(); }
+std::unique_ptr<Driver> makeNativeOverlay() {
+  return std::make_unique<NativeOverlay>();
+}
 
 }  // namespace userpod::storage

@@ -21,12 +21,15 @@ namespace userpod::storage {
 
 namespace {
 
-// Directories, ids and usage, which are the same with every driver. No container's driver is written down: unmounting and
-// removing take away what any of them may have made.
+// Directories, ids and usage, which are the same with every driver. No container's driver is written down: unmounting
+// and removing take away what any of them may have made.
 class Directories final : public Storage {
  public:
   Directories(const Paths& paths, const NodeInside& node)
-      : node_(node), data_(paths.data), layers_(paths.data + "/layers"), containers_(paths.data + "/containers"),
+      : node_(node),
+        data_(paths.data),
+        layers_(paths.data + "/layers"),
+        containers_(paths.data + "/containers"),
         images_(paths.imageDatabase()) {}
 
   Status prepare(const std::string& wanted);
@@ -83,11 +86,13 @@ Status Directories::choose(const std::string& wanted) {
       return {};
     }
     if (wanted != "auto")
-      return Error(Code::StorageFailed,
-                   fmt::format("storage-driver = \"{}\" does not work in {}: {}; mend that (userpodctl doctor), or let userpod.toml "
-                               "say \"auto\"",
-                               wanted, data_, tried.error().text()),
-                   tried.error().sysErrno());
+      return Error(
+          Code::StorageFailed,
+          fmt::format(
+              "storage-driver = \"{}\" does not work in {}: {}; mend that (userpodctl doctor), or let userpod.toml "
+              "say \"auto\"",
+              wanted, data_, tried.error().text()),
+          tried.error().sysErrno());
     reason_ += fmt::format("{}{}: {}", reason_.empty() ? "" : "; ", driver->name(), tried.error().text());
   }
   return Error(Code::StorageFailed, fmt::format("containers cannot be stored in {}: {}", data_, reason_));
@@ -111,7 +116,8 @@ Status Directories::tryOut(Driver& driver) const {
       if (driver.name() == "overlay") return sysError("make a whiteout (a device 0:0)");
       USERPOD_CHECK(writeFile(fmt::format("{}/{}hidden", top, kHiddenPrefix), ""));
     }
-    if (::setxattr(top.c_str(), "user.userpod.probe", "y", 1, 0) < 0) return sysError("set an extended attribute (user.*)");
+    if (::setxattr(top.c_str(), "user.userpod.probe", "y", 1, 0) < 0)
+      return sysError("set an extended attribute (user.*)");
     USERPOD_CHECK(driver.mount(plan));
     bool hidden = !pathExists(plan.target() + "/hidden");
     USERPOD_CHECK(writeFile(plan.target() + "/file", ""));
@@ -163,7 +169,8 @@ std::vector<std::string> Directories::containers() const {
 // What the layers were counted to hold when they were unpacked.
 Result<FilesystemUsage> Directories::imageUsage() const {
   USERPOD_TRY(totals, store::layerTotals(images_));
-  return FilesystemUsage{layers_, nowNanos(), static_cast<std::uint64_t>(totals.bytes), static_cast<std::uint64_t>(totals.inodes)};
+  return FilesystemUsage{layers_, nowNanos(), static_cast<std::uint64_t>(totals.bytes),
+                         static_cast<std::uint64_t>(totals.inodes)};
 }
 
 // Nobody counts what containers write: this is what the whole file system holds, which is what fills up.

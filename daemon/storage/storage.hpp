@@ -1,5 +1,5 @@
-// Layers and root file systems on disk: <data>/layers/<name>, <data>/containers/<id>/{upper,work,merged}, of which a copy
-// has the last only.
+// Layers and root file systems on disk: <data>/layers/<name>, <data>/containers/<id>/{upper,work,merged}, of which a
+// copy has the last only.
 #pragma once
 
 #include <memory>
@@ -20,20 +20,21 @@ struct FilesystemUsage {
   std::uint64_t inodesUsed = 0;
 };
 
-// Methods block and may be called from any worker thread, at once for different ids. An upper directory is mounted once,
-// by the driver it was made for; what other drivers have made can be unmounted, removed and asked for all the same.
+// Methods block and may be called from any worker thread, at once for different ids. An upper directory is mounted
+// once, by the driver it was made for; what other drivers have made can be unmounted, removed and asked for all the
+// same.
 class Storage {
  public:
-  // By settings.storageDriver. "auto" takes the first that works, by trying it in the data directory: "overlay" (native,
-  // with userxattr), "fuse-overlayfs", "copy". One that is asked for by name and does not work is StorageFailed, with
-  // what is missing and the mend. The node outlives it.
+  // By settings.storageDriver. "auto" takes the first that works, by trying it in the data directory: "overlay"
+  // (native, with userxattr), "fuse-overlayfs", "copy". One that is asked for by name and does not work is
+  // StorageFailed, with what is missing and the mend. The node outlives it.
   static Result<std::unique_ptr<Storage>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
   virtual ~Storage() = default;
 
-  virtual std::string driver() const = 0;     // of new containers
+  virtual std::string driver() const = 0;  // of new containers
   // Why it is none of the better ones; empty with native overlay and with a driver that was asked for by name.
   virtual std::string reason() const = 0;
-  virtual std::string root() const = 0;       // <data>
+  virtual std::string root() const = 0;  // <data>
   // Makes a root file system of layers (directory names below <data>/layers, lowest first), in which a container may
   // write; returns its path. Also after a crash in the middle: what is there is removed first.
   virtual Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) = 0;
@@ -41,10 +42,10 @@ class Storage {
   // other drivers, and when nothing is mounted; StorageFailed when it has ended.
   virtual Result<UniqueFd> server(const std::string& id) const = 0;
   virtual Status unmountContainer(const std::string& id) = 0;  // keeps what the container wrote; not mounted is fine
-  virtual Status removeContainer(const std::string& id) = 0;   // unmounts; what was written is removed in the background
+  virtual Status removeContainer(const std::string& id) = 0;  // unmounts; what was written is removed in the background
   // Of all directories of containers, those that a crash has left too.
   virtual std::vector<std::string> containers() const = 0;
-  virtual Result<FilesystemUsage> imageUsage() const = 0;      // by statfs and counters, never by walking
+  virtual Result<FilesystemUsage> imageUsage() const = 0;  // by statfs and counters, never by walking
   virtual Result<FilesystemUsage> containerUsage() const = 0;
 };
 

@@ -56,8 +56,8 @@ Status ImageStore::prepare() {
   USERPOD_TRY(version, database_.userVersion());
   if (version == kVersion) return {};
   if (version > kVersion)
-    return Error(Code::StorageFailed, fmt::format("database {} is of a newer userpod (schema {})", database_.path(), version),
-                 kNewerSchema);
+    return Error(Code::StorageFailed,
+                 fmt::format("database {} is of a newer userpod (schema {})", database_.path(), version), kNewerSchema);
   USERPOD_TRY(transaction, Transaction::begin(database_));
   USERPOD_CHECK(database_.execute(kSchema));
   USERPOD_CHECK(database_.setUserVersion(kVersion));
@@ -67,7 +67,8 @@ Status ImageStore::prepare() {
 Result<ImageStore::Content> ImageStore::load() {
   Content content;
   std::unordered_map<std::string, std::size_t> positions;
-  USERPOD_TRY(images, database_.prepare("SELECT id, manifest, config, manifest_digest, size, created_at, pinned FROM images"));
+  USERPOD_TRY(images,
+              database_.prepare("SELECT id, manifest, config, manifest_digest, size, created_at, pinned FROM images"));
   for (;;) {
     USERPOD_TRY(row, images.step());
     if (!row) break;
@@ -99,13 +100,15 @@ Result<ImageStore::Content> ImageStore::load() {
 }
 
 Status ImageStore::putImage(const ImageRecord& image) {
-  USERPOD_TRY(statement, database_.prepare("INSERT INTO images(id, manifest, config, manifest_digest, size, created_at, pinned) "
-                                           "VALUES(?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET manifest=excluded.manifest, "
-                                           "manifest_digest=excluded.manifest_digest, size=excluded.size, pinned=excluded.pinned"));
+  USERPOD_TRY(statement, database_.prepare(
+                             "INSERT INTO images(id, manifest, config, manifest_digest, size, created_at, pinned) "
+                             "VALUES(?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET manifest=excluded.manifest, "
+                             "manifest_digest=excluded.manifest_digest, size=excluded.size, pinned=excluded.pinned"));
   statement.bind(1, image.id).bindBlob(2, image.manifest).bindBlob(3, image.config).bind(4, image.manifestDigest);
   statement.bind(5, image.size).bind(6, image.createdAt).bind(7, static_cast<std::int64_t>(image.pinned));
   USERPOD_CHECK(statement.run());
-  USERPOD_TRY(layer, database_.prepare("INSERT OR REPLACE INTO image_layers(image_id, position, diff_id) VALUES(?,?,?)"));
+  USERPOD_TRY(layer,
+              database_.prepare("INSERT OR REPLACE INTO image_layers(image_id, position, diff_id) VALUES(?,?,?)"));
   for (std::size_t position = 0; position < image.diffIds.size(); ++position) {
     layer.bind(1, image.id).bind(2, static_cast<std::int64_t>(position)).bind(3, image.diffIds[position]);
     USERPOD_CHECK(layer.run());

@@ -41,14 +41,17 @@ Status loadTable(Database& database, const std::string& table, std::vector<Recor
   }
 }
 
-bool running(const ContainerRecord& container) { return container.state == ContainerRecord::State::Running; }
+bool running(const ContainerRecord& container) {
+  return container.state == ContainerRecord::State::Running;
+}
 
 }  // namespace
 
 Status LiveStore::prepare() {
   USERPOD_TRY(version, database_.userVersion());
   if (version == kLiveSchema) return {};
-  if (version != 0) return Error(Code::StorageFailed, "live store of another version (" + std::to_string(version) + ")", kDamaged);
+  if (version != 0)
+    return Error(Code::StorageFailed, "live store of another version (" + std::to_string(version) + ")", kDamaged);
   // The columns beside the record are what the node's stop reads.
   USERPOD_CHECK(database_.execute(
       "CREATE TABLE pods(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;"
@@ -96,8 +99,7 @@ Status LiveStore::removePod(const std::string& id) {
 }
 
 Status LiveStore::putContainer(const ContainerRecord& container) {
-  USERPOD_TRY(statement,
-              database_.prepare("INSERT OR REPLACE INTO containers VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"));
+  USERPOD_TRY(statement, database_.prepare("INSERT OR REPLACE INTO containers VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"));
   std::string data = encode(container);
   return statement.bind(1, container.id)
       .bind(2, container.config.name)
@@ -142,7 +144,8 @@ std::chrono::milliseconds stopGrace(const ContainerConfig& config) {
   constexpr std::int64_t kDefault = 10;
   constexpr std::int64_t kLongest = 3600;
   std::int64_t seconds = kDefault;
-  if (auto given = config.annotations.find("io.kubernetes.pod.terminationGracePeriod"); given != config.annotations.end()) {
+  if (auto given = config.annotations.find("io.kubernetes.pod.terminationGracePeriod");
+      given != config.annotations.end()) {
     const std::string& text = given->second;
     std::int64_t value = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

@@ -91,12 +91,12 @@ struct PodRecord {
   PodConfig config;
   Origin origin = Origin::Cri;
   State state = State::Creating;
-  std::string runtimeHandler;           // as requested: may be empty
-  std::int64_t createdAt = 0;           // nanoseconds since the epoch
-  std::vector<std::string> addresses;   // textual, primary first; empty for the node's network
-  std::string node;                     // userns::Node::instance() it was made in: another one means that it is gone
-  std::string cgroup;                   // of the pod, below the node's cgroup root, "/pods/<id>" or the given parent
-  bool endedWithNode = false;           // it was ready when its node ended
+  std::string runtimeHandler;          // as requested: may be empty
+  std::int64_t createdAt = 0;          // nanoseconds since the epoch
+  std::vector<std::string> addresses;  // textual, primary first; empty for the node's network
+  std::string node;                    // userns::Node::instance() it was made in: another one means that it is gone
+  std::string cgroup;                  // of the pod, below the node's cgroup root, "/pods/<id>" or the given parent
+  bool endedWithNode = false;          // it was ready when its node ended
 };
 
 struct MountConfig {
@@ -135,7 +135,7 @@ struct ContainerSecurity {
   bool noNewPrivs = false;
   std::vector<std::string> maskedPaths;
   std::vector<std::string> readonlyPaths;
-  std::optional<SecurityProfile> seccomp;   // absent: unconfined
+  std::optional<SecurityProfile> seccomp;  // absent: unconfined
   std::optional<SecurityProfile> apparmor;
 };
 
@@ -176,36 +176,37 @@ struct ContainerRecord {
   ContainerConfig config;
   Origin origin = Origin::Cri;
   State state = State::Creating;
-  std::string imageId;       // "sha256:<64 hex>"
-  std::string imageName;     // for ContainerStatus.image.image: a tag, else the id
+  std::string imageId;              // "sha256:<64 hex>"
+  std::string imageName;            // for ContainerStatus.image.image: a tag, else the id
   std::vector<std::string> layers;  // of its root file system, lowest first: storage names
-  std::string logPath;       // absolute; empty: none
-  std::string cgroup;        // of the container, below the node's cgroup root
+  std::string logPath;              // absolute; empty: none
+  std::string cgroup;               // of the container, below the node's cgroup root
   std::vector<std::string> processArgs;
   std::string workingDirectory;
   EffectiveUser user;
-  int stopSignal = 15;       // effective
-  std::int32_t pid = 0;      // in the node's PID namespace; 0 unless created or running
-  std::uint64_t pidStart = 0;  // field 22 of /proc/PID/stat, to tell a recycled pid
-  std::int32_t monitorPid = 0; // conmon's, alike
-  std::int64_t createdAt = 0;  // nanoseconds since the epoch; 0: not yet
+  int stopSignal = 15;          // effective
+  std::int32_t pid = 0;         // in the node's PID namespace; 0 unless created or running
+  std::uint64_t pidStart = 0;   // field 22 of /proc/PID/stat, to tell a recycled pid
+  std::int32_t monitorPid = 0;  // conmon's, alike
+  std::int64_t createdAt = 0;   // nanoseconds since the epoch; 0: not yet
   std::int64_t startedAt = 0;
   std::int64_t finishedAt = 0;
-  std::int32_t exitCode = 0;  // meaningful when finishedAt is set; 128 + signal after a signal
+  std::int32_t exitCode = 0;   // meaningful when finishedAt is set; 128 + signal after a signal
   std::uint64_t oomKills = 0;  // processes of it that the kernel has killed for want of memory
-  std::string reason;   // Completed, Error, OOMKilled, StartError, RootFilesystemLost; MonitorLost, NodeEnded: nobody saw it
+  std::string
+      reason;  // Completed, Error, OOMKilled, StartError, RootFilesystemLost; MonitorLost, NodeEnded: nobody saw it
   std::string message;
 };
 
 struct LayerRecord {
-  std::string diffId;       // "sha256:<hex>" of the uncompressed tar: the key
-  std::string directory;    // name below <data>/layers
-  std::int64_t size = 0;    // bytes unpacked, as counted while unpacking
+  std::string diffId;     // "sha256:<hex>" of the uncompressed tar: the key
+  std::string directory;  // name below <data>/layers
+  std::int64_t size = 0;  // bytes unpacked, as counted while unpacking
   std::int64_t inodes = 0;
 };
 
 struct ImageRecord {
-  std::string id;  // "sha256:<hex>" of the config blob: what the CRI calls image id and image_ref
+  std::string id;                        // "sha256:<hex>" of the config blob: what the CRI calls image id and image_ref
   std::vector<std::string> repoTags;     // "host/path:tag", normalised
   std::vector<std::string> repoDigests;  // "host/path@sha256:<hex>" of the manifest or list that was pulled
   std::string manifestDigest;

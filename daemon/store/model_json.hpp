@@ -35,25 +35,27 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Resources, cpuPeriod, cpuQuota, 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(NamespaceOptions, network, pid, ipc, targetId)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodSecurity, namespaces, runAsUser, runAsGroup, supplementalGroups,
                                                 readonlyRootfs, privileged, seccomp, apparmor)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodConfig, name, uid, nameSpace, attempt, hostname, logDirectory, dns, ports,
-                                                labels, annotations, cgroupParent, sysctls, security, overhead, resources)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodRecord, id, config, origin, state, runtimeHandler, createdAt, addresses,
-                                                node, cgroup, endedWithNode)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodConfig, name, uid, nameSpace, attempt, hostname, logDirectory, dns,
+                                                ports, labels, annotations, cgroupParent, sysctls, security, overhead,
+                                                resources)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodRecord, id, config, origin, state, runtimeHandler, createdAt,
+                                                addresses, node, cgroup, endedWithNode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(MountConfig, containerPath, hostPath, readonly, recursiveReadOnly,
                                                 selinuxRelabel, propagation, image, imageSubPath)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DeviceConfig, containerPath, hostPath, permissions)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CapabilityConfig, add, drop, addAmbient)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerSecurity, capabilities, privileged, namespaces, runAsUser,
-                                                runAsUsername, runAsGroup, supplementalGroups, strictGroups, readonlyRootfs,
-                                                noNewPrivs, maskedPaths, readonlyPaths, seccomp, apparmor)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerConfig, name, attempt, image, userSpecifiedImage, command, args,
-                                                workingDirectory, environment, mounts, devices, cdiDevices, labels,
-                                                annotations, logPath, stdinOpen, stdinOnce, tty, resources, security,
-                                                stopSignal)
+                                                runAsUsername, runAsGroup, supplementalGroups, strictGroups,
+                                                readonlyRootfs, noNewPrivs, maskedPaths, readonlyPaths, seccomp,
+                                                apparmor)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerConfig, name, attempt, image, userSpecifiedImage, command,
+                                                args, workingDirectory, environment, mounts, devices, cdiDevices,
+                                                labels, annotations, logPath, stdinOpen, stdinOnce, tty, resources,
+                                                security, stopSignal)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(EffectiveUser, uid, gid, groups)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerRecord, id, podId, config, origin, state, imageId, imageName, layers,
-                                                logPath, cgroup, processArgs, workingDirectory, user, stopSignal, pid,
-                                                pidStart, monitorPid, createdAt, startedAt, finishedAt, exitCode, oomKills,
-                                                reason, message)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerRecord, id, podId, config, origin, state, imageId, imageName,
+                                                layers, logPath, cgroup, processArgs, workingDirectory, user,
+                                                stopSignal, pid, pidStart, monitorPid, createdAt, startedAt, finishedAt,
+                                                exitCode, oomKills, reason, message)
 
 }  // namespace userpod

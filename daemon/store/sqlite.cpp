@@ -32,12 +32,15 @@ Error databaseError(sqlite3* connection, const std::string& path, int code) {
   int primary = code & 0xff;
   // The code that isDamage() looks for has to survive in the Error: its errno field is free for it, negated.
   int mark = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB ? -primary : 0;
-  return Error(primary == SQLITE_FULL ? Code::NoSpace : Code::StorageFailed, fmt::format("database {}: {}", path, text), mark);
+  return Error(primary == SQLITE_FULL ? Code::NoSpace : Code::StorageFailed, fmt::format("database {}: {}", path, text),
+               mark);
 }
 
 }  // namespace
 
-bool isDamage(const Error& error) { return error.sysErrno() == -SQLITE_CORRUPT || error.sysErrno() == -SQLITE_NOTADB; }
+bool isDamage(const Error& error) {
+  return error.sysErrno() == -SQLITE_CORRUPT || error.sysErrno() == -SQLITE_NOTADB;
+}
 
 Status setAside(const std::string& path) {
   for (const char* suffix : {"-wal", "-shm", "-journal", ""}) {
@@ -79,7 +82,9 @@ Statement& Statement::bindBlob(int parameter, std::string_view bytes) {
   return remember(sqlite3_bind_blob64(handle_, parameter, data, bytes.size(), SQLITE_TRANSIENT));
 }
 
-Statement& Statement::bindNull(int parameter) { return remember(sqlite3_bind_null(handle_, parameter)); }
+Statement& Statement::bindNull(int parameter) {
+  return remember(sqlite3_bind_null(handle_, parameter));
+}
 
 Result<bool> Statement::step() {
   if (failed_ != SQLITE_OK) return databaseError(nullptr, owner_->path, failed_);
@@ -111,18 +116,28 @@ std::string Statement::blob(int column) const {
   return data == nullptr ? std::string() : std::string(static_cast<const char*>(data), size);
 }
 
-std::int64_t Statement::integer(int column) const { return sqlite3_column_int64(handle_, column); }
+std::int64_t Statement::integer(int column) const {
+  return sqlite3_column_int64(handle_, column);
+}
 
-bool Statement::isNull(int column) const { return sqlite3_column_type(handle_, column) == SQLITE_NULL; }
+bool Statement::isNull(int column) const {
+  return sqlite3_column_type(handle_, column) == SQLITE_NULL;
+}
 
 Database::Database(std::unique_ptr<Statement::Owner> owner) : owner_(std::move(owner)) {}
 Database::Database(Database&&) noexcept = default;
 Database& Database::operator=(Database&&) noexcept = default;
 Database::~Database() = default;
 
-const std::string& Database::path() const { return owner_->path; }
-std::int64_t Database::lastInsertId() const { return sqlite3_last_insert_rowid(owner_->connection); }
-std::int64_t Database::changes() const { return sqlite3_changes(owner_->connection); }
+const std::string& Database::path() const {
+  return owner_->path;
+}
+std::int64_t Database::lastInsertId() const {
+  return sqlite3_last_insert_rowid(owner_->connection);
+}
+std::int64_t Database::changes() const {
+  return sqlite3_changes(owner_->connection);
+}
 
 namespace {
 
@@ -184,7 +199,9 @@ Result<Statement> Database::prepare(std::string_view sql) {
   return Statement(owner_.get(), std::move(key), handle);
 }
 
-Status Database::setSync(Sync sync) { return execute(fmt::format("PRAGMA synchronous={}", static_cast<int>(sync))); }
+Status Database::setSync(Sync sync) {
+  return execute(fmt::format("PRAGMA synchronous={}", static_cast<int>(sync)));
+}
 
 Result<std::int64_t> Database::userVersion() {
   USERPOD_TRY(statement, prepare("PRAGMA user_version"));
@@ -192,7 +209,9 @@ Result<std::int64_t> Database::userVersion() {
   return row ? statement.integer(0) : 0;
 }
 
-Status Database::setUserVersion(std::int64_t version) { return execute(fmt::format("PRAGMA user_version={}", version)); }
+Status Database::setUserVersion(std::int64_t version) {
+  return execute(fmt::format("PRAGMA user_version={}", version));
+}
 
 Status Database::quickCheck() {
   USERPOD_TRY(statement, prepare("PRAGMA quick_check(1)"));

@@ -65,8 +65,8 @@ struct OpenOptions {
 // close-on-exec. Errors are StorageFailed (NoSpace for a full disk) and name the file.
 class Database {
  public:
-  // Creates the file (mode 0600) unless readOnly; journal_mode WAL where the file system can, else the default. The last
-  // component must not be a symbolic link; the directory may be reached through one.
+  // Creates the file (mode 0600) unless readOnly; journal_mode WAL where the file system can, else the default. The
+  // last component must not be a symbolic link; the directory may be reached through one.
   static Result<Database> open(const std::string& path, const OpenOptions& options = {});
   Database(Database&&) noexcept;
   Database& operator=(Database&&) noexcept;

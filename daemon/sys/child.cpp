@@ -108,12 +108,13 @@ USERPOD_IN_CHILD void placeDescriptors(Plan& plan) {
 }
 
 [[noreturn]] USERPOD_IN_CHILD __attribute__((noinline)) void childMain(Plan& plan) {
-  struct sigaction standard {};
+  struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
   if (plan.deathSignal != 0 && ::prctl(PR_SET_PDEATHSIG, plan.deathSignal) < 0) fail(plan, "set death signal");
   if (plan.newSession && ::setsid() < 0) fail(plan, "new session");
-  if (plan.cgroupNamespace >= 0 && ::setns(plan.cgroupNamespace, CLONE_NEWCGROUP) < 0) fail(plan, "join cgroup namespace");
+  if (plan.cgroupNamespace >= 0 && ::setns(plan.cgroupNamespace, CLONE_NEWCGROUP) < 0)
+    fail(plan, "join cgroup namespace");
   if (plan.directory != nullptr && ::chdir(plan.directory) < 0) fail(plan, "change directory");
   placeDescriptors(plan);
   sigset_t none;
@@ -197,7 +198,9 @@ Child::~Child() {
   (void)wait();
 }
 
-Status Child::kill(int signal) const { return signalPidfd(pidfd_.get(), signal); }
+Status Child::kill(int signal) const {
+  return signalPidfd(pidfd_.get(), signal);
+}
 
 Result<ExitStatus> Child::wait() {
   siginfo_t info{};

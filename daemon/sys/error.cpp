@@ -20,14 +20,24 @@ constexpr std::array kRows = {
 #undef X
 };
 
-const Row& row(Code code) { return kRows.at(static_cast<std::size_t>(code)); }
+const Row& row(Code code) {
+  return kRows.at(static_cast<std::size_t>(code));
+}
 
 }  // namespace
 
-std::string_view codeName(Code code) { return row(code).name; }
-int grpcStatus(Code code) { return row(code).grpc; }
-std::string_view dbusErrorName(Code code) { return row(code).dbus; }
-int exitStatus(Code code) { return row(code).status; }
+std::string_view codeName(Code code) {
+  return row(code).name;
+}
+int grpcStatus(Code code) {
+  return row(code).grpc;
+}
+std::string_view dbusErrorName(Code code) {
+  return row(code).dbus;
+}
+int exitStatus(Code code) {
+  return row(code).status;
+}
 
 Error sysError(std::string_view what, int sysErrno) {
   std::array<char, 128> buffer{};

@@ -25,7 +25,9 @@ Result<std::unique_ptr<EventLoop>> EventLoop::start(const std::string& threadNam
   return loop;
 }
 
-EventLoop::~EventLoop() { shutdown(); }
+EventLoop::~EventLoop() {
+  shutdown();
+}
 
 void EventLoop::post(Task task) {
   {

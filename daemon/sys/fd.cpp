@@ -32,7 +32,9 @@ Result<SocketPair> makeSocketPair(int type) {
   return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-Result<UniqueFd> openFile(const std::string& path, int flags, mode_t mode) { return openAt(AT_FDCWD, path, flags, mode); }
+Result<UniqueFd> openFile(const std::string& path, int flags, mode_t mode) {
+  return openAt(AT_FDCWD, path, flags, mode);
+}
 
 Result<UniqueFd> openAt(int directory, const std::string& path, int flags, mode_t mode) {
   int fd = ::openat(directory, path.c_str(), flags | O_CLOEXEC, mode);
@@ -137,8 +139,8 @@ struct OpenDirectory {
   int descriptor() const { return ::dirfd(handle.get()); }
 };
 
-// One tree being removed. A directory that lies deeper than descriptors go is moved up to the top and its turn comes there:
-// whoever fills the tree, a container or the layer of an image, decides how deep it is.
+// One tree being removed. A directory that lies deeper than descriptors go is moved up to the top and its turn comes
+// there: whoever fills the tree, a container or the layer of an image, decides how deep it is.
 class Removal {
  public:
   explicit Removal(const std::string& path) : path_(path) {}
@@ -201,7 +203,8 @@ Status Removal::removeEntry(const std::string& name, bool isDirectory) {
     if (::renameat2(fd, name.c_str(), top, upper.c_str(), RENAME_NOREPLACE) == 0) return {};
     if (errno == EEXIST) continue;
     // To change its "..", a directory has to be writable itself.
-    if (errno == EACCES && ::fchmodat(fd, name.c_str(), 0700, 0) == 0 && ::renameat2(fd, name.c_str(), top, upper.c_str(), RENAME_NOREPLACE) == 0)
+    if (errno == EACCES && ::fchmodat(fd, name.c_str(), 0700, 0) == 0 &&
+        ::renameat2(fd, name.c_str(), top, upper.c_str(), RENAME_NOREPLACE) == 0)
       return {};
     return sysError("remove " + name + " in " + path_);
   }

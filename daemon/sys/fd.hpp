@@ -47,7 +47,8 @@ Result<SocketPair> makeSocketPair(int type);  // AF_UNIX; SOCK_CLOEXEC is added
 Result<UniqueFd> openFile(const std::string& path, int flags, mode_t mode = 0644);  // O_CLOEXEC is added
 Result<UniqueFd> openAt(int directory, const std::string& path, int flags, mode_t mode = 0644);
 // openat2: `resolve` as RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS... Paths inside a rootfs use only this.
-Result<UniqueFd> openResolved(int directory, const std::string& path, int flags, std::uint64_t resolve, mode_t mode = 0);
+Result<UniqueFd> openResolved(int directory, const std::string& path, int flags, std::uint64_t resolve,
+                              mode_t mode = 0);
 Result<UniqueFd> duplicate(int fd);
 
 // Reads to the end; more than `limit` bytes is an error, never a silent cut.

@@ -20,7 +20,7 @@ std::atomic<Level> highestLevel{Level::Info};
 // systemd sets JOURNAL_STREAM=device:inode of the stream it gave us; only then is standard error the journal.
 bool stderrIsJournal() {
   const char* value = std::getenv("JOURNAL_STREAM");
-  struct stat info {};
+  struct stat info{};
   if (value == nullptr || ::fstat(STDERR_FILENO, &info) < 0) return false;
   return fmt::format("{}:{}", info.st_dev, info.st_ino) == value;
 }
@@ -38,15 +38,20 @@ bool sendToJournal(Level level, std::string_view text, std::initializer_list<Log
 
 }  // namespace
 
-void setLogLevel(Level highest) { highestLevel = highest; }
-Level logLevel() { return highestLevel; }
+void setLogLevel(Level highest) {
+  highestLevel = highest;
+}
+Level logLevel() {
+  return highestLevel;
+}
 
 void logMessage(Level level, std::string_view text, std::initializer_list<LogField> fields) {
   if (level > highestLevel) return;
   static const bool journal = stderrIsJournal();
   if (journal && sendToJournal(level, text, fields)) return;
   // systemd reads the <N> prefix from a stream; a terminal gets plain text. One write, so that lines never mix.
-  std::string line = ::isatty(STDERR_FILENO) != 0 ? std::string(text) : fmt::format("<{}>{}", static_cast<int>(level), text);
+  std::string line =
+      ::isatty(STDERR_FILENO) != 0 ? std::string(text) : fmt::format("<{}>{}", static_cast<int>(level), text);
   for (const auto& [name, value] : fields) line += fmt::format(" {}={}", name, value);
   std::replace(line.begin(), line.end(), '\n', ' ');
   line += '\n';

@@ -8,8 +8,8 @@
 
 namespace userpod {
 
-Status mountFilesystem(const std::string& type, const std::string& source, const std::string& target, unsigned long flags,
-                       const std::string& data) {
+Status mountFilesystem(const std::string& type, const std::string& source, const std::string& target,
+                       unsigned long flags, const std::string& data) {
   if (::mount(source.c_str(), target.c_str(), type.c_str(), flags, data.empty() ? nullptr : data.c_str()) < 0)
     return sysError("mount " + type + " on " + target);
   return {};
@@ -24,7 +24,7 @@ Status bindMount(const std::string& source, const std::string& target, bool recu
 }
 
 Status remountReadOnly(const std::string& target) {
-  struct statvfs info {};
+  struct statvfs info{};
   if (::statvfs(target.c_str(), &info) < 0) return sysError("statvfs " + target);
   unsigned long keep = 0;
   if ((info.f_flag & ST_NOSUID) != 0) keep |= MS_NOSUID;
@@ -56,7 +56,7 @@ Status unmountDetached(const std::string& target) {
 }
 
 Result<bool> isMountPoint(const std::string& path) {
-  struct statx info {};
+  struct statx info{};
   if (::statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, 0, &info) < 0) return sysError("stat " + path);
   return (info.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }

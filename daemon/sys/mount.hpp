@@ -8,8 +8,8 @@
 namespace userpod {
 
 // mount(2): flags MS_*.
-Status mountFilesystem(const std::string& type, const std::string& source, const std::string& target, unsigned long flags,
-                       const std::string& data = {});
+Status mountFilesystem(const std::string& type, const std::string& source, const std::string& target,
+                       unsigned long flags, const std::string& data = {});
 // Recursive by default: a tree with locked children can only be bound whole.
 Status bindMount(const std::string& source, const std::string& target, bool recursive = true);
 Status remountReadOnly(const std::string& target);  // of a bind mount; keeps the flags that a user namespace has locked

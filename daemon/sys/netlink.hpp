@@ -22,8 +22,8 @@ class NetlinkBatch {
 
   NetlinkBatch();
 
-  // Starts a request and returns its zeroed fixed part (ifinfomsg, ifaddrmsg, rtmsg), to be filled before the next call.
-  // `what` names it in an error: "add link upbr0". NLM_F_REQUEST and NLM_F_ACK are added to the flags.
+  // Starts a request and returns its zeroed fixed part (ifinfomsg, ifaddrmsg, rtmsg), to be filled before the next
+  // call. `what` names it in an error: "add link upbr0". NLM_F_REQUEST and NLM_F_ACK are added to the flags.
   template <typename Body>
   Body& begin(std::uint16_t type, std::uint16_t flags, std::string what) {
     static_assert(std::is_trivially_copyable_v<Body>);
@@ -55,7 +55,8 @@ class NetlinkBatch {
   std::vector<std::string> names_;  // of the requests, in order
 };
 
-// A socket of the network namespace that the opening thread was in, whatever thread uses it later. One thread at a time.
+// A socket of the network namespace that the opening thread was in, whatever thread uses it later. One thread at a
+// time.
 class Netlink {
  public:
   static Result<Netlink> open();

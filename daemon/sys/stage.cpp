@@ -34,9 +34,11 @@ void reachStage(std::string_view name, std::string_view id) {
   static const KillPoint point;
   static std::atomic<long> left{point.left};
   if (logLevel() >= Level::Debug)
-    logMessage(Level::Debug, fmt::format("stage {} {}", name, id.substr(0, 16)), {{"USERPOD_STAGE", name}, {"USERPOD_OBJECT", id}});
+    logMessage(Level::Debug, fmt::format("stage {} {}", name, id.substr(0, 16)),
+               {{"USERPOD_STAGE", name}, {"USERPOD_OBJECT", id}});
   if (point.name != name || --left != 0) return;
-  logMessage(Level::Notice, fmt::format("killed at stage {}, as USERPOD_KILL_AT says", name), {{"USERPOD_KILLED_AT", name}});
+  logMessage(Level::Notice, fmt::format("killed at stage {}, as USERPOD_KILL_AT says", name),
+             {{"USERPOD_KILLED_AT", name}});
   ::kill(::getpid(), SIGKILL);
   for (;;) ::pause();
 }

@@ -8,7 +8,7 @@
 
 namespace userpod {
 
-std::int64_t nowNanos();  // CLOCK_REALTIME, nanoseconds since the epoch: the CRI's timestamps
+std::int64_t nowNanos();                   // CLOCK_REALTIME, nanoseconds since the epoch: the CRI's timestamps
 std::string randomHex(std::size_t bytes);  // from getrandom(2), lower case, two digits a byte
 bool isHex(std::string_view text);
 std::vector<std::string> split(std::string_view text, char separator);  // keeps empty parts

@@ -43,7 +43,8 @@ Arguments stopArguments(const ActOptions& options, bool container) {
     int failed = sd_bus_message_open_container(message, 'a', "{sv}");
     if (failed >= 0 && options.forceManaged) failed = sd_bus_message_append(message, "{sv}", "force-managed", "b", 1);
     if (failed >= 0 && container && options.grace >= 0)
-      failed = sd_bus_message_append(message, "{sv}", "timeout-usec", "t", static_cast<std::uint64_t>(options.grace) * 1'000'000);
+      failed = sd_bus_message_append(message, "{sv}", "timeout-usec", "t",
+                                     static_cast<std::uint64_t>(options.grace) * 1'000'000);
     return failed < 0 ? failed : sd_bus_message_close_container(message);
   };
 }
@@ -79,7 +80,9 @@ class ProgressLine {
     std::string line = state_.value("Stage", "");
     auto done = state_.value("Done", std::uint64_t{0});
     auto total = state_.value("Total", std::uint64_t{0});
-    if (total > 0) line += fmt::format("  {} of {}  {:.0f} %", sizeText(done), sizeText(total), 100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (total > 0)
+      line += fmt::format("  {} of {}  {:.0f} %", sizeText(done), sizeText(total),
+                          100.0 * static_cast<double>(done) / static_cast<double>(total));
     if (auto rate = state_.value("Rate", std::uint64_t{0}); rate > 0) line += fmt::format("  {}/s", sizeText(rate));
     fmt::print(stderr, "\r\033[K{}", printable(line));
     std::fflush(stderr);
@@ -93,7 +96,8 @@ class ProgressLine {
 };
 
 Result<std::string> readPassword() {
-  if (::isatty(STDIN_FILENO) == 1) return Error(Code::InvalidArgument, "--password-stdin reads a pipe or a file, not a terminal");
+  if (::isatty(STDIN_FILENO) == 1)
+    return Error(Code::InvalidArgument, "--password-stdin reads a pipe or a file, not a terminal");
   USERPOD_TRY(text, readAll(STDIN_FILENO, 64 << 10));
   return std::string(trim(text));
 }
@@ -110,10 +114,12 @@ Status pull(const PullOptions& options, const Display& display) {
     int failed = sd_bus_message_append(message, "s", options.image.c_str());
     if (failed >= 0) failed = sd_bus_message_open_container(message, 'a', "{sv}");
     if (failed >= 0 && !options.username.empty())
-      failed = sd_bus_message_append(message, "{sv}{sv}", "username", "s", options.username.c_str(), "password", "s", password.c_str());
+      failed = sd_bus_message_append(message, "{sv}{sv}", "username", "s", options.username.c_str(), "password", "s",
+                                     password.c_str());
     return failed < 0 ? failed : sd_bus_message_close_container(message);
   };
-  USERPOD_TRY(result, runJob(bus, kRootPath, kManager, "PullImage", arguments, [&](const Json& changed) { line.update(changed); }));
+  USERPOD_TRY(result, runJob(bus, kRootPath, kManager, "PullImage", arguments,
+                             [&](const Json& changed) { line.update(changed); }));
   if (display.json) {
     fmt::print("{}\n", result.dump(2));
     return {};
@@ -164,6 +170,8 @@ int runRemoveImages(const ActOptions& options, const Display& display) {
   });
 }
 
-int runPull(const PullOptions& options, const Display& display) { return finish(pull(options, display), display); }
+int runPull(const PullOptions& options, const Display& display) {
+  return finish(pull(options, display), display);
+}
 
 }  // namespace userpod::ctl

@@ -46,8 +46,9 @@ Error toError(const sd_bus_error* error, int failed) {
   std::string text = error != nullptr && error->message != nullptr ? error->message : "";
   if (auto code = codeOf(name)) return {*code, text};
   if (name == SD_BUS_ERROR_SERVICE_UNKNOWN || name == SD_BUS_ERROR_NAME_HAS_NO_OWNER)
-    return {Code::NotReady, "userpod is not on the session bus: not installed for this user, or not started. Start it with: "
-                            "systemctl --user start userpod.service"};
+    return {Code::NotReady,
+            "userpod is not on the session bus: not installed for this user, or not started. Start it with: "
+            "systemctl --user start userpod.service"};
   if (name == SD_BUS_ERROR_NO_REPLY || name == SD_BUS_ERROR_DISCONNECTED || name == SD_BUS_ERROR_TIMEOUT)
     return {Code::NotReady, "the daemon went away or does not answer; see: systemctl --user status userpod.service"};
   if (name.find("Spawn") != std::string_view::npos || name.find("systemd1") != std::string_view::npos)
@@ -117,7 +118,8 @@ class Interrupts {
 // Until the bus or a signal has something.
 Status waitForEvents(sd_bus* bus, const Interrupts& interrupts) {
   int events = sd_bus_get_events(bus);
-  std::array<pollfd, 2> entries = {pollfd{sd_bus_get_fd(bus), static_cast<short>(events), 0}, pollfd{interrupts.fd(), POLLIN, 0}};
+  std::array<pollfd, 2> entries = {pollfd{sd_bus_get_fd(bus), static_cast<short>(events), 0},
+                                   pollfd{interrupts.fd(), POLLIN, 0}};
   if (events < 0) return sysError("session bus", -events);
   if (::poll(entries.data(), entries.size(), -1) < 0 && errno != EINTR) return sysError("poll");
   return {};
@@ -138,14 +140,15 @@ Result<BusClient> BusClient::open() {
   sd_bus* bus = nullptr;
   int failed = sd_bus_open_user(&bus);
   if (failed < 0)
-    return Error(Code::NotReady, fmt::format("no session bus ({}): log in with a session of your own (not su or sudo); on "
-                                             "Debian: apt install dbus-user-session. Without a bus: userpod-cri",
-                                             sysError("connect", -failed).text()));
+    return Error(Code::NotReady,
+                 fmt::format("no session bus ({}): log in with a session of your own (not su or sudo); on "
+                             "Debian: apt install dbus-user-session. Without a bus: userpod-cri",
+                             sysError("connect", -failed).text()));
   return BusClient(bus);
 }
 
-Result<Json> BusClient::call(const std::string& path, const char* interface, const char* member, const Arguments& arguments,
-                             bool activate) {
+Result<Json> BusClient::call(const std::string& path, const char* interface, const char* member,
+                             const Arguments& arguments, bool activate) {
   USERPOD_TRY(message, newCall(bus_.get(), path, interface, member, arguments));
   if (!activate) (void)sd_bus_message_set_auto_start(message.get(), 0);
   BusError error;
@@ -157,8 +160,9 @@ Result<Json> BusClient::call(const std::string& path, const char* interface, con
 }
 
 Result<Json> BusClient::properties(const std::string& path, const char* interface, bool activate) {
-  auto all = call(path, "org.freedesktop.DBus.Properties", "GetAll",
-                  [interface](sd_bus_message* message) { return sd_bus_message_append(message, "s", interface); }, activate);
+  auto all = call(
+      path, "org.freedesktop.DBus.Properties", "GetAll",
+      [interface](sd_bus_message* message) { return sd_bus_message_append(message, "s", interface); }, activate);
   if (all) readable(*all);
   return all;
 }
@@ -174,7 +178,8 @@ Result<BusClient::Object> BusClient::find(const std::string& key, const std::vec
     Code code = found.error().code();
     bool missing = code == Code::NoSuchPod || code == Code::NoSuchContainer || code == Code::NoSuchImage;
     // A name that is no image reference may be meant for another kind.
-    if (!missing && !(code == Code::InvalidArgument && kind == "Image" && kinds.size() > 1)) return std::move(found).error();
+    if (!missing && !(code == Code::InvalidArgument && kind == "Image" && kinds.size() > 1))
+      return std::move(found).error();
     tried += (tried.empty() ? "no " : ", ") + kind;
     last = std::move(found).error();
   }
@@ -204,7 +209,8 @@ Result<Json> BusClient::waitForJob(const std::string& job, const std::function<v
     if (!interrupts.take()) continue;
     if (canceled) return Error(Code::Canceled, "interrupted; the job may still run");
     canceled = true;
-    sd_bus_call_method_async(bus_.get(), nullptr, kService, job.c_str(), "org.userpod1.Job", "Cancel", nullptr, nullptr, "a{sv}", 0);
+    sd_bus_call_method_async(bus_.get(), nullptr, kService, job.c_str(), "org.userpod1.Job", "Cancel", nullptr, nullptr,
+                             "a{sv}", 0);
   }
   return std::move(*waiting.result);
 }

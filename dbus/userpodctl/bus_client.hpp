@@ -1,5 +1,6 @@
 // The session bus as the command line needs it: calls to org.userpod1, answers as JSON, jobs with their progress.
-// sd-bus itself, not sdbus-c++: what is shown is whatever types the daemon sends, and that library wants them beforehand.
+// sd-bus itself, not sdbus-c++: what is shown is whatever types the daemon sends, and that library wants them
+// beforehand.
 #pragma once
 
 #include <systemd/sd-bus.h>
@@ -43,8 +44,8 @@ class BusClient {
   };
   Result<Object> find(const std::string& key, const std::vector<std::string>& kinds);
 
-  // Waits for a job's end and returns its result. `progress` sees the properties that changed. SIGINT and SIGTERM cancel
-  // the job, and a second one ends the wait.
+  // Waits for a job's end and returns its result. `progress` sees the properties that changed. SIGINT and SIGTERM
+  // cancel the job, and a second one ends the wait.
   Result<Json> waitForJob(const std::string& job, const std::function<void(const Json&)>& progress = {});
 
  private:
@@ -57,6 +58,8 @@ class BusClient {
 
 // An options argument (a{sv}) of booleans that are true.
 Arguments trueOptions(const std::vector<std::string>& names);
-inline Arguments noOptions() { return trueOptions({}); }
+inline Arguments noOptions() {
+  return trueOptions({});
+}
 
 }  // namespace userpod::ctl

@@ -12,7 +12,9 @@ constexpr int kMaxDepth = 64;  // as deep as D-Bus allows
 
 Result<Json> readValue(sd_bus_message* message, int depth);
 
-Error broken(int failed) { return sysError("the daemon's answer cannot be read", -failed); }
+Error broken(int failed) {
+  return sysError("the daemon's answer cannot be read", -failed);
+}
 
 template <typename T>
 Result<Json> readNumber(sd_bus_message* message, char type) {
@@ -31,20 +33,30 @@ Result<Json> readBasic(sd_bus_message* message, char type) {
   switch (type) {
     case SD_BUS_TYPE_STRING:
     case SD_BUS_TYPE_OBJECT_PATH:
-    case SD_BUS_TYPE_SIGNATURE: return readText(message, type);
-    case SD_BUS_TYPE_BYTE: return readNumber<std::uint8_t>(message, type);
-    case SD_BUS_TYPE_INT16: return readNumber<std::int16_t>(message, type);
-    case SD_BUS_TYPE_UINT16: return readNumber<std::uint16_t>(message, type);
-    case SD_BUS_TYPE_INT32: return readNumber<std::int32_t>(message, type);
-    case SD_BUS_TYPE_UINT32: return readNumber<std::uint32_t>(message, type);
-    case SD_BUS_TYPE_INT64: return readNumber<std::int64_t>(message, type);
-    case SD_BUS_TYPE_UINT64: return readNumber<std::uint64_t>(message, type);
-    case SD_BUS_TYPE_DOUBLE: return readNumber<double>(message, type);
+    case SD_BUS_TYPE_SIGNATURE:
+      return readText(message, type);
+    case SD_BUS_TYPE_BYTE:
+      return readNumber<std::uint8_t>(message, type);
+    case SD_BUS_TYPE_INT16:
+      return readNumber<std::int16_t>(message, type);
+    case SD_BUS_TYPE_UINT16:
+      return readNumber<std::uint16_t>(message, type);
+    case SD_BUS_TYPE_INT32:
+      return readNumber<std::int32_t>(message, type);
+    case SD_BUS_TYPE_UINT32:
+      return readNumber<std::uint32_t>(message, type);
+    case SD_BUS_TYPE_INT64:
+      return readNumber<std::int64_t>(message, type);
+    case SD_BUS_TYPE_UINT64:
+      return readNumber<std::uint64_t>(message, type);
+    case SD_BUS_TYPE_DOUBLE:
+      return readNumber<double>(message, type);
     case SD_BUS_TYPE_BOOLEAN: {
       USERPOD_TRY(number, readNumber<int>(message, type));
       return Json(number.get<int>() != 0);
     }
-    default: return Error(Code::Internal, std::string("the daemon's answer has a value of type ") + type);
+    default:
+      return Error(Code::Internal, std::string("the daemon's answer has a value of type ") + type);
   }
 }
 
@@ -62,7 +74,8 @@ Result<Json> readRest(sd_bus_message* message, int depth) {
 
 Json asObject(const Json& entries) {
   Json object = Json::object();
-  for (const auto& entry : entries) object[entry[0].is_string() ? entry[0].get<std::string>() : entry[0].dump()] = entry[1];
+  for (const auto& entry : entries)
+    object[entry[0].is_string() ? entry[0].get<std::string>() : entry[0].dump()] = entry[1];
   return object;
 }
 

@@ -15,19 +15,27 @@ namespace {
 
 const char* word(Check::Severity severity) {
   switch (severity) {
-    case Check::Severity::Ok: return "ok";
-    case Check::Severity::Info: return "info";
-    case Check::Severity::Warning: return "warning";
-    default: return "error";
+    case Check::Severity::Ok:
+      return "ok";
+    case Check::Severity::Info:
+      return "info";
+    case Check::Severity::Warning:
+      return "warning";
+    default:
+      return "error";
   }
 }
 
 const char* color(Check::Severity severity) {
   switch (severity) {
-    case Check::Severity::Ok: return "\033[32m";
-    case Check::Severity::Info: return "\033[34m";
-    case Check::Severity::Warning: return "\033[33m";
-    default: return "\033[1;31m";
+    case Check::Severity::Ok:
+      return "\033[32m";
+    case Check::Severity::Info:
+      return "\033[34m";
+    case Check::Severity::Warning:
+      return "\033[33m";
+    default:
+      return "\033[1;31m";
   }
 }
 
@@ -38,7 +46,9 @@ Paths pathsOrUsual(std::vector<Check>& checks) {
     checks.push_back({"runtime-directory", Check::Severity::Ok, paths->runtime, {}});
     return *paths;
   }
-  checks.push_back({"runtime-directory", Check::Severity::Error, paths.error().text(),
+  checks.push_back({"runtime-directory",
+                    Check::Severity::Error,
+                    paths.error().text(),
                     {fmt::format("export XDG_RUNTIME_DIR=/run/user/{}", ::getuid())}});
   ::setenv("XDG_RUNTIME_DIR", fmt::format("/run/user/{}", ::getuid()).c_str(), 1);
   return *userPaths();
@@ -51,7 +61,8 @@ std::vector<Check> allChecks() {
   if (settings)
     checks.push_back({"settings", Check::Severity::Ok, "userpod.toml and its drop-ins are valid", {}});
   else
-    checks.push_back({"settings", Check::Severity::Error, settings.error().text(), {"correct the file; see userpod.toml(5)"}});
+    checks.push_back(
+        {"settings", Check::Severity::Error, settings.error().text(), {"correct the file; see userpod.toml(5)"}});
   auto host = diagnoseHost(paths, settings ? *settings : Settings{});
   checks.insert(checks.end(), host.begin(), host.end());
   return checks;
@@ -74,12 +85,18 @@ int runDoctor(const Display& display) {
   if (display.json) {
     Json list = Json::array();
     for (const auto& check : checks)
-      list.push_back({{"name", check.name}, {"severity", word(check.severity)}, {"message", check.message}, {"hints", check.hints}});
+      list.push_back({{"name", check.name},
+                      {"severity", word(check.severity)},
+                      {"message", check.message},
+                      {"hints", check.hints}});
     fmt::print("{}\n", list.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
     printChecks(checks, display);
   }
-  return std::any_of(checks.begin(), checks.end(), [](const Check& check) { return check.severity == Check::Severity::Error; }) ? 1 : 0;
+  return std::any_of(checks.begin(), checks.end(),
+                     [](const Check& check) { return check.severity == Check::Severity::Error; })
+             ? 1
+             : 0;
 }
 
 }  // namespace userpod::ctl

@@ -26,7 +26,9 @@ std::string firstOf(const Json& properties, const char* name) {
   return found != properties.end() && found->is_array() && !found->empty() ? (*found)[0].get<std::string>() : "";
 }
 
-std::string lastPart(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+std::string lastPart(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
 
 // [[path, properties], ...] -> [properties with Path first, ...]
 Result<Json> list(const char* method) {
@@ -55,8 +57,12 @@ int show(const char* method, const Display& display, Rows heading, std::vector<s
 }
 
 std::vector<std::string> podRow(const Json& pod) {
-  return {shortId(text(pod, "Id")),   text(pod, "Name"),   text(pod, "Namespace"),
-          text(pod, "State"),         text(pod, "Origin"), firstOf(pod, "Addresses"),
+  return {shortId(text(pod, "Id")),
+          text(pod, "Name"),
+          text(pod, "Namespace"),
+          text(pod, "State"),
+          text(pod, "Origin"),
+          firstOf(pod, "Addresses"),
           std::to_string(pod.value("Containers", Json::array()).size()),
           timeText(number(pod, "CreatedAt"))};
 }
@@ -65,13 +71,19 @@ std::vector<std::string> containerRow(const Json& container) {
   std::string state = text(container, "State");
   if (state == "exited") state += fmt::format(" ({})", text(container, "ExitCode"));
   auto pid = number(container, "Pid");
-  return {shortId(text(container, "Id")), text(container, "Name"), shortId(lastPart(text(container, "Pod"))),
-          state, pid != 0 ? std::to_string(pid) : "-", text(container, "ImageRef"), timeText(number(container, "CreatedAt"))};
+  return {shortId(text(container, "Id")),
+          text(container, "Name"),
+          shortId(lastPart(text(container, "Pod"))),
+          state,
+          pid != 0 ? std::to_string(pid) : "-",
+          text(container, "ImageRef"),
+          timeText(number(container, "CreatedAt"))};
 }
 
 std::vector<std::string> imageRow(const Json& image) {
   std::string names;
-  for (const auto& tag : image.value("RepoTags", Json::array())) names += (names.empty() ? "" : ", ") + tag.get<std::string>();
+  for (const auto& tag : image.value("RepoTags", Json::array()))
+    names += (names.empty() ? "" : ", ") + tag.get<std::string>();
   if (names.empty()) names = firstOf(image, "RepoDigests");
   return {shortId(text(image, "Id")), names, sizeText(number(image, "Size")),
           std::to_string(image.value("UsedBy", Json::array()).size()), timeText(number(image, "CreatedAt"))};
@@ -108,10 +120,13 @@ Status printObject(const std::string& key) {
 
 }  // namespace
 
-int runStatus(const Display& display) { return finish(printStatus(display), display); }
+int runStatus(const Display& display) {
+  return finish(printStatus(display), display);
+}
 
 int runPods(const Display& display) {
-  return show("ListPods", display, {{"ID", "NAME", "NAMESPACE", "STATE", "ORIGIN", "ADDRESS", "CONTAINERS", "CREATED"}}, podRow);
+  return show("ListPods", display, {{"ID", "NAME", "NAMESPACE", "STATE", "ORIGIN", "ADDRESS", "CONTAINERS", "CREATED"}},
+              podRow);
 }
 
 int runContainers(const Display& display) {
@@ -122,6 +137,8 @@ int runImages(const Display& display) {
   return show("ListImages", display, {{"ID", "NAMES", "SIZE", "USED BY", "CREATED"}}, imageRow);
 }
 
-int runInspect(const std::string& key, const Display& display) { return finish(printObject(key), display); }
+int runInspect(const std::string& key, const Display& display) {
+  return finish(printObject(key), display);
+}
 
 }  // namespace userpod::ctl

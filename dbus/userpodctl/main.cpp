@@ -14,14 +14,17 @@ namespace userpod::ctl {
 
 int fail(const Error& error, const Display& display) {
   if (display.json)
-    fmt::print(stderr, "{}\n", Json({{"error", codeName(error.code())}, {"message", error.text()}})
-                                   .dump(-1, ' ', false, Json::error_handler_t::replace));
+    fmt::print(stderr, "{}\n",
+               Json({{"error", codeName(error.code())}, {"message", error.text()}})
+                   .dump(-1, ' ', false, Json::error_handler_t::replace));
   else
     fmt::print(stderr, "userpodctl: {}\n", error.text());
   return exitStatus(error.code());
 }
 
-int finish(const Status& status, const Display& display) { return status ? EXIT_SUCCESS : fail(status.error(), display); }
+int finish(const Status& status, const Display& display) {
+  return status ? EXIT_SUCCESS : fail(status.error(), display);
+}
 
 int runEnter(const std::vector<std::string>& command, const Display& display) {
   auto paths = userPaths();
@@ -66,13 +69,13 @@ CLI::App* addCommand(CLI::App& app, Request& request, const char* name, const ch
 }
 
 void addHostCommands(CLI::App& app, Request& request) {
-  addCommand(app, request, "doctor", "Check the host, one requirement at a time; needs no daemon. Exit status 1: an error was found",
+  addCommand(app, request, "doctor",
+             "Check the host, one requirement at a time; needs no daemon. Exit status 1: an error was found",
              [](Request& r) { return runDoctor(r.display); });
-  auto* enter = addCommand(app, request, "enter", "Run a command inside the node: enter -- CMD ARG...",
-                           [](Request& r) {
-                             r.command.insert(r.command.end(), r.rest.begin(), r.rest.end());
-                             return runEnter(r.command, r.display);
-                           });
+  auto* enter = addCommand(app, request, "enter", "Run a command inside the node: enter -- CMD ARG...", [](Request& r) {
+    r.command.insert(r.command.end(), r.rest.begin(), r.rest.end());
+    return runEnter(r.command, r.display);
+  });
   enter->add_option("command", request.command, "The command, best after --");
   auto* reset = addCommand(app, request, "reset", "Stop all pods and remove all images, containers and their state",
                            [](Request& r) { return runReset(r.yes, r.display); });
@@ -87,9 +90,12 @@ void addHostCommands(CLI::App& app, Request& request) {
 }
 
 void addReadCommands(CLI::App& app, Request& request) {
-  addCommand(app, request, "status", "Show the daemon's state; does not start it", [](Request& r) { return runStatus(r.display); });
+  addCommand(app, request, "status", "Show the daemon's state; does not start it",
+             [](Request& r) { return runStatus(r.display); });
   addCommand(app, request, "pods", "List pods", [](Request& r) { return runPods(r.display); });
-  addCommand(app, request, "containers", "List containers", [](Request& r) { return runContainers(r.display); })->alias("ps");
+  addCommand(app, request, "containers", "List containers", [](Request& r) {
+    return runContainers(r.display);
+  })->alias("ps");
   addCommand(app, request, "images", "List images", [](Request& r) { return runImages(r.display); });
   addCommand(app, request, "inspect", "Show all properties of a pod, container or image, as JSON",
              [](Request& r) { return runInspect(r.key, r.display); })
@@ -106,7 +112,8 @@ CLI::App* addAct(CLI::App& app, Request& request, const char* name, const char* 
 
 void addChangeCommands(CLI::App& app, Request& request) {
   constexpr const char* kManaged = "Also what a kubelet or another client of the CRI manages";
-  addAct(app, request, "start", "Start created containers", runStart)->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  addAct(app, request, "start", "Start created containers", runStart)
+      ->add_flag("--force-managed", request.act.forceManaged, kManaged);
   auto* stop = addAct(app, request, "stop", "Stop containers or pods", runStop);
   stop->add_flag("--force-managed", request.act.forceManaged, kManaged);
   stop->add_option("-t,--time", request.act.grace, "Seconds between a container's stop signal and the kill")
@@ -115,10 +122,12 @@ void addChangeCommands(CLI::App& app, Request& request) {
   remove->add_flag("--force-managed", request.act.forceManaged, kManaged);
   remove->add_flag("-f,--force", request.act.force, "Kill a running container first");
   addAct(app, request, "rmi", "Remove images", runRemoveImages);
-  auto* pull = addCommand(app, request, "pull", "Fetch an image; prints its id", [](Request& r) { return runPull(r.pull, r.display); });
+  auto* pull = addCommand(app, request, "pull", "Fetch an image; prints its id",
+                          [](Request& r) { return runPull(r.pull, r.display); });
   pull->add_option("image", request.pull.image, "Name with tag or digest")->required();
   auto* username = pull->add_option("-u,--username", request.pull.username, "For the registry");
-  auto* password = pull->add_flag("--password-stdin", request.pull.passwordStdin, "Read the password from standard input");
+  auto* password =
+      pull->add_flag("--password-stdin", request.pull.passwordStdin, "Read the password from standard input");
   username->needs(password);
   password->needs(username);
 }

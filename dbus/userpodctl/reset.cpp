@@ -20,7 +20,8 @@ constexpr const char* kUnits[] = {"userpod.socket", "userpod.service", "userpod-
 
 Status confirm(const Paths& paths) {
   if (::isatty(STDIN_FILENO) != 1) return Error(Code::InvalidArgument, "reset removes all pods and images: say --yes");
-  fmt::print("This stops all pods and removes {} with all images and containers, and {}.\nContinue? [y/N] ", paths.data, paths.runtime);
+  fmt::print("This stops all pods and removes {} with all images and containers, and {}.\nContinue? [y/N] ", paths.data,
+             paths.runtime);
   std::fflush(stdout);
   std::string answer;
   std::getline(std::cin, answer);
@@ -39,8 +40,9 @@ Status stopUnits(const Paths& paths) {
   auto node = Node::find(paths);
   if (!node) return {};
   std::string why = output ? std::string(trim(output->err)) : output.error().text();
-  return Error(Code::Busy, fmt::format("the node (process {}) still runs: systemctl --user stop userpod-node.service: {}",
-                                       node->state().pid, why));
+  return Error(Code::Busy,
+               fmt::format("the node (process {}) still runs: systemctl --user stop userpod-node.service: {}",
+                           node->state().pid, why));
 }
 
 // The body of the child: the maps have been written, and all ids that files may have are mapped.
@@ -77,7 +79,8 @@ Status removeMapped(const Paths& paths, const IdMaps& maps) {
   made.write.reset();
   mapped.read.reset();
   int failed = 0;
-  if (::read(made.read.get(), &failed, sizeof(failed)) != sizeof(failed)) return Error(Code::Internal, "the helper process ended");
+  if (::read(made.read.get(), &failed, sizeof(failed)) != sizeof(failed))
+    return Error(Code::Internal, "the helper process ended");
   if (failed != 0) return userNamespaceError(failed);
   USERPOD_CHECK(writeIdMaps(pid, maps));
   if (::write(mapped.write.get(), "1", 1) != 1) return sysError("release the helper process");
@@ -93,7 +96,8 @@ Status removePlain(const Paths& paths) {
 
 Status reset(bool yes, const Display& display) {
   USERPOD_TRY(paths, userPaths());
-  if (::getuid() == 0) return Error(Code::InvalidArgument, "reset is for the ordinary user whose pods they are, outside the node");
+  if (::getuid() == 0)
+    return Error(Code::InvalidArgument, "reset is for the ordinary user whose pods they are, outside the node");
   if (!yes) USERPOD_CHECK(confirm(paths));
   USERPOD_CHECK(stopUnits(paths));
   auto maps = ownIdMaps();
@@ -101,13 +105,15 @@ Status reset(bool yes, const Display& display) {
   if (display.json)
     fmt::print("{}\n", Json({{"removed", {paths.data, paths.runtime}}}).dump());
   else
-    fmt::print("Removed {} and {}; {} is left.\nStart again with: systemctl --user start userpod.socket\n", paths.data, paths.runtime,
-               paths.config);
+    fmt::print("Removed {} and {}; {} is left.\nStart again with: systemctl --user start userpod.socket\n", paths.data,
+               paths.runtime, paths.config);
   return {};
 }
 
 }  // namespace
 
-int runReset(bool yes, const Display& display) { return finish(reset(yes, display), display); }
+int runReset(bool yes, const Display& display) {
+  return finish(reset(yes, display), display);
+}
 
 }  // namespace userpod::ctl

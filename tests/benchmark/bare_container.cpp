@@ -27,7 +27,8 @@ std::vector<std::string> toolEnvironment() {
   return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
 }
 
-// The superblock options of the overlay mounted at `target`. Spaces and colons in our paths would be escaped: there are none.
+// The superblock options of the overlay mounted at `target`. Spaces and colons in our paths would be escaped: there are
+// none.
 Result<std::string> overlayOptions(const std::string& target) {
   USERPOD_TRY(table, readFile("/proc/self/mountinfo", 64 << 20));
   for (const auto& line : split(table, '\n')) {
@@ -36,7 +37,8 @@ Result<std::string> overlayOptions(const std::string& target) {
     if (fields.size() < 5 || fields[4] != target || fields.end() - dash < 4) continue;
     if (*(dash + 1) == "overlay") return *(dash + 3);
   }
-  return Error(Code::StorageFailed, "no overlay is mounted at " + target + ": the bare part has nothing to compare with");
+  return Error(Code::StorageFailed,
+               "no overlay is mounted at " + target + ": the bare part has nothing to compare with");
 }
 
 // conmon answers {"data": pid}, or {"data": -1, "message": ...}, in one line and keeps the pipe open.

@@ -17,22 +17,23 @@ namespace userpod::bench {
 
 // What the product's own container is made of, to make the same one without it.
 struct ContainerModel {
-  nlohmann::json spec;                  // its OCI spec
-  std::vector<std::string> lowerLayers; // of its overlay, uppermost first
+  nlohmann::json spec;                   // its OCI spec
+  std::vector<std::string> lowerLayers;  // of its overlay, uppermost first
 };
 
 // Of a running container of the product: the lower layers of the overlay at the spec's root, from /proc/self/mountinfo.
 Result<ContainerModel> modelOf(nlohmann::json spec);
 
 struct ContainerTools {
-  std::string crun;    // the read-only bind mount that the daemon uses
+  std::string crun;  // the read-only bind mount that the daemon uses
   std::string conmon;
 };
 Result<ContainerTools> findTools(const Paths& paths, const Settings& settings);
 
 inline constexpr const char* kBareCgroup = "/bench";  // all cgroups of bare containers are below
 
-// Tells of exit files when they are there: one inotify descriptor, of which a user has few, and one thread for all who wait.
+// Tells of exit files when they are there: one inotify descriptor, of which a user has few, and one thread for all who
+// wait.
 class ExitWatch {
  public:
   static Result<std::unique_ptr<ExitWatch>> open(const std::string& directory);
@@ -58,13 +59,13 @@ struct BareContainer {
   pid_t process = 0;
 };
 
-// In a process that stands in the node's namespaces but its network and cgroup ones, as the daemon does. Any thread, each
-// container by one at a time.
+// In a process that stands in the node's namespaces but its network and cgroup ones, as the daemon does. Any thread,
+// each container by one at a time.
 class BareContainers {
  public:
   // live: a directory on a tmpfs, for bundles, exit files and crun's state. disk: for the writable layers.
-  static Result<std::unique_ptr<BareContainers>> open(const NodeInside& node, ContainerTools tools, ContainerModel model,
-                                                      std::string live, std::string disk);
+  static Result<std::unique_ptr<BareContainers>> open(const NodeInside& node, ContainerTools tools,
+                                                      ContainerModel model, std::string live, std::string disk);
 
   // Directories, the bundle with its config.json and the cgroups. pins: of "net", "ipc" and "uts". number: not in use.
   Result<BareContainer> prepare(unsigned number, const std::vector<std::pair<std::string, std::string>>& pins) const;
@@ -78,7 +79,8 @@ class BareContainers {
   Status remove(const BareContainer& container) const;
 
  private:
-  BareContainers(const NodeInside& node, ContainerTools tools, ContainerModel model, std::string live, std::string disk);
+  BareContainers(const NodeInside& node, ContainerTools tools, ContainerModel model, std::string live,
+                 std::string disk);
   static std::string id(unsigned number) { return "bench-" + std::to_string(number); }
   std::string bundle(unsigned number) const { return live_ + "/bundles/" + id(number); }
   std::string writable(unsigned number) const { return disk_ + "/" + id(number); }

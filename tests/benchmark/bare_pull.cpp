@@ -99,7 +99,8 @@ class Sha256 {
 using Take = std::function<bool(const char*, std::size_t)>;
 Status get(const std::string& url, const char* accept, const Take& take) {
   std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> request(curl_easy_init(), curl_easy_cleanup);
-  std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(curl_slist_append(nullptr, accept), curl_slist_free_all);
+  std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(curl_slist_append(nullptr, accept),
+                                                                      curl_slist_free_all);
   if (!request || !headers) return Error(Code::Internal, "curl_easy_init");
   auto write = +[](char* data, std::size_t, std::size_t size, void* target) -> std::size_t {
     return (*static_cast<const Take*>(target))(data, size) ? size : 0;
@@ -208,7 +209,8 @@ Status unpackEntries(archive* tar, archive* disk, const std::string& directory) 
     std::size_t size = 0;
     la_int64_t offset = 0;
     while ((status = archive_read_data_block(tar, &data, &size, &offset)) == ARCHIVE_OK)
-      if (archive_write_data_block(disk, data, size, offset) < 0) return Error(Code::StorageFailed, archive_error_string(disk));
+      if (archive_write_data_block(disk, data, size, offset) < 0)
+        return Error(Code::StorageFailed, archive_error_string(disk));
     if (status != ARCHIVE_EOF) break;
     if (archive_write_finish_entry(disk) != ARCHIVE_OK) return Error(Code::StorageFailed, archive_error_string(disk));
   }
@@ -231,11 +233,13 @@ Status unpack(const BareImage::Layer& layer, Channel& input, const std::string& 
   Status done;
   if (archive_read_open(tar.get(), &source, nullptr, read, nullptr) != ARCHIVE_OK)
     done = Error(Code::ImageInvalid, archive_error_string(tar.get()));
-  else done = unpackEntries(tar.get(), disk.get(), directory);
+  else
+    done = unpackEntries(tar.get(), disk.get(), directory);
   while (done && source.next()) {  // padding after the end of the tar is part of the DiffID
   }
   input.close();
-  if (done && source.digest.text() != layer.diffId) done = Error(Code::DigestMismatch, layer.url + " unpacks to another DiffID");
+  if (done && source.digest.text() != layer.diffId)
+    done = Error(Code::DigestMismatch, layer.url + " unpacks to another DiffID");
   return done;
 }
 
@@ -258,7 +262,8 @@ Result<BareImage> describeImage(const std::string& reference) {
   BareImage image;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     std::string digest = layers[i].value("digest", "");
-    image.layers.push_back({base + "/blobs/" + digest, digest, diffIds[i].is_string() ? diffIds[i].get<std::string>() : ""});
+    image.layers.push_back(
+        {base + "/blobs/" + digest, digest, diffIds[i].is_string() ? diffIds[i].get<std::string>() : ""});
   }
   return image;
 }

@@ -24,7 +24,9 @@ constexpr std::array kNamespaces = {"net", "ipc", "uts"};
 constexpr int kLoopbackIndex = 1;
 
 // 10.201.0.0/16 and fd75:7365:7270::/64 stay within the bridge: no traffic leaves it.
-in_addr address4(unsigned number) { return {htonl((10U << 24) + (201U << 16) + number)}; }
+in_addr address4(unsigned number) {
+  return {htonl((10U << 24) + (201U << 16) + number)};
+}
 in6_addr address6(unsigned number) {
   in6_addr address{};
   constexpr std::array<std::uint8_t, 6> kPrefix = {0xfd, 0x75, 0x73, 0x65, 0x72, 0x70};
@@ -38,8 +40,10 @@ in6_addr address6(unsigned number) {
 Result<Netlink> openInNode(const NodeInside& node) {
   Result<Netlink> socket = Error(Code::Internal, "no netlink socket");
   std::thread([&] {
-    if (::setns(node.networkNamespace.get(), CLONE_NEWNET) < 0) socket = sysError("join the node's network");
-    else socket = Netlink::open();
+    if (::setns(node.networkNamespace.get(), CLONE_NEWNET) < 0)
+      socket = sysError("join the node's network");
+    else
+      socket = Netlink::open();
   }).join();
   return socket;
 }

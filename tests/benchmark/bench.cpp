@@ -124,7 +124,8 @@ int superviseOf(Child& child) {
 Status checkOptions(const Options& options) {
   for (const auto& row : options.rows) {
     bool known = false;
-    for (const auto* list : {&kLifecycleRows, &kOtherRows}) known |= std::find(list->begin(), list->end(), row) != list->end();
+    for (const auto* list : {&kLifecycleRows, &kOtherRows})
+      known |= std::find(list->begin(), list->end(), row) != list->end();
     if (!known) return Error(Code::InvalidArgument, "--rows: there is no row \"" + row + "\"; see --help");
   }
   if (options.samples == 0 || options.samples > 5000) return Error(Code::InvalidArgument, "--samples: 1 to 5000");
@@ -175,9 +176,13 @@ int main(int argc, char** argv) {
   app.add_option("--parallel", options.parallel, "callers at once of the rows of calls (1,10,50)")->delimiter(',');
   app.add_option("--pods", options.pods, "pods of the rows of many pods (10,100,500)")->delimiter(',');
   app.add_option("--containers", options.containers, "of the longest list (1000)");
-  app.add_option("--registry", options.registry, "HOST:PORT of tests/testbed/registry --bench")->required()->envname("USERPOD_REGISTRY");
-  app.add_option("--rows", options.rows, "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
-                                         " StopPodSandbox, PullImage, Load, Pods")->delimiter(',');
+  app.add_option("--registry", options.registry, "HOST:PORT of tests/testbed/registry --bench")
+      ->required()
+      ->envname("USERPOD_REGISTRY");
+  app.add_option("--rows", options.rows,
+                 "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
+                 " StopPodSandbox, PullImage, Load, Pods")
+      ->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   return userpod::bench::runBenchmark(options);
 }

@@ -69,13 +69,14 @@ class CriClient final : public Client {
  private:
   template <typename Stub, typename Request, typename Response>
   static Status call(const char* name, Stub& stub,
-                     grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*), const Request& request,
-                     Response* response) {
+                     grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                     const Request& request, Response* response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kCallTime);
     auto status = (stub.*method)(&context, request, response);
     if (status.ok()) return {};
-    return Error(Code::System, fmt::format("{}: status {}: {}", name, static_cast<int>(status.error_code()), status.error_message()));
+    return Error(Code::System,
+                 fmt::format("{}: status {}: {}", name, static_cast<int>(status.error_code()), status.error_message()));
   }
   template <typename Request, typename Response>
   Status runtimeCall(const char* name,
@@ -84,7 +85,8 @@ class CriClient final : public Client {
     return call(name, *runtime_, method, request, response);
   }
   template <typename Request, typename Response>
-  Status imageCall(const char* name, grpc::Status (v1::ImageService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+  Status imageCall(const char* name,
+                   grpc::Status (v1::ImageService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                    const Request& request, Response* response) {
     return call(name, *images_, method, request, response);
   }
@@ -178,7 +180,8 @@ Status CriClient::exec(const std::string& id, const std::vector<std::string>& co
   v1::ExecSyncResponse response;
   USERPOD_CHECK(runtimeCall("ExecSync", &v1::RuntimeService::Stub::ExecSync, request, &response));
   if (response.exit_code() == 0) return {};
-  return Error(Code::System, fmt::format("{} in the container: exit status {}: {}", command[0], response.exit_code(), response.stderr()));
+  return Error(Code::System, fmt::format("{} in the container: exit status {}: {}", command[0], response.exit_code(),
+                                         response.stderr()));
 }
 
 Result<nlohmann::json> CriClient::containerInfo(const std::string& id) {
@@ -187,7 +190,8 @@ Result<nlohmann::json> CriClient::containerInfo(const std::string& id) {
   request.set_verbose(true);
   v1::ContainerStatusResponse response;
   USERPOD_CHECK(runtimeCall("ContainerStatus", &v1::RuntimeService::Stub::ContainerStatus, request, &response));
-  auto info = nlohmann::json::parse(response.info().count("info") != 0 ? response.info().at("info") : "", nullptr, false);
+  auto info =
+      nlohmann::json::parse(response.info().count("info") != 0 ? response.info().at("info") : "", nullptr, false);
   if (!info.is_object()) return Error(Code::Internal, "the verbose status of a container has no info");
   return info;
 }
@@ -206,13 +210,15 @@ Result<pid_t> CriClient::containerPid(const std::string& id) {
 
 Result<std::size_t> CriClient::listPods() {
   v1::ListPodSandboxResponse response;
-  USERPOD_CHECK(runtimeCall("ListPodSandbox", &v1::RuntimeService::Stub::ListPodSandbox, v1::ListPodSandboxRequest(), &response));
+  USERPOD_CHECK(
+      runtimeCall("ListPodSandbox", &v1::RuntimeService::Stub::ListPodSandbox, v1::ListPodSandboxRequest(), &response));
   return static_cast<std::size_t>(response.items_size());
 }
 
 Result<std::size_t> CriClient::listContainers() {
   v1::ListContainersResponse response;
-  USERPOD_CHECK(runtimeCall("ListContainers", &v1::RuntimeService::Stub::ListContainers, v1::ListContainersRequest(), &response));
+  USERPOD_CHECK(
+      runtimeCall("ListContainers", &v1::RuntimeService::Stub::ListContainers, v1::ListContainersRequest(), &response));
   return static_cast<std::size_t>(response.containers_size());
 }
 

@@ -33,11 +33,12 @@ class Client {
   virtual Status startContainer(const std::string& id) = 0;
   virtual Status stopContainer(const std::string& id) = 0;
   virtual Status removeContainer(const std::string& id) = 0;
-  virtual Status exec(const std::string& id, const std::vector<std::string>& command) = 0;  // a status but 0 is an error
+  virtual Status exec(const std::string& id,
+                      const std::vector<std::string>& command) = 0;  // a status but 0 is an error
   // The OCI spec, runtimeSpec of the verbose status.
   virtual Result<nlohmann::json> containerSpec(const std::string& id) = 0;
   virtual Result<pid_t> containerPid(const std::string& id) = 0;  // in the node, from the verbose status
-  virtual Result<std::size_t> listPods() = 0;        // their number
+  virtual Result<std::size_t> listPods() = 0;                     // their number
   virtual Result<std::size_t> listContainers() = 0;
   virtual Status removeAll() = 0;
 

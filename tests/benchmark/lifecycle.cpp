@@ -26,7 +26,8 @@ Status waitForHandler(pid_t pid, int signal) {
     if ((std::strtoull(procField(status, "SigCgt").c_str(), nullptr, 16) >> (signal - 1) & 1) != 0) return {};
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return Error(Code::Timeout, fmt::format("process {} of a container handles no signal {}: is it the pause image?", pid, signal));
+  return Error(Code::Timeout,
+               fmt::format("process {} of a container handles no signal {}: is it the pause image?", pid, signal));
 }
 
 // One caller of those who call at once: its pod and container, and the bare ones beside them.
@@ -40,9 +41,14 @@ struct Lane {
 class Lifecycle {
  public:
   // firstNumber: of the first bare sandbox, none of which is used twice.
-  Lifecycle(const Options& options, Client& client, BareSandboxes& sandboxes, BareContainers& containers, unsigned callers,
-            unsigned firstNumber)
-      : options_(options), client_(client), sandboxes_(sandboxes), containers_(containers), lanes_(callers), next_(firstNumber) {
+  Lifecycle(const Options& options, Client& client, BareSandboxes& sandboxes, BareContainers& containers,
+            unsigned callers, unsigned firstNumber)
+      : options_(options),
+        client_(client),
+        sandboxes_(sandboxes),
+        containers_(containers),
+        lanes_(callers),
+        next_(firstNumber) {
     for (const auto& name : kLifecycleRows) rows_[name].name = atOnce(name, callers);
   }
 
@@ -66,10 +72,11 @@ class Lifecycle {
     for (auto& [name, row] : rows_) row.product = row.bare = {};
   }
   // The calls of all lanes at once, the product's and the bare ones in turns.
-  Status measure(const char* row, const std::function<Status(Lane&)>& product, const std::function<Status(Lane&)>& bare) {
+  Status measure(const char* row, const std::function<Status(Lane&)>& product,
+                 const std::function<Status(Lane&)>& bare) {
     return inTurns(
-        rows_[row], round_, static_cast<unsigned>(lanes_.size()), [&](unsigned index) { return product(lanes_[index]); },
-        [&](unsigned index) { return bare(lanes_[index]); });
+        rows_[row], round_, static_cast<unsigned>(lanes_.size()),
+        [&](unsigned index) { return product(lanes_[index]); }, [&](unsigned index) { return bare(lanes_[index]); });
   }
   // What is not measured.
   Status forAll(const std::function<Status(Lane&)>& action) {
@@ -148,7 +155,8 @@ class Lifecycle {
 Status timedList(Samples& samples, Client& client, std::size_t least) {
   return timed(samples, [&]() -> Status {
     USERPOD_TRY(count, client.listContainers());
-    return count >= least ? Status() : Error(Code::Internal, fmt::format("ListContainers lists {}, fewer than {}", count, least));
+    return count >= least ? Status()
+                          : Error(Code::Internal, fmt::format("ListContainers lists {}, fewer than {}", count, least));
   });
 }
 

@@ -30,7 +30,9 @@ std::string column(double value, int width) {
 
 }  // namespace
 
-Row valueRow(std::string name, double value, std::string unit) { return {std::move(name), {{value}}, {}, std::move(unit)}; }
+Row valueRow(std::string name, double value, std::string unit) {
+  return {std::move(name), {{value}}, {}, std::move(unit)};
+}
 
 double percentile(std::vector<double> samples, double percent) {
   auto rank = static_cast<std::size_t>(std::ceil(percent / 100 * static_cast<double>(samples.size())));
@@ -47,16 +49,23 @@ void Report::print(const Row& row) {
   double bare = row.bare.values.empty() ? 0 : percentile(row.bare.values, 50);
   double ratio = bare > 0 ? p50 / bare : 0;
   if (json_) {
-    nlohmann::ordered_json line{{"name", row.name}, {"p50", std::round(p50 * 1000) / 1000}, {"p95", std::round(p95 * 1000) / 1000},
-                                {"n", row.product.values.size()}, {"unit", row.unit}, {"rate", rounded(rate(row.product))},
-                                {"bare", rounded(bare)}, {"bare_rate", rounded(rate(row.bare))}, {"ratio", rounded(ratio)}};
+    nlohmann::ordered_json line{{"name", row.name},
+                                {"p50", std::round(p50 * 1000) / 1000},
+                                {"p95", std::round(p95 * 1000) / 1000},
+                                {"n", row.product.values.size()},
+                                {"unit", row.unit},
+                                {"rate", rounded(rate(row.product))},
+                                {"bare", rounded(bare)},
+                                {"bare_rate", rounded(rate(row.bare))},
+                                {"ratio", rounded(ratio)}};
     fmt::print("{}\n", line.dump());
   } else {
     if (!headPrinted_)
-      fmt::print("{:<42} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "n", "unit", "/s", "bare p50",
-                 "bare /s", "ratio");
+      fmt::print("{:<42} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "n", "unit", "/s",
+                 "bare p50", "bare /s", "ratio");
     headPrinted_ = true;
-    std::string line = fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, row.product.values.size(), row.unit);
+    std::string line =
+        fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, row.product.values.size(), row.unit);
     line += column(rate(row.product), 8) + column(bare, 9) + column(rate(row.bare), 8) + column(ratio, 6);
     line.erase(line.find_last_not_of(' ') + 1);
     fmt::print("{}\n", line);
@@ -64,16 +73,20 @@ void Report::print(const Row& row) {
   std::fflush(stdout);
 }
 
-void Report::printLoad() { print({"load average of the machine", {loads_}, {}, "tasks"}); }
+void Report::printLoad() {
+  print({"load average of the machine", {loads_}, {}, "tasks"});
+}
 
 void handleInterrupts() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { interruptedFlag = 1; };
   action.sa_flags = SA_RESTART;
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
 }
 
-bool interrupted() { return interruptedFlag != 0; }
+bool interrupted() {
+  return interruptedFlag != 0;
+}
 
 Status checkInterrupted() {
   if (interrupted()) return Error(Code::Canceled, "interrupted; what was made is removed");

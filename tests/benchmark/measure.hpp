@@ -28,8 +28,9 @@ Row valueRow(std::string name, double value, std::string unit);
 // The smallest sample that at least `percent` of them do not exceed (nearest rank). samples must not be empty.
 double percentile(std::vector<double> samples, double percent);
 
-// Prints each row when it is done: a table, or one JSON object a line with name, p50, p95, n, unit, rate (calls a second,
-// all callers together, or null), and of the bare part bare (its p50), bare_rate and ratio (p50 / bare), or null.
+// Prints each row when it is done: a table, or one JSON object a line with name, p50, p95, n, unit, rate (calls a
+// second, all callers together, or null), and of the bare part bare (its p50), bare_rate and ratio (p50 / bare), or
+// null.
 class Report {
  public:
   explicit Report(bool json) : json_(json) {}
@@ -43,8 +44,8 @@ class Report {
   std::vector<double> loads_;
 };
 
-// Runs action(0) to action(count - 1) at once, each in a thread of its own, and appends their times in milliseconds. The
-// action returns a Status. The first error counts; all have ended when this returns.
+// Runs action(0) to action(count - 1) at once, each in a thread of its own, and appends their times in milliseconds.
+// The action returns a Status. The first error counts; all have ended when this returns.
 template <typename Action>
 Status timedTogether(Samples& samples, unsigned count, Action&& action) {
   using Clock = std::chrono::steady_clock;
@@ -81,8 +82,8 @@ Status timed(Samples& samples, Action&& action) {
   return timedTogether(samples, 1, [&](unsigned) { return action(); });
 }
 
-// `count` calls of each side at once. The sides take turns in going first, so that what one leaves to the kernel to finish
-// behind it (namespaces, mounts, dirty pages) falls on both alike.
+// `count` calls of each side at once. The sides take turns in going first, so that what one leaves to the kernel to
+// finish behind it (namespaces, mounts, dirty pages) falls on both alike.
 template <typename Product, typename Bare>
 Status inTurns(Row& row, unsigned round, unsigned count, Product&& product, Bare&& bare) {
   if (round % 2 == 0) USERPOD_CHECK(timedTogether(row.product, count, product));
@@ -91,7 +92,8 @@ Status inTurns(Row& row, unsigned round, unsigned count, Product&& product, Bare
   return {};
 }
 
-// SIGINT, SIGTERM or SIGHUP has come: the rounds end early and everything is removed. checkInterrupted() is that as an error.
+// SIGINT, SIGTERM or SIGHUP has come: the rounds end early and everything is removed. checkInterrupted() is that as an
+// error.
 void handleInterrupts();
 bool interrupted();
 Status checkInterrupted();

@@ -29,8 +29,9 @@ Result<std::string> processNamed(const std::string& name) {
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", failed)) {
     std::string directory = entry.path();
-    struct stat info {};
-    if (!std::isdigit(static_cast<unsigned char>(directory[6])) || ::stat(directory.c_str(), &info) < 0 || info.st_uid != ::getuid())
+    struct stat info{};
+    if (!std::isdigit(static_cast<unsigned char>(directory[6])) || ::stat(directory.c_str(), &info) < 0 ||
+        info.st_uid != ::getuid())
       continue;
     auto found = readFile(directory + "/comm");
     if (found && trim(*found) == name) return directory;
@@ -54,7 +55,9 @@ Result<UniqueFd> openMemoryOf(const std::string& name) {
   return openFile(process + "/smaps_rollup", O_RDONLY);
 }
 
-Status PodRows::idle(Report& report) const { return printDaemon(report, "idle"); }
+Status PodRows::idle(Report& report) const {
+  return printDaemon(report, "idle");
+}
 
 Status PodRows::printDaemon(Report& report, const std::string& when) const {
   USERPOD_TRY(process, processNamed(kInner));
@@ -65,10 +68,12 @@ Status PodRows::printDaemon(Report& report, const std::string& when) const {
   if (::lseek(outerMemory_.get(), 0, SEEK_SET) < 0) return sysError("memory of userpodd");
   USERPOD_TRY(outer, readAll(outerMemory_.get(), 64 << 10));
   for (const auto& [title, field] : {std::pair("RSS", "Rss"), std::pair("PSS", "Pss")}) {
-    report.print(valueRow(fmt::format("daemon {}, {}", title, when), mebibytes(inner, field) + mebibytes(outer, field), "MiB"));
+    report.print(
+        valueRow(fmt::format("daemon {}, {}", title, when), mebibytes(inner, field) + mebibytes(outer, field), "MiB"));
     report.print(valueRow(fmt::format("outer {} of it, {}", title, when), mebibytes(outer, field), "MiB"));
   }
-  report.print(valueRow("daemon CPU at rest, " + when, (after - before) / std::chrono::duration<double>(kRest).count(), "ms/s"));
+  report.print(
+      valueRow("daemon CPU at rest, " + when, (after - before) / std::chrono::duration<double>(kRest).count(), "ms/s"));
   return {};
 }
 
@@ -79,7 +84,8 @@ Status PodRows::printMonitors(Report& report, const std::string& when) const {
     auto pids = readFile(entry.path().string() + "/cgroup.procs");
     double sum = 0;
     for (const auto& pid : pids ? split(*pids, '\n') : std::vector<std::string>())
-      if (auto rollup = readFile("/proc/" + pid + "/smaps_rollup"); !pid.empty() && rollup) sum += mebibytes(*rollup, "Pss");
+      if (auto rollup = readFile("/proc/" + pid + "/smaps_rollup"); !pid.empty() && rollup)
+        sum += mebibytes(*rollup, "Pss");
     if (sum > 0) monitors.product.values.push_back(sum);
   }
   report.print(monitors);

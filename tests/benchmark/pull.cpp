@@ -7,8 +7,8 @@
 
 namespace userpod::bench {
 
-// A new image for each sample, and nothing is removed in between: ext4 does not use an inode again for minutes after its
-// file is gone, and searches on past each of them, which for 24,000 files takes longer than the pull.
+// A new image for each sample, and nothing is removed in between: ext4 does not use an inode again for minutes after
+// its file is gone, and searches on past each of them, which for 24,000 files takes longer than the pull.
 Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report) {
   Row row{"PullImage", {}, {}};
   for (unsigned number = 0; number < options.pullSamples; ++number) {

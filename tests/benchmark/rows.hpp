@@ -20,10 +20,10 @@ struct Options {
   bool json = false;
   unsigned samples = 200;
   unsigned pullSamples = kLargeImages;
-  std::vector<unsigned> parallel = {1, 10, 50};   // callers at once of the lifecycle rows
-  std::vector<unsigned> pods = {10, 100, 500};    // of the rows of many pods, ascending
-  unsigned containers = 1000;                     // of the row ListContainers; 0: not measured
-  std::string registry;                           // host:port, with the images of tests/testbed/registry --bench
+  std::vector<unsigned> parallel = {1, 10, 50};  // callers at once of the lifecycle rows
+  std::vector<unsigned> pods = {10, 100, 500};   // of the rows of many pods, ascending
+  unsigned containers = 1000;                    // of the row ListContainers; 0: not measured
+  std::string registry;                          // host:port, with the images of tests/testbed/registry --bench
   std::vector<std::string> rows;
 
   bool wants(const std::string& row) const;
@@ -56,8 +56,8 @@ class PodRows {
   // outerMemory: smaps_rollup of the daemon's outer process, which only a process in the host's namespaces may open.
   PodRows(const Options& options, Client& client, std::string cgroupRoot, UniqueFd outerMemory)
       : options_(options), client_(client), cgroupRoot_(std::move(cgroupRoot)), outerMemory_(std::move(outerMemory)) {}
-  Status idle(Report& report) const;     // before any pod
-  Status withPods(Report& report);       // removes them at the end
+  Status idle(Report& report) const;  // before any pod
+  Status withPods(Report& report);    // removes them at the end
 
  private:
   Status printDaemon(Report& report, const std::string& when) const;

@@ -28,7 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   require(std::all_of(image.diffIds.begin(), image.diffIds.end(), isSha256Digest), "a DiffID is a SHA-256 digest");
-  for (const auto* text : {&image.architecture, &image.os, &image.variant, &image.user, &image.workingDirectory, &image.stopSignal})
+  for (const auto* text :
+       {&image.architecture, &image.os, &image.variant, &image.user, &image.workingDirectory, &image.stopSignal})
     check(*text);
   for (const auto* list : {&image.entrypoint, &image.command, &image.environment, &image.volumes})
     for (const auto& text : *list) check(text);

@@ -1,10 +1,9 @@
 // Compressed streams: the same bytes come out however they are cut on their way in.
-#include "daemon/images/decompress.hpp"
-
 #include <algorithm>
 #include <cstring>
 #include <optional>
 
+#include "daemon/images/decompress.hpp"
 #include "daemon/images/digest.hpp"
 #include "tests/fuzz/fuzz.hpp"
 

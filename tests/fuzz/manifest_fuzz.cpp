@@ -1,8 +1,7 @@
 // Manifests and indexes: what parses keeps the limits, and what is chosen of an index is in it.
-#include "daemon/images/manifest.hpp"
-
 #include <algorithm>
 
+#include "daemon/images/manifest.hpp"
 #include "daemon/images/reference.hpp"
 #include "daemon/sys/util.hpp"
 #include "tests/fuzz/fuzz.hpp"
@@ -32,16 +31,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     require(manifest.error().text().size() < 1000 && isUtf8(manifest.error().text()), "the message is short and UTF-8");
     return 0;
   }
-  for (const auto& [name, value] : manifest->annotations) require(isUtf8(name) && isUtf8(value), "annotations are UTF-8");
+  for (const auto& [name, value] : manifest->annotations)
+    require(isUtf8(name) && isUtf8(value), "annotations are UTF-8");
   if (!manifest->isIndex) {
-    require(manifest->manifests.empty() && manifest->layers.size() <= 500, "an image has at most 500 layers, and no images");
+    require(manifest->manifests.empty() && manifest->layers.size() <= 500,
+            "an image has at most 500 layers, and no images");
     check(manifest->config);
     for (const auto& layer : manifest->layers) check(layer);
     return 0;
   }
-  require(manifest->layers.empty() && manifest->manifests.size() <= 1000, "an index has at most 1000 images, and no layers");
+  require(manifest->layers.empty() && manifest->manifests.size() <= 1000,
+          "an index has at most 1000 images, and no layers");
   for (const auto& entry : manifest->manifests) check(entry);
-  for (const Platform& host : {Platform{"linux", "amd64", ""}, Platform{"linux", "arm", "v7"}, Platform{"linux", "arm64", "v8"}}) {
+  for (const Platform& host :
+       {Platform{"linux", "amd64", ""}, Platform{"linux", "arm", "v7"}, Platform{"linux", "arm64", "v8"}}) {
     auto chosen = choosePlatform(*manifest, host);
     if (!chosen) {
       require(chosen.error().code() == Code::PlatformUnavailable, "no image for this platform");
@@ -51,8 +54,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     require(std::any_of(manifest->manifests.begin(), manifest->manifests.end(),
                         [&](const Descriptor& entry) { return entry.digest == chosen->digest; }),
             "the chosen image is one of the index");
-    require(!chosen->platform || (chosen->platform->os == host.os && chosen->platform->architecture == host.architecture),
-            "the chosen image is for this platform");
+    require(
+        !chosen->platform || (chosen->platform->os == host.os && chosen->platform->architecture == host.architecture),
+        "the chosen image is for this platform");
   }
   return 0;
 }

@@ -1,8 +1,7 @@
 // What conmon and OCI runtimes write: messages are one line of UTF-8, numbers are numbers.
-#include "daemon/oci/messages.hpp"
-
 #include <algorithm>
 
+#include "daemon/oci/messages.hpp"
 #include "daemon/sys/util.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
@@ -15,7 +14,8 @@ namespace {
 void checkWords(const std::string& words) {
   require(words.size() <= 4096, "a message has 4 KiB at most");
   require(isUtf8(words), "a message is UTF-8");
-  require(std::none_of(words.begin(), words.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }),
+  require(std::none_of(words.begin(), words.end(),
+                       [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }),
           "a message has no control characters");
 }
 

@@ -16,8 +16,9 @@ void checkComplete(const Reference& name) {
   auto again = parseReference(text);
   // The search registry may have made it longer than names may be.
   if (!again) return require(text.size() > 255, "a complete name parses");
-  require(again->host == name.host && again->path == name.path && again->tag == name.tag && again->digest == name.digest,
-          "a complete name parses to itself");
+  require(
+      again->host == name.host && again->path == name.path && again->tag == name.tag && again->digest == name.digest,
+      "a complete name parses to itself");
 }
 
 }  // namespace
@@ -35,17 +36,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto reference = parseReference(text);
   if (!reference) {
     require(reference.error().code() == Code::InvalidArgument, "a name that does not parse is an invalid argument");
-    require(reference.error().text().size() < 1000 && isUtf8(reference.error().text()), "the message is short and UTF-8");
+    require(reference.error().text().size() < 1000 && isUtf8(reference.error().text()),
+            "the message is short and UTF-8");
     return 0;
   }
   require(reference->path.find("..") == std::string::npos, "a path leads nowhere else");
   auto names = qualify(*reference, registries);
-  require(names.size() == (reference->isShort() ? registries.size() : 1), "each search registry is asked for a short name");
+  require(names.size() == (reference->isShort() ? registries.size() : 1),
+          "each search registry is asked for a short name");
   for (const auto& name : names) {
     checkComplete(name);
     auto places = endpoints(name, settings);
     require(!places.empty() && !places.back().mirror, "the registry itself comes last");
-    for (const auto& place : places) require(!place.host.empty() && !place.path.empty(), "an endpoint has a host and a path");
+    for (const auto& place : places)
+      require(!place.host.empty() && !place.path.empty(), "an endpoint has a host and a path");
   }
   return 0;
 }

@@ -85,9 +85,10 @@ class World {
     for (const char* path : {"/", "/etc", "/etc/passwd"}) {
       struct stat info{};
       if (::lstat(path, &info) < 0) return "gone";
-      for (std::uint64_t value : {std::uint64_t{info.st_ino}, std::uint64_t{info.st_mode}, std::uint64_t{info.st_nlink},
-                                  static_cast<std::uint64_t>(info.st_size), static_cast<std::uint64_t>(info.st_ctim.tv_sec),
-                                  static_cast<std::uint64_t>(info.st_ctim.tv_nsec)})
+      for (std::uint64_t value :
+           {std::uint64_t{info.st_ino}, std::uint64_t{info.st_mode}, std::uint64_t{info.st_nlink},
+            static_cast<std::uint64_t>(info.st_size), static_cast<std::uint64_t>(info.st_ctim.tv_sec),
+            static_cast<std::uint64_t>(info.st_ctim.tv_nsec)})
         seen += std::to_string(value) + " ";
     }
     for (const char* directory : {"/", "/etc"})
@@ -122,7 +123,8 @@ void extract(std::string_view tar) {
     return std::string_view(piece.get(), part.size());
   };
   auto extracted = images::extractTar(root->get(), next, budget);
-  if (extracted) return require(tar.empty() && extracted->bytes >= 0 && extracted->inodes >= 0, "all is read and counted");
+  if (extracted)
+    return require(tar.empty() && extracted->bytes >= 0 && extracted->inodes >= 0, "all is read and counted");
   require(!extracted.error().text().empty(), "an error has a text");
   require(extracted.error().text().size() < 10000, "the message is short whatever the archive is");
 }
@@ -130,7 +132,9 @@ void extract(std::string_view tar) {
 }  // namespace
 
 // Called by the sanitizers before they report: their symbolizer and libFuzzer's artifacts are outside.
-extern "C" void __asan_on_error() { world().leave(); }  // NOLINT(bugprone-reserved-identifier): the sanitizers' name
+extern "C" void __asan_on_error() {
+  world().leave();
+}  // NOLINT(bugprone-reserved-identifier): the sanitizers' name
 
 // A user namespace is for a process of one thread, and libFuzzer starts a second one after this.
 extern "C" int LLVMFuzzerInitialize(int*, char***) {

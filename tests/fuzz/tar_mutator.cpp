@@ -39,7 +39,8 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
     size += kBlock;
   } else {
     // Within one block, and mostly one field of a header, so that all else stays where it is.
-    static constexpr std::size_t kFields[][2] = {{0, 100}, {100, 8}, {108, 8}, {116, 8}, {124, 12}, {136, 12}, {156, 1}, {157, 100}, {345, 155}};
+    static constexpr std::size_t kFields[][2] = {{0, 100},  {100, 8}, {108, 8},   {116, 8},  {124, 12},
+                                                 {136, 12}, {156, 1}, {157, 100}, {345, 155}};
     std::size_t at = random() % blocks * kBlock;
     std::size_t length = kBlock;
     if (random() % 4 != 0) {

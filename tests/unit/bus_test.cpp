@@ -1,5 +1,7 @@
 // The bus front end on a private dbus-daemon, asked by busctl: a small core of the test's own stands behind it, so that
 // each change and each answer can be made at will.
+#include "dbus/bus.hpp"
+
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -13,7 +15,6 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/util.hpp"
-#include "dbus/bus.hpp"
 
 namespace userpod::bus {
 namespace {
@@ -65,9 +66,8 @@ class TestCore final : public core::Core {
     });
   }
   void putContainer(ContainerRecord record) {
-    change(Change::Kind::Container, record.id, [record](Snapshot& next) {
-      next.containers = {std::make_shared<const ContainerRecord>(record)};
-    });
+    change(Change::Kind::Container, record.id,
+           [record](Snapshot& next) { next.containers = {std::make_shared<const ContainerRecord>(record)}; });
   }
   ContainerRecord containerRecord(ContainerRecord::State state) {
     ContainerRecord record;
@@ -274,8 +274,8 @@ class BusOnADaemon : public ::testing::Test {
                .find("true") != std::string::npos;
   }
   json objects() {
-    auto text = busctl({"call", "org.userpod1", "/org/userpod1", "org.freedesktop.DBus.ObjectManager",
-                        "GetManagedObjects"});
+    auto text =
+        busctl({"call", "org.userpod1", "/org/userpod1", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"});
     auto value = json::parse(text, nullptr, false);
     return value.is_object() ? value["data"][0] : json(text);
   }
@@ -315,8 +315,9 @@ TEST_F(BusOnADaemon, FindsAndListsWithFilters) {
   EXPECT_NE(call(kRoot, "Manager", {"GetPod", "sa{sv}", "dd", "0"}).find("no pod"), std::string::npos);
   EXPECT_NE(call(kRoot, "Manager", {"GetImage", "sa{sv}", "localhost/test:1", "0"}).find("/images/11"),
             std::string::npos);
-  auto rows = json::parse(call(kRoot, "Manager", {"ListPods", "a{sv}", "2", "labels", "a{ss}", "1", "app", "db",
-                                                  "fields", "as", "1", "Name"}))["data"][0];
+  auto rows = json::parse(
+      call(kRoot, "Manager",
+           {"ListPods", "a{sv}", "2", "labels", "a{ss}", "1", "app", "db", "fields", "as", "1", "Name"}))["data"][0];
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0][0], kDesktopPodPath);
   EXPECT_EQ(rows[0][1].size(), 1U);
@@ -370,8 +371,8 @@ TEST_F(BusOnADaemon, EveryCallGetsAnAnswer) {
   EXPECT_NE(forgotten.find("before it could answer"), std::string::npos) << forgotten;
   EXPECT_NE(call(kContainerPath, "Container", {"Kill", "isa{sv}", "99", "main", "0"}).find("no signal"),
             std::string::npos);
-  auto waiting = std::async(std::launch::async,
-                            [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
+  auto waiting =
+      std::async(std::launch::async, [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
   std::this_thread::sleep_for(500ms);
   bus_.reset();
   EXPECT_NE(waiting.get().find("before it could answer"), std::string::npos);
@@ -383,8 +384,8 @@ TEST_F(BusOnADaemon, ACallIsAnsweredBeforeItsObjectLeaves) {
   start();
   core_.putContainer(core_.containerRecord(ContainerRecord::State::Created));
   waitFor([&] { return objects().contains(kContainerPath); });
-  auto waiting = std::async(std::launch::async,
-                            [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
+  auto waiting =
+      std::async(std::launch::async, [&] { return call(kContainerPath, "Container", {"Start", "a{sv}", "0"}); });
   std::this_thread::sleep_for(500ms);
   core_.change(Change::Kind::Container, kContainer, [](Snapshot& next) { next.containers.clear(); });
   EXPECT_NE(waiting.get().find("has gone"), std::string::npos);
@@ -465,8 +466,8 @@ TEST_F(BusOnADaemon, WaitsForTheNameAndTakesIt) {
 
 TEST_F(BusOnADaemon, TheLogLevelCanBeSet) {
   start();
-  const std::vector<std::string> where = {"org.userpod1", "/org/freedesktop/LogControl1",
-                                          "org.freedesktop.LogControl1", "LogLevel"};
+  const std::vector<std::string> where = {"org.userpod1", "/org/freedesktop/LogControl1", "org.freedesktop.LogControl1",
+                                          "LogLevel"};
   auto set = [&](const std::string& level) {
     return busctl({"set-property", where[0], where[1], where[2], where[3], "s", level});
   };

@@ -57,7 +57,8 @@ TEST(BusViews, AContainerEndedByASignalSaysSo) {
   record.reason = "OOMKilled";
   auto after = makeContainerView(record, "/user.slice/node", 0);
   EXPECT_EQ(after.exitSignal, 9U);
-  EXPECT_EQ(changedProperties(before, after), (Names{"State", "Pid", "ExitCode", "ExitSignal", "Reason", "FinishedAt"}));
+  EXPECT_EQ(changedProperties(before, after),
+            (Names{"State", "Pid", "ExitCode", "ExitSignal", "Reason", "FinishedAt"}));
   EXPECT_TRUE(changedProperties(after, after).empty());
   record.exitCode = 200;
   EXPECT_EQ(makeContainerView(record, "", 0).exitSignal, 0U);

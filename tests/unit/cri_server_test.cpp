@@ -214,7 +214,7 @@ TEST_F(CriServer, VersionIsWhatKubeletDemands) {
   EXPECT_EQ(response.version(), "0.1.0");
   EXPECT_EQ(response.runtime_name(), "userpod");
   EXPECT_EQ(response.runtime_api_version(), "v1");
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(::stat(socket_.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777U, 0600U);
 }

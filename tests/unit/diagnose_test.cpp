@@ -1,3 +1,5 @@
+#include "userns/diagnose.hpp"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -8,7 +10,6 @@
 #include <set>
 
 #include "daemon/sys/fd.hpp"
-#include "userns/diagnose.hpp"
 #include "userns/diagnose_checks.hpp"
 
 namespace userpod {
@@ -89,7 +90,8 @@ TEST(ProbeOverlay, NamesADirectoryThatIsMissing) {
 // Whatever the host is like: each check has a stable name of its own, words, and a mend where something is wrong.
 TEST(DiagnoseHost, ChecksAreComplete) {
   Directory directory;
-  Paths paths{directory.path() + "/run/userpod", directory.path() + "/data/userpod", directory.path() + "/config", "/run/userpod"};
+  Paths paths{directory.path() + "/run/userpod", directory.path() + "/data/userpod", directory.path() + "/config",
+              "/run/userpod"};
   Settings settings;
   settings.runtimes["crun"] = {};
   settings.runtimes["missing-runtime"] = {directory.path() + "/missing"};
@@ -104,13 +106,24 @@ TEST(DiagnoseHost, ChecksAreComplete) {
     bool mendable = check.severity != Check::Severity::Error || !check.hints.empty();
     EXPECT_TRUE(mendable) << check.name << ": " << check.message;
   }
-  for (const char* name : {"ordinary-user", "subordinate-ids", "newuidmap", "user-namespaces", "cgroup-v2", "user-manager",
-                           "session-bus", "linger", "keyring-quota", "inotify-instances", "inotify-watches", "pipe-quota", "pipe-hard-quota",
-                           "net-namespaces", "mnt-namespaces", "process-ids", "mounts", "tasks", "open-files", "data-file-system",
-                           "overlay", "dev-fuse", "dev-net-tun", "crun", "conmon", "slirp4netns", "systemd", "kernel"})
+  for (const char* name : {"ordinary-user",   "subordinate-ids",
+                           "newuidmap",       "user-namespaces",
+                           "cgroup-v2",       "user-manager",
+                           "session-bus",     "linger",
+                           "keyring-quota",   "inotify-instances",
+                           "inotify-watches", "pipe-quota",
+                           "pipe-hard-quota", "net-namespaces",
+                           "mnt-namespaces",  "process-ids",
+                           "mounts",          "tasks",
+                           "open-files",      "data-file-system",
+                           "overlay",         "dev-fuse",
+                           "dev-net-tun",     "crun",
+                           "conmon",          "slirp4netns",
+                           "systemd",         "kernel"})
     EXPECT_TRUE(names.contains(name)) << name;
   auto severity = [&](std::string_view name) {
-    return std::find_if(checks.begin(), checks.end(), [name](const Check& check) { return check.name == name; })->severity;
+    return std::find_if(checks.begin(), checks.end(), [name](const Check& check) { return check.name == name; })
+        ->severity;
   };
   EXPECT_EQ(severity("user-manager"), Check::Severity::Error);  // there is none in the test's directory
   EXPECT_EQ(severity("missing-runtime"), Check::Severity::Warning);
@@ -136,8 +149,10 @@ TEST(DiagnoseHost, OnlyTheStorageDriverThatIsAskedForIsNeeded) {
     settings.storageDriver = driver;
     std::string notNeeded = "not needed: storage-driver = \"" + settings.storageDriver + "\"";
     for (const auto& check : diagnoseHost(paths, settings)) {
-      bool wanted = check.name == "overlay" ? settings.storageDriver == "overlay" : settings.storageDriver == "fuse-overlayfs";
-      EXPECT_TRUE((check.name != "overlay" && check.name != "dev-fuse") || wanted == (check.message != notNeeded)) << driver;
+      bool wanted =
+          check.name == "overlay" ? settings.storageDriver == "overlay" : settings.storageDriver == "fuse-overlayfs";
+      EXPECT_TRUE((check.name != "overlay" && check.name != "dev-fuse") || wanted == (check.message != notNeeded))
+          << driver;
       EXPECT_TRUE(check.name != "fuse-overlayfs" || settings.storageDriver == "fuse-overlayfs") << driver;
     }
   }

@@ -1,4 +1,6 @@
 // Unpacking layers, and the store of images.
+#include "daemon/images/extractor.hpp"
+
 #include <archive.h>
 #include <archive_entry.h>
 #include <fmt/core.h>
@@ -8,7 +10,6 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-#include "daemon/images/extractor.hpp"
 #include "daemon/images/layer_tree.hpp"
 #include "daemon/storage/layer_format.hpp"
 #include "daemon/store/image_store.hpp"
@@ -70,7 +71,9 @@ class Tar {
   }
   Tar& file(const std::string& path, const std::string& data = "x") { return add(path, AE_IFREG, {.data = data}); }
   Tar& directory(const std::string& path) { return add(path, AE_IFDIR, {.mode = 0755}); }
-  Tar& link(const std::string& path, const std::string& target) { return add(path, AE_IFLNK, {.mode = 0777, .link = target}); }
+  Tar& link(const std::string& path, const std::string& target) {
+    return add(path, AE_IFLNK, {.mode = 0777, .link = target});
+  }
   std::string bytes() {
     archive_write_close(writer_);
     return bytes_;
@@ -146,8 +149,13 @@ TEST_F(ExtractorTest, Ordinary) {
   std::string longName(200, 'n');
   tar.add("./", AE_IFDIR, {.mode = 0751, .time = 5}).directory("usr").directory("usr/bin").link("bin", "usr/bin");
   tar.file("bin/sh", std::string(100000, 's')).add("/usr/bin/su", AE_IFREG, {.mode = 04755, .data = "su"});
-  tar.hardLink("usr/bin/su2", "usr/bin/su").add("tmp", AE_IFDIR, {.mode = 01777, .time = 77}).add("tmp/f", AE_IFIFO, {.mode = 0600});
-  tar.file("deep/er/" + longName + "/file").file("gr\xc3\xb6\xc3\x9f", "utf8").file("gro\xcc\x88", "nfd").file("latin\xf6", "latin");
+  tar.hardLink("usr/bin/su2", "usr/bin/su")
+      .add("tmp", AE_IFDIR, {.mode = 01777, .time = 77})
+      .add("tmp/f", AE_IFIFO, {.mode = 0600});
+  tar.file("deep/er/" + longName + "/file")
+      .file("gr\xc3\xb6\xc3\x9f", "utf8")
+      .file("gro\xcc\x88", "nfd")
+      .file("latin\xf6", "latin");
   tar.add("x", AE_IFREG, {.attributes = {{"user.a", "b"}, {"trusted.c", "d"}, {"security.selinux", "e"}}});
   tar.add("dev", AE_IFCHR, {.device = makedev(1, 1)}).directory("tmp/late");
   auto done = extract(tar.bytes());
@@ -175,7 +183,14 @@ TEST_F(ExtractorTest, Ordinary) {
 
 TEST_F(ExtractorTest, LaterEntriesReplace) {
   Tar tar(false);
-  tar.file("a", "1").file("a", "2").directory("b").file("b/c").file("b", "now a file").file("d").directory("d").file("d/e");
+  tar.file("a", "1")
+      .file("a", "2")
+      .directory("b")
+      .file("b/c")
+      .file("b", "now a file")
+      .file("d")
+      .directory("d")
+      .file("d/e");
   tar.directory("k").link("l", "k").file("l/x").directory("l").file("l/y").link("m", "k").link("m", "d").file("m/z");
   auto done = extract(tar.bytes());
   ASSERT_TRUE(done) << done.error().text();
@@ -191,7 +206,11 @@ TEST_F(ExtractorTest, LaterEntriesReplace) {
 
 TEST_F(ExtractorTest, Whiteouts) {
   Tar tar;
-  tar.file("dir/.wh.gone", "").file("dir/.wh..wh..opq", "").file("dir/kept").file(".wh..wh.plnk", "").file(".wh.kept", "");
+  tar.file("dir/.wh.gone", "")
+      .file("dir/.wh..wh..opq", "")
+      .file("dir/kept")
+      .file(".wh..wh.plnk", "")
+      .file(".wh.kept", "");
   tar.file("kept", "new").file(".wh.again", "").directory("again").directory("both").file(".wh.both", "");
   auto done = extract(tar.bytes());
   ASSERT_TRUE(done) << done.error().text();
@@ -209,11 +228,22 @@ TEST_F(ExtractorTest, Whiteouts) {
 // Where the file system takes no whiteouts, as an overlay: see storage/layer_format.hpp.
 TEST_F(ExtractorTest, WhiteoutsByName) {
   for (const char* part : {"/lower", "/upper", "/work"}) ASSERT_EQ(::mkdir((base_ + part).c_str(), 0755), 0);
-  std::string options = "userxattr,lowerdir=" + base_ + "/lower,upperdir=" + base_ + "/upper,workdir=" + base_ + "/work";
+  std::string options =
+      "userxattr,lowerdir=" + base_ + "/lower,upperdir=" + base_ + "/upper,workdir=" + base_ + "/work";
   if (::mount("overlay", root_.c_str(), "overlay", 0, options.c_str()) < 0) GTEST_SKIP() << "no overlay in " << base_;
   Tar tar;
-  tar.file("dir/.wh.gone", "").file("dir/.wh.gone", "").file("kept").file(".wh.kept", "").file(".wh.later", "").file("later", "new");
-  tar.file(".wh.again", "").directory("again").directory("both").file(".wh.both", "").file(".wh.parent", "").file("parent/f");
+  tar.file("dir/.wh.gone", "")
+      .file("dir/.wh.gone", "")
+      .file("kept")
+      .file(".wh.kept", "")
+      .file(".wh.later", "")
+      .file("later", "new");
+  tar.file(".wh.again", "")
+      .directory("again")
+      .directory("both")
+      .file(".wh.both", "")
+      .file(".wh.parent", "")
+      .file("parent/f");
   tar.file(".wh.link", "").link("link", "kept").file(".wh.hard", "").hardLink("hard", "kept");
   auto done = extract(tar.bytes());
   EXPECT_TRUE(done) << done.error().text();
@@ -249,8 +279,10 @@ TEST_F(ExtractorTest, CannotLeave) {
 }
 
 TEST_F(ExtractorTest, Refused) {
-  EXPECT_EQ(codeOf(Tar().add("f", AE_IFREG, {.attributes = {{"user.overlay.opaque", "y"}}}).bytes()), Code::ImageInvalid);
-  EXPECT_EQ(codeOf(Tar().add("g", AE_IFDIR, {.attributes = {{"user.overlay.redirect", "/"}}}).bytes()), Code::ImageInvalid);
+  EXPECT_EQ(codeOf(Tar().add("f", AE_IFREG, {.attributes = {{"user.overlay.opaque", "y"}}}).bytes()),
+            Code::ImageInvalid);
+  EXPECT_EQ(codeOf(Tar().add("g", AE_IFDIR, {.attributes = {{"user.overlay.redirect", "/"}}}).bytes()),
+            Code::ImageInvalid);
   EXPECT_EQ(codeOf(Tar().hardLink("h", "missing").bytes()), Code::ImageInvalid);
   EXPECT_EQ(codeOf(Tar().directory("d").hardLink("h", "d").bytes()), Code::ImageInvalid);
   EXPECT_EQ(codeOf(std::string(3000, 'n')), Code::ImageInvalid);
@@ -295,7 +327,8 @@ TEST_F(ExtractorTest, HeadersWithoutEnd) {
   map.resize((map.size() + 511) / 512 * 512);
   std::string tar = Tar().file("fine", std::string(20 << 20, 'x')).file("also-fine", "x").bytes();
   EXPECT_TRUE(extract(tar, 1 << 20));
-  std::string records = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n21 GNU.sparse.name=s\n25 GNU.sparse.realsize=9\n";
+  std::string records =
+      "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n21 GNU.sparse.name=s\n25 GNU.sparse.realsize=9\n";
   std::string pax = Tar(false).file("pax", records).bytes().substr(0, 1024);
   pax[156] = 'x';
   pax.replace(148, 8, 8, ' ');
@@ -320,7 +353,8 @@ TEST_F(ExtractorTest, Ratio) {
 TEST_F(ExtractorTest, SourceFails) {
   auto root = openFile(root_, O_RDONLY | O_DIRECTORY);
   UnpackBudget budget(settings_);
-  auto done = extractTar(root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); }, budget);
+  auto done = extractTar(
+      root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); }, budget);
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().code(), Code::DigestMismatch);
 }

@@ -49,13 +49,33 @@ TEST(Reference, Parts) {
 }
 
 TEST(Reference, Refused) {
-  for (const std::string& text :
-       {std::string(), std::string("Nginx"), std::string("a//b"), std::string("/a"), std::string("a/"), std::string("a:"),
-        std::string("a:-x"), std::string("a@"), std::string("a@sha256:12"), "a@sha512:" + std::string(128, 'a'),
-        std::string("a___b"), std::string("a..b"), std::string("-a"), std::string("a-"), std::string("host:0/x"),
-        std::string("host:99999/x"), std::string("[::g]:1/x"), std::string("[::1/x"), std::string("a b"), std::string("a\n"),
-        std::string("http://a.b/c"), "a.b/c:" + std::string(129, 't'), std::string(300, 'a'), std::string(64, 'a'),
-        std::string("a.b/../c"), std::string("-.b/c"), std::string("a\0b", 3)}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("Nginx"),
+                                  std::string("a//b"),
+                                  std::string("/a"),
+                                  std::string("a/"),
+                                  std::string("a:"),
+                                  std::string("a:-x"),
+                                  std::string("a@"),
+                                  std::string("a@sha256:12"),
+                                  "a@sha512:" + std::string(128, 'a'),
+                                  std::string("a___b"),
+                                  std::string("a..b"),
+                                  std::string("-a"),
+                                  std::string("a-"),
+                                  std::string("host:0/x"),
+                                  std::string("host:99999/x"),
+                                  std::string("[::g]:1/x"),
+                                  std::string("[::1/x"),
+                                  std::string("a b"),
+                                  std::string("a\n"),
+                                  std::string("http://a.b/c"),
+                                  "a.b/c:" + std::string(129, 't'),
+                                  std::string(300, 'a'),
+                                  std::string(64, 'a'),
+                                  std::string("a.b/../c"),
+                                  std::string("-.b/c"),
+                                  std::string("a\0b", 3)}) {
     auto parsed = parseReference(text);
     ASSERT_FALSE(parsed) << text;
     EXPECT_EQ(parsed.error().code(), Code::InvalidArgument);
@@ -73,7 +93,8 @@ TEST(Reference, QualifyAndMirrors) {
   EXPECT_EQ(names[0].digested(names[0].digest), "a.b/c@" + kDigest);
 
   Settings settings;
-  settings.registryMirrors = {{"docker.io", "127.0.0.1:5000"}, {"docker.io/library", "m.example:5/hub"}, {"docker", "no"}};
+  settings.registryMirrors = {
+      {"docker.io", "127.0.0.1:5000"}, {"docker.io/library", "m.example:5/hub"}, {"docker", "no"}};
   settings.insecureRegistries = {"plain.example"};
   auto found = endpoints(qualify(*parseReference("nginx"), {"docker.io"})[0], settings);
   ASSERT_EQ(found.size(), 3U);
@@ -89,7 +110,8 @@ TEST(Reference, QualifyAndMirrors) {
 }
 
 TEST(Challenge, Table) {
-  auto found = parseChallenges(R"(Bearer realm="https://auth.example/token",service="reg, \"x\"", scope="repository:a/b:pull,push")");
+  auto found = parseChallenges(
+      R"(Bearer realm="https://auth.example/token",service="reg, \"x\"", scope="repository:a/b:pull,push")");
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].scheme, "bearer");
   EXPECT_EQ(found[0].parameters["realm"], "https://auth.example/token");
@@ -106,15 +128,18 @@ TEST(Challenge, Table) {
 }
 
 std::string layerJson(const std::string& digest, const std::string& more = "") {
-  return R"({"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":")" + digest + R"(","size":10)" + more + "}";
+  return R"({"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":")" + digest + R"(","size":10)" + more +
+         "}";
 }
 std::string manifestJson(const std::string& config, const std::string& layers) {
   return R"({"schemaVersion":2,"config":)" + config + R"(,"layers":[)" + layers + R"(],"annotations":{"a":"b"}})";
 }
-const std::string kConfig = R"({"mediaType":"application/vnd.oci.image.config.v1+json","digest":")" + kDigest + R"(","size":5})";
+const std::string kConfig =
+    R"({"mediaType":"application/vnd.oci.image.config.v1+json","digest":")" + kDigest + R"(","size":5})";
 
 TEST(Manifest, ImageAndIndex) {
-  auto manifest = parseManifest(manifestJson(kConfig, layerJson(kOtherDigest)), "application/vnd.oci.image.manifest.v1+json");
+  auto manifest =
+      parseManifest(manifestJson(kConfig, layerJson(kOtherDigest)), "application/vnd.oci.image.manifest.v1+json");
   ASSERT_TRUE(manifest) << manifest.error().text();
   EXPECT_FALSE(manifest->isIndex);
   EXPECT_EQ(manifest->config.digest, kDigest);
@@ -123,12 +148,14 @@ TEST(Manifest, ImageAndIndex) {
   EXPECT_EQ(manifest->annotations["a"], "b");
 
   auto entry = [](const char* os, const char* arch, const char* variant, char letter) {
-    return layerJson("sha256:" + std::string(64, letter), std::string(R"(,"platform":{"os":")") + os + R"(","architecture":")" +
-                                                              arch + R"(","variant":")" + variant + "\"}");
+    return layerJson("sha256:" + std::string(64, letter), std::string(R"(,"platform":{"os":")") + os +
+                                                              R"(","architecture":")" + arch + R"(","variant":")" +
+                                                              variant + "\"}");
   };
   auto index = parseManifest(R"({"schemaVersion":2,"manifests":[)" + entry("unknown", "unknown", "", 'f') + "," +
                                  entry("linux", "arm", "v6", 'a') + "," + entry("linux", "arm", "v7", 'b') + "," +
-                                 entry("linux", "amd64", "", 'c') + "]}", "application/vnd.oci.image.index.v1+json; charset=x");
+                                 entry("linux", "amd64", "", 'c') + "]}",
+                             "application/vnd.oci.image.index.v1+json; charset=x");
   ASSERT_TRUE(index) << index.error().text();
   EXPECT_EQ(choosePlatform(*index, {"linux", "amd64", ""})->digest[7], 'c');
   EXPECT_EQ(choosePlatform(*index, {"linux", "arm", "v7"})->digest[7], 'b');
@@ -153,8 +180,10 @@ TEST(Manifest, Refused) {
   EXPECT_EQ(codeOf(manifestJson(kConfig, ""), "application/vnd.oci.image.index.v1+json"), Code::ImageInvalid);
   EXPECT_EQ(codeOf(manifestJson(kConfig, layerJson("md5:1"))), Code::ImageInvalid);
   EXPECT_EQ(codeOf(manifestJson(kConfig, layerJson("sha256:../../x"))), Code::ImageInvalid);
-  EXPECT_EQ(codeOf(manifestJson(R"({"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":")" + kDigest + R"(","size":1})", "")),
-            Code::NotSupported);
+  EXPECT_EQ(
+      codeOf(manifestJson(
+          R"({"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":")" + kDigest + R"(","size":1})", "")),
+      Code::NotSupported);
   EXPECT_EQ(codeOf(manifestJson(R"({"digest":")" + kDigest + R"(","size":-1})", "")), Code::ImageInvalid);
   std::string many;
   for (int i = 0; i < 501; ++i) many += (i == 0 ? "" : ",") + layerJson(kDigest);
@@ -163,9 +192,11 @@ TEST(Manifest, Refused) {
 
 TEST(Manifest, Config) {
   ImageRecord image;
-  auto read = readConfig(R"({"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[")" + kDigest +
-                             R"("]},"config":{"User":"1:2","Env":["A=b"],"Entrypoint":null,"Cmd":["sh","-c"],"Labels":{"k":"v"},
-      "WorkingDir":"/w","Volumes":{"/v":{}},"StopSignal":"SIGUSR1"}})", image);
+  auto read =
+      readConfig(R"({"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[")" + kDigest +
+                     R"("]},"config":{"User":"1:2","Env":["A=b"],"Entrypoint":null,"Cmd":["sh","-c"],"Labels":{"k":"v"},
+      "WorkingDir":"/w","Volumes":{"/v":{}},"StopSignal":"SIGUSR1"}})",
+                 image);
   ASSERT_TRUE(read) << read.error().text();
   EXPECT_EQ(image.diffIds, std::vector<std::string>{kDigest});
   EXPECT_EQ(image.user, "1:2");
@@ -227,7 +258,8 @@ TEST(Decompress, Damaged) {
     auto done = inflateAll(data, 4096);
     return done ? Code::Internal : done.error().code();
   };
-  for (std::size_t cut = 2; cut < good.size(); cut += 3) EXPECT_EQ(codeOf(good.substr(0, cut)), Code::ImageInvalid) << cut;
+  for (std::size_t cut = 2; cut < good.size(); cut += 3)
+    EXPECT_EQ(codeOf(good.substr(0, cut)), Code::ImageInvalid) << cut;
   EXPECT_EQ(codeOf(good + "garbage that is no member"), Code::ImageInvalid);
   std::string flipped = good;
   flipped[flipped.size() - 6] ^= 1;  // of the checksum

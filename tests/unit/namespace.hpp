@@ -37,7 +37,8 @@ inline std::string enterUserNamespace() {
   return "";
 }
 
-// A directory on a real disk (the temporary one may be a tmpfs, which has no user.* attributes before 6.6), removed at the end by its user.
+// A directory on a real disk (the temporary one may be a tmpfs, which has no user.* attributes before 6.6), removed at
+// the end by its user.
 inline std::string makeTestDirectory() {
   const char* base = ::getenv("USERPOD_TEST_DIR");
   std::string path = std::string(base != nullptr ? base : "/var/tmp") + "/userpod-test-XXXXXX";

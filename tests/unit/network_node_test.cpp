@@ -51,7 +51,8 @@ void inNamespace(const std::string& path, int type, const std::function<void()>&
 
 UniqueFd tcpSocket(const std::string& network) {
   UniqueFd fd;
-  inNamespace(network, CLONE_NEWNET, [&] { fd.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)); });
+  inNamespace(network, CLONE_NEWNET,
+              [&] { fd.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)); });
   return fd;
 }
 
@@ -89,7 +90,7 @@ bool connects(const std::string& network, const std::string& address, int port, 
 }
 
 ino_t inode(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   EXPECT_EQ(::stat(path.c_str(), &info), 0) << path;
   return info.st_ino;
 }
@@ -102,8 +103,9 @@ class InNode : public ::testing::Test {
 
   // Outside: runs this test inside, and takes over its result.
   static void runInside() {
-    std::vector<std::string> command = {"/usr/bin/unshare", "--user", "--map-root-user", "--net", "--mount", "--pid",
-                                        "--ipc", "--uts", "--fork", "--mount-proc", "--kill-child", "/bin/sh", "-c"};
+    std::vector<std::string> command = {
+        "/usr/bin/unshare", "--user",       "--map-root-user", "--net",   "--mount", "--pid", "--ipc", "--uts",
+        "--fork",           "--mount-proc", "--kill-child",    "/bin/sh", "-c"};
     auto probe = command;
     probe.emplace_back("true");
     auto able = run({.argv = probe}, 10s);
@@ -113,8 +115,8 @@ class InNode : public ::testing::Test {
     // A shell stays the node's process 1, as the holder's is not the daemon.
     command.insert(command.end(), {"\"$0\" \"$1\"; exit $?", std::filesystem::read_symlink("/proc/self/exe"),
                                    std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name()});
-    auto result = run({.argv = command, .environment = {"USERPOD_TEST_NODE=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}, 100s,
-                      1 << 20);
+    auto result = run({.argv = command, .environment = {"USERPOD_TEST_NODE=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}},
+                      100s, 1 << 20);
     ASSERT_TRUE(result) << result.error().text();
     EXPECT_EQ(result->status.code, 0) << result->out << result->err;
     const std::string& out = result->out;
@@ -203,8 +205,8 @@ TEST_F(InNode, PodsReachEachOtherTheNodeAndThemselves) {
     ::gethostname(name.data(), name.size());
     EXPECT_STREQ(name.data(), "pod-a");
   });
-  std::set<ino_t> different = {inode(a.namespaces.ipc), inode(b.namespaces.ipc), inode("/proc/1/ns/ipc"),
-                               inode(a.namespaces.uts), inode(b.namespaces.uts), inode("/proc/1/ns/uts"),
+  std::set<ino_t> different = {inode(a.namespaces.ipc),     inode(b.namespaces.ipc),     inode("/proc/1/ns/ipc"),
+                               inode(a.namespaces.uts),     inode(b.namespaces.uts),     inode("/proc/1/ns/uts"),
                                inode(a.namespaces.network), inode(b.namespaces.network), inode(kNode)};
   EXPECT_EQ(different.size(), 9U);
 }
@@ -296,7 +298,8 @@ TEST_F(InNode, APodCannotTakeAnothersAddress) {
 TEST_F(InNode, SysctlsAreSetInThePodOnly) {
   if (!inside()) return runInside();
   PodConfig config;
-  config.sysctls = {{"net.ipv4.ip_unprivileged_port_start", "0"}, {"net.ipv4.conf.eth0.arp_notify", "1"},
+  config.sysctls = {{"net.ipv4.ip_unprivileged_port_start", "0"},
+                    {"net.ipv4.conf.eth0.arp_notify", "1"},
                     {"kernel.shm_rmid_forced", "1"}};
   auto made = network_->setUp("a", (config.hostname = "a", config));
   if (!made && made.error().code() == Code::NotSupported) {
@@ -312,7 +315,8 @@ TEST_F(InNode, SysctlsAreSetInThePodOnly) {
   });
   EXPECT_NE(port(), "0\n");
   if (config.sysctls.contains("kernel.shm_rmid_forced"))
-    inNamespace(made->namespaces.ipc, CLONE_NEWIPC, [] { EXPECT_EQ(*readFile("/proc/sys/kernel/shm_rmid_forced"), "1\n"); });
+    inNamespace(made->namespaces.ipc, CLONE_NEWIPC,
+                [] { EXPECT_EQ(*readFile("/proc/sys/kernel/shm_rmid_forced"), "1\n"); });
 
   for (const auto& [name, value] : StringMap{{"net.ipv4.ip_forward", "nonsense"}, {"net.ipv4.no_such_thing", "1"}}) {
     config.sysctls = {{name, value}};
@@ -337,7 +341,7 @@ TEST_F(InNode, ShmIsThePodsOwnOrSharedWithTheNodesIpc) {
     EXPECT_FALSE(pathExists(pinOf(id) + "/ipc"));
   }
   auto shm = [&](const std::string& id) { return paths_.podDirectory(id) + "/shm"; };
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(::stat(shm("a").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 01777U);
   ASSERT_TRUE(writeFile(shm("a") + "/x", "a"));
@@ -457,8 +461,8 @@ TEST_F(InNode, AHundredPodsGetAHundredAddresses) {
   for (int threads : {1, 8}) {
     std::vector<PodNetwork> pods(100);
     auto report = [&](const char* what, const std::vector<double>& times) {
-      printf("[   TIME   ] %s of 100 pods, %d threads: p50 %.2f ms, p95 %.2f ms, most %.2f ms\n", what, threads, times[50],
-             times[95], times[99]);
+      printf("[   TIME   ] %s of 100 pods, %d threads: p50 %.2f ms, p95 %.2f ms, most %.2f ms\n", what, threads,
+             times[50], times[95], times[99]);
     };
     report("setUp", timeEach(100, threads, [&](int i) {
              auto made = network_->setUp("pod" + std::to_string(i), config);

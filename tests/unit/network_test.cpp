@@ -1,11 +1,12 @@
 // The parts of daemon/network that need no namespace of their own.
+#include "daemon/network/network.hpp"
+
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
 #include <set>
 
 #include "daemon/network/address_pool.hpp"
-#include "daemon/network/network.hpp"
 #include "daemon/network/nftables.hpp"
 #include "daemon/network/pod_files.hpp"
 #include "daemon/network/sysctls.hpp"
@@ -24,9 +25,9 @@ TEST(Subnet, TakesAnIpv4Subnet) {
 }
 
 TEST(Subnet, RefusesWhatCannotHoldPodsAndNamesTheSetting) {
-  for (const char* text : {"", "10.88.0.0", "10.88.0.0/", "10.88.0.0/16x", "10.88.0.0/-1", "10.88.0.0/31", "10.0.0.0/7",
-                           "10.88.0.1/16", "127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/8", "fd00::/64", "10.0.2.0/24",
-                           "10.0.0.0/8", "10.88.0/16"}) {
+  for (const char* text :
+       {"", "10.88.0.0", "10.88.0.0/", "10.88.0.0/16x", "10.88.0.0/-1", "10.88.0.0/31", "10.0.0.0/7", "10.88.0.1/16",
+        "127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/8", "fd00::/64", "10.0.2.0/24", "10.0.0.0/8", "10.88.0/16"}) {
     auto subnet = Subnet::parse(text);
     ASSERT_FALSE(subnet) << text;
     EXPECT_EQ(subnet.error().code(), Code::ConfigInvalid) << text;
@@ -72,9 +73,9 @@ TEST(AddressPool, FreesOnlyTheOwnersAddress) {
 TEST(AddressPool, ReservesWhatLivesAndGoesOnBehindIt) {
   AddressPool pool(*Subnet::parse("192.168.7.0/28"));
   pool.reserve(*parseAddress("192.168.7.5"), "");
-  pool.reserve(*parseAddress("192.168.7.1"), "");    // the bridge's
-  pool.reserve(*parseAddress("10.1.1.1"), "");       // of an earlier setting
-  pool.reserve(*parseAddress("192.168.7.15"), "");   // broadcast
+  pool.reserve(*parseAddress("192.168.7.1"), "");   // the bridge's
+  pool.reserve(*parseAddress("10.1.1.1"), "");      // of an earlier setting
+  pool.reserve(*parseAddress("192.168.7.15"), "");  // broadcast
   EXPECT_EQ(pool.used(), 1U);
   EXPECT_EQ(addressText(*pool.allocate("a")), "192.168.7.6");
   pool.release(*parseAddress("192.168.7.5"), "anyone");
@@ -98,8 +99,9 @@ TEST(Sysctls, TakeWhatHasANamespace) {
 }
 
 TEST(Sysctls, RefuseByNameWhatWouldChangeTheMachineOrLeaveProcSys) {
-  for (const char* name : {"vm.swappiness", "kernel.pid_max", "kernel.hostname", "kernel.semaphore", "fs.file-max", "net",
-                           "net/../kernel/pid_max", "net//ipv4", "/net/ipv4/ip_forward", "net.ipv4.a b", "", "..", "net."}) {
+  for (const char* name :
+       {"vm.swappiness", "kernel.pid_max", "kernel.hostname", "kernel.semaphore", "fs.file-max", "net",
+        "net/../kernel/pid_max", "net//ipv4", "/net/ipv4/ip_forward", "net.ipv4.a b", "", "..", "net."}) {
     auto list = checkSysctls({{name, "1"}}, {});
     ASSERT_FALSE(list) << name;
     EXPECT_EQ(list.error().code(), Code::InvalidArgument);

@@ -356,7 +356,8 @@ TEST(OciMessages, TheMonitorsAnswer) {
   EXPECT_EQ(parseMonitorAnswer("{\"data\": -1, \"message\": \"crun: no\"}")->words, "no");
   EXPECT_EQ(parseMonitorAnswer("{\"data\": -1, \"message\": \"no \xff\"}")->words, "no ?");
   EXPECT_EQ(parseMonitorAnswer("{\"data\": 4294967298}")->pid, 0);
-  for (const char* none : {"", "{", "[1]", "{\"data\": \"1\"}", "{\"pid\": 1}"}) EXPECT_FALSE(parseMonitorAnswer(none)) << none;
+  for (const char* none : {"", "{", "[1]", "{\"data\": \"1\"}", "{\"pid\": 1}"})
+    EXPECT_FALSE(parseMonitorAnswer(none)) << none;
 }
 
 TEST(OciExitFile, CodeAndTime) {

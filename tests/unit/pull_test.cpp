@@ -23,7 +23,8 @@ class PullTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const char* registry = std::getenv("USERPOD_REGISTRY");
-    if (registry == nullptr) GTEST_SKIP() << "USERPOD_REGISTRY does not name a registry (tests/testbed/registry up DIR --hostile)";
+    if (registry == nullptr)
+      GTEST_SKIP() << "USERPOD_REGISTRY does not name a registry (tests/testbed/registry up DIR --hostile)";
     registry_ = registry;
     static const std::string refused = testing::enterUserNamespace();
     if (!refused.empty()) GTEST_SKIP() << refused;
@@ -71,7 +72,8 @@ TEST_F(PullTest, FindAndRemove) {
   for (const auto& reference : {image->id, hex, hex.substr(0, 8), name, name + ":latest", image->repoDigests[0],
                                 name + ":latest" + image->repoDigests[0].substr(name.size())})
     EXPECT_TRUE(images_->find(reference)) << reference;
-  for (const std::string& reference : {std::string("busybox"), std::string("ffffffff"), name + ":none", std::string("%%")})
+  for (const std::string& reference :
+       {std::string("busybox"), std::string("ffffffff"), name + ":none", std::string("%%")})
     EXPECT_FALSE(images_->find(reference)) << reference;
   open();
   auto again = images_->find(name);
@@ -131,9 +133,10 @@ TEST_F(PullTest, MirrorAndShortName) {
 
 TEST_F(PullTest, Hostile) {
   const std::pair<const char*, Code> refused[] = {
-      {"wrong-diffid", Code::DigestMismatch}, {"few-diffids", Code::ImageInvalid}, {"wrong-digest", Code::DigestMismatch},
-      {"truncated", Code::ImageInvalid},      {"dotdot", Code::ImageInvalid},
-      {"symlink", Code::ImageInvalid},        {"whiteout", Code::ImageInvalid}};
+      {"wrong-diffid", Code::DigestMismatch}, {"few-diffids", Code::ImageInvalid},
+      {"wrong-digest", Code::DigestMismatch}, {"truncated", Code::ImageInvalid},
+      {"dotdot", Code::ImageInvalid},         {"symlink", Code::ImageInvalid},
+      {"whiteout", Code::ImageInvalid}};
   for (const auto& [name, code] : refused) EXPECT_EQ(codeOf(std::string("hostile/") + name), code) << name;
   EXPECT_NE(codeOf("hostile/not-gzip"), Code::Internal);  // no tar, or another DiffID: what is seen first
   for (const char* name : {"absolute", "symlink-layers", "hardlink", "device"}) codeOf(std::string("hostile/") + name);
@@ -210,7 +213,8 @@ void expectEntry(const std::string& root, const std::string& name, const nlohman
 // What tests/testbed/registry says has to be there, seen through a container's mount.
 TEST_F(PullTest, Layers) {
   const char* file = std::getenv("USERPOD_LAYERS_JSON");
-  if (file == nullptr) GTEST_SKIP() << "needs the subordinate ids mapped: tests/integration/unpack_test.py does the same in the node";
+  if (file == nullptr)
+    GTEST_SKIP() << "needs the subordinate ids mapped: tests/integration/unpack_test.py does the same in the node";
   auto expected = nlohmann::json::parse(*readFile(file));
   auto image = pull("test/layers");
   ASSERT_TRUE(image) << image.error().text();
@@ -220,7 +224,8 @@ TEST_F(PullTest, Layers) {
   auto root = (*storage)->mountContainer("layers", *images_->layers(image->id));
   ASSERT_TRUE(root) << root.error().text();
   for (const auto& [name, entry] : expected["tree"].items()) expectEntry(*root, name, entry);
-  for (const auto& name : expected["absent"].get<std::vector<std::string>>()) EXPECT_FALSE(pathExists(*root + "/" + name)) << name;
+  for (const auto& name : expected["absent"].get<std::vector<std::string>>())
+    EXPECT_FALSE(pathExists(*root + "/" + name)) << name;
   EXPECT_GT((*storage)->imageUsage()->usedBytes, 0U);
   EXPECT_TRUE((*storage)->removeContainer("layers"));
 }
@@ -235,10 +240,12 @@ TEST_F(PullTest, Large) {
     PullRequest request{.reference = registry_ + "/bench/large"};
     std::string stage;
     request.progress = [&](const PullProgress& progress) {
-      if (progress.stage != stage) std::fprintf(stderr, "%5ld ms %s\n", static_cast<long>(since()), (stage = progress.stage).c_str());
+      if (progress.stage != stage)
+        std::fprintf(stderr, "%5ld ms %s\n", static_cast<long>(since()), (stage = progress.stage).c_str());
     };
     auto image = images_->pull(request);
-    std::fprintf(stderr, "%5ld ms, %ld bytes\n", static_cast<long>(since()), image ? static_cast<long>(image->size) : 0L);
+    std::fprintf(stderr, "%5ld ms, %ld bytes\n", static_cast<long>(since()),
+                 image ? static_cast<long>(image->size) : 0L);
     ASSERT_TRUE(image) << image.error().text();
     ASSERT_TRUE(images_->remove(image->id));
     std::this_thread::sleep_for(std::chrono::seconds(3));

@@ -145,7 +145,8 @@ TEST_P(StorageTest, Hidden) {
   }
   mark(middle + "/opaque", kOpaqueMark, "y");
   ASSERT_TRUE(writeFile(middle + "/replaced", "file"));
-  for (const char* name : {"file", "gone", "back", "never"}) ASSERT_EQ(::mknod((middle + "/" + name).c_str(), S_IFCHR, 0), 0);
+  for (const char* name : {"file", "gone", "back", "never"})
+    ASSERT_EQ(::mknod((middle + "/" + name).c_str(), S_IFCHR, 0), 0);
   ASSERT_TRUE(makeDirectories(top + "/opaque"));
   ASSERT_TRUE(makeDirectories(top + "/replaced"));
   ASSERT_TRUE(writeFile(top + "/back", "top"));
@@ -171,13 +172,15 @@ using ByNames = StorageTest;
 
 TEST_P(ByNames, Hidden) {
   std::string low = layer("low"), top = layer("top");
-  for (const auto& directory : {low + "/opaque", low + "/gone", top + "/opaque"}) ASSERT_TRUE(makeDirectories(directory));
-  for (const auto& file : {low + "/opaque/low", low + "/file", low + "/stays", top + "/opaque/top", top + "/.wh.file", top + "/.wh.gone",
-                           top + "/opaque/.wh..wh..opq"})
+  for (const auto& directory : {low + "/opaque", low + "/gone", top + "/opaque"})
+    ASSERT_TRUE(makeDirectories(directory));
+  for (const auto& file : {low + "/opaque/low", low + "/file", low + "/stays", top + "/opaque/top", top + "/.wh.file",
+                           top + "/.wh.gone", top + "/opaque/.wh..wh..opq"})
     ASSERT_TRUE(writeFile(file, ""));
   std::string root = mount("c", {"low", "top"});
   std::set<std::string> seen;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) seen.insert(entry.path().string().substr(root.size()));
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root))
+    seen.insert(entry.path().string().substr(root.size()));
   EXPECT_EQ(seen, (std::set<std::string>{"/opaque", "/opaque/top", "/stays"}));
 }
 
@@ -315,8 +318,9 @@ using Choice = StorageTest;
 TEST_P(Choice, OnAnOverlay) {
   storage_.reset();
   for (const char* part : {"/lower", "/upper", "/work"}) ASSERT_TRUE(makeDirectories(base_ + part));
-  ASSERT_TRUE(mountFilesystem("overlay", "overlay", paths_.data, 0,
-                              "userxattr,lowerdir=" + base_ + "/lower,upperdir=" + base_ + "/upper,workdir=" + base_ + "/work"));
+  ASSERT_TRUE(mountFilesystem(
+      "overlay", "overlay", paths_.data, 0,
+      "userxattr,lowerdir=" + base_ + "/lower,upperdir=" + base_ + "/upper,workdir=" + base_ + "/work"));
   open();
   if (!storage_) return;
   EXPECT_NE(storage_->driver(), "overlay");

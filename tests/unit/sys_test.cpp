@@ -60,8 +60,9 @@ TEST(Child, PlacesDescriptorsThatOverlap) {
   // Each source number is the other's target.
   int a = first->write.get();
   int b = second->write.get();
-  auto child = spawn({.argv = {"/bin/sh", "-c", "echo one >&" + std::to_string(b) + "; echo two >&" + std::to_string(a)},
-                      .descriptors = {{a, b}, {b, a}}});
+  auto child =
+      spawn({.argv = {"/bin/sh", "-c", "echo one >&" + std::to_string(b) + "; echo two >&" + std::to_string(a)},
+             .descriptors = {{a, b}, {b, a}}});
   ASSERT_TRUE(child) << child.error().text();
   EXPECT_EQ(child->wait()->code, 0);
   first->write.reset();

@@ -122,8 +122,9 @@ TEST(Resolver, LoopbackServersGiveWayToTheUplink) {
 }
 
 TEST(Resolver, ReachableServersStay) {
-  constexpr const char* kMixed = "nameserver 127.0.0.1\nnameserver\t192.0.2.1  # office\nnameserver 2001:db8::1\n"
-                                 "nameserver ::1\nnameserver fe80::1%eth0\nnameserverx 1\n";
+  constexpr const char* kMixed =
+      "nameserver 127.0.0.1\nnameserver\t192.0.2.1  # office\nnameserver 2001:db8::1\n"
+      "nameserver ::1\nnameserver fe80::1%eth0\nnameserverx 1\n";
   EXPECT_FALSE(needsUplinkResolver(kMixed));
   EXPECT_EQ(nodeResolvConf(kMixed), "nameserver\t192.0.2.1  # office\nnameserver 2001:db8::1\nnameserverx 1\n");
   EXPECT_EQ(nodeResolvConf(""), "nameserver 10.0.2.3\n");
