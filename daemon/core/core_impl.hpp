@@ -41,7 +41,11 @@ struct PodEntity {
   bool removed = false;
   std::string hostname;
   network::PodNamespaces namespaces;
+  UniqueFd pause;  // pidfd of the process that keeps the shared PID namespace, watched; none where each has its own
 };
+
+// What CRI-O gives containers at StopPodSandbox when the caller has not stopped them before.
+inline constexpr std::chrono::milliseconds kPodStopGrace{10000};
 
 // Why a container ended whose root file system had lost the process that served it: ContainerRecord::reason.
 inline constexpr const char* kRootLost = "RootFilesystemLost";
@@ -165,6 +169,7 @@ class CoreImpl final : public Core {
   // pods.cpp
   struct PodMade {
     network::PodNetwork network;
+    oci::PauseProcess pause;
     std::string hostname;
   };
   Result<PodMade> makePod(const PodRecord& record);  // worker
@@ -173,6 +178,12 @@ class CoreImpl final : public Core {
   void stopContainersOf(const PodPointer& pod, std::chrono::milliseconds grace, std::function<void()> then);
   void stopPodEntity(const PodPointer& pod, std::chrono::milliseconds grace, DoneCallback done);
   void removeStoppedPod(const PodPointer& pod, DoneCallback done);
+
+  // pause.cpp
+  void watchPause(const PodPointer& pod, UniqueFd pause);
+  void unwatchPause(const PodPointer& pod);
+  void adoptPause(const PodPointer& pod);
+  void pauseEnded(const PodPointer& pod);
 
   // containers.cpp
   struct ContainerMade {

@@ -12,9 +12,6 @@
 namespace userpod::core {
 namespace {
 
-// What CRI-O gives containers at StopPodSandbox when the caller has not stopped them before.
-constexpr std::chrono::milliseconds kPodStopGrace{10000};
-
 std::string hostnameOf(const PodRecord& pod) {
   if (!pod.config.hostname.empty()) return pod.config.hostname;
   std::array<char, 256> name{};
@@ -101,6 +98,11 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
     USERPOD_TRY(network, network_->setUp(record.id, config));
     made.network = std::move(network);
     reachStage("pod.network", record.id);
+    if (oci::sharesPid(record.config)) {
+      USERPOD_TRY(pause, runtime_->startPause(record, made.network.namespaces));
+      made.pause = std::move(pause);
+      reachStage("pod.pause", record.id);
+    }
     USERPOD_CHECK(network::writePodFiles(directory, config, made.hostname, made.network.addresses));
     return made;
   };
@@ -114,6 +116,7 @@ void CoreImpl::undoPod(const PodRecord& record) {
   auto note = [&](const Status& status) {
     if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
   };
+  note(node_.removeCgroup(oci::pauseCgroup(record)));
   note(network_->tearDown(record.id, record.addresses));
   // A cgroup that the caller gave stays: kubelet made it and removes it.
   if (record.cgroup == "/pods/" + record.id) note(node_.removeCgroup(record.cgroup));
@@ -135,6 +138,9 @@ void CoreImpl::finishRunPod(const PodPointer& pod, Result<PodMade> made) {
   PodRecord record = *pod->record;
   record.state = PodRecord::State::Ready;
   record.addresses = made->network.addresses;
+  record.pausePid = made->pause.pid;
+  record.pauseStart = made->pause.start;
+  watchPause(pod, std::move(made->pause.pidfd));
   commit(pod, std::move(record));
   reachStage("pod.ready", id);
   pod->operations.release();
@@ -168,18 +174,23 @@ void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds gr
         pod->operations.release();
         return done({});
       }
-      background<Status>([this, record = pod->record] { return network_->tearDown(record->id, record->addresses); },
-                         [this, pod, done = std::move(done)](Status status) {
-                           if (!status)
-                             logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
-                           reachStage("pod.torn-down", pod->record->id);
-                           PodRecord record = *pod->record;
-                           record.state = PodRecord::State::NotReady;
-                           commit(pod, std::move(record));
-                           reachStage("pod.stopped", pod->record->id);
-                           pod->operations.release();
-                           done({});
-                         });
+      unwatchPause(pod);
+      background<Status>(
+          [this, record = pod->record]() -> Status {
+            USERPOD_CHECK(node_.removeCgroup(oci::pauseCgroup(*record)));
+            return network_->tearDown(record->id, record->addresses);
+          },
+          [this, pod, done = std::move(done)](Status status) {
+            if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
+            reachStage("pod.torn-down", pod->record->id);
+            PodRecord record = *pod->record;
+            record.state = PodRecord::State::NotReady;
+            record.pausePid = 0;
+            commit(pod, std::move(record));
+            reachStage("pod.stopped", pod->record->id);
+            pod->operations.release();
+            done({});
+          });
     });
   });
 }

@@ -71,6 +71,7 @@ void CoreImpl::recoverPod(const PodRecord& found) {
   if (record.state == PodRecord::State::Ready && record.node != node_.instance) {
     record.state = PodRecord::State::NotReady;
     record.endedWithNode = true;
+    record.pausePid = 0;
     noteStore(store_->putPod(record));
   }
   pod->stopping = record.state != PodRecord::State::Ready;
@@ -79,7 +80,8 @@ void CoreImpl::recoverPod(const PodRecord& found) {
   pod->hostname = hostname ? std::string(trim(*hostname)) : record.id.substr(0, 12);
   pod->record = std::make_shared<const PodRecord>(record);
   podNames_[podNameKey(record.config)] = record.id;
-  pods_[record.id] = std::move(pod);
+  pods_[record.id] = pod;
+  if (!pod->stopping && record.pausePid > 0) adoptPause(pod);
 }
 
 void CoreImpl::recoverContainer(const ContainerRecord& record) {

@@ -32,9 +32,10 @@ bool boundAlready(const std::string& program, const std::string& target) {
          (flags.f_flag & ST_RDONLY) != 0;
 }
 
+}  // namespace
+
 // crun guards its own file against containers (CVE-2019-5736) by running a copy of itself, unless it lies on a
-// read-only mount: that saves 1.5 ms of each call. An upgrade of the package leaves the old file bound until the next
-// start.
+// read-only mount: that saves 1.5 ms of each call.
 Status bindReadOnly(const std::string& program, const std::string& target) {
   if (boundAlready(program, target)) return {};
   USERPOD_CHECK(unmountDetached(target));
@@ -43,8 +44,6 @@ Status bindReadOnly(const std::string& program, const std::string& target) {
   USERPOD_CHECK(remountReadOnly(target));
   return setPropagation(target, MS_PRIVATE);
 }
-
-}  // namespace
 
 std::vector<std::string> Handler::command() const {
   std::vector<std::string> list{program, "--root=" + stateRoot};

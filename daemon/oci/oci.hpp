@@ -43,9 +43,18 @@ struct BuiltSpec {
   std::optional<Resources> resources;  // what is enforced of those asked for
 };
 // InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of
-// mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is a namespace of the
-// container's own as long as no pod has a process to share one with.
+// mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is what the pod has:
+// its shared namespace, the node's, or one for each container.
 Result<BuiltSpec> buildSpec(SpecInput& input);
+
+// The process that keeps a pod's shared PID namespace: PID 1 in it. Nobody's child but the node's.
+struct PauseProcess {
+  pid_t pid = 0;  // in the node's PID namespace
+  std::uint64_t start = 0;
+  UniqueFd pidfd;
+};
+bool sharesPid(const PodConfig& config);
+std::string pauseCgroup(const PodRecord& pod);  // whose removal ends it
 
 struct CreateInput {
   std::string id;
@@ -87,6 +96,9 @@ class Runtime {
 
   virtual bool hasHandler(const std::string& handler) const = 0;
   virtual std::pair<std::string, std::string> version() const = 0;  // name and version of the default runtime
+  // In the pod's cgroup and namespaces, as the user and with the groups of its security context. RuntimeFailed names
+  // the step that failed.
+  virtual Result<PauseProcess> startPause(const PodRecord& pod, const network::PodNamespaces& namespaces) = 0;
   // conmon in /mon/<id>, which runs `crun create`; RuntimeFailed carries the runtime's own words.
   virtual Result<CreatedProcess> create(const CreateInput& input) = 0;
   virtual Status start(const std::string& id, const std::string& handler) = 0;

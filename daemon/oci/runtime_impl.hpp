@@ -23,6 +23,10 @@ struct Handler {
   std::vector<std::string> command() const;  // program and global arguments, to be followed by a subcommand
 };
 
+// Binds a program read-only at `target`: what runs it cannot be made to write to its file. An upgrade of the program
+// leaves the old file bound until the next start.
+Status bindReadOnly(const std::string& program, const std::string& target);
+
 // Finds the program, binds it read-only at <node>/bin/<name> and asks for its version.
 Result<Handler> openHandler(const Paths& paths, const std::string& name, const std::string& configuredPath);
 
@@ -44,6 +48,7 @@ class RuntimeImpl final : public Runtime {
 
   bool hasHandler(const std::string& handler) const override;
   std::pair<std::string, std::string> version() const override;
+  Result<PauseProcess> startPause(const PodRecord& pod, const network::PodNamespaces& namespaces) override;
   Result<CreatedProcess> create(const CreateInput& input) override;
   Status start(const std::string& id, const std::string& handler) override;
   bool started(const std::string& handler, pid_t pid) const override;
@@ -61,6 +66,7 @@ class RuntimeImpl final : public Runtime {
   const Paths paths_;
   const NodeInside& node_;
   std::string conmon_;
+  std::string pause_;  // userpod-pause, bound read-only
   std::string defaultHandler_;
   std::map<std::string, Handler> handlers_;
   UniqueFd leaf_;                                     // cgroup of the short-lived runtime calls

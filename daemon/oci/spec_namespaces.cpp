@@ -6,16 +6,32 @@
 namespace userpod::oci {
 namespace {
 
+Json joinPid(pid_t pid) {
+  return {{"type", "pid"}, {"path", fmt::format("/proc/{}/ns/pid", pid)}};
+}
+
+// POD is whatever the pod has; one without a shared namespace gives each container its own.
+Result<Json> podPidNamespace(const PodRecord& pod) {
+  if (pod.config.security.namespaces.pid == NamespaceMode::Node) return joinPid(1);
+  if (pod.pausePid <= 0) return Json{{"type", "pid"}};
+  auto start = processStartTime(pod.pausePid);
+  if (!start || *start != pod.pauseStart)
+    return Error(Code::InvalidState,
+                 "pod " + pod.id + " has lost its shared PID namespace: it takes no new containers");
+  return joinPid(pod.pausePid);
+}
+
 Result<Json> pidNamespace(const SpecInput& input) {
   const auto& options = input.container.config.security.namespaces;
   switch (options.pid) {
     case NamespaceMode::Node:
-      return Json{{"type", "pid"}, {"path", "/proc/1/ns/pid"}};
+      return joinPid(1);
     case NamespaceMode::Target:
       if (input.targetPid <= 0)
         return Error(Code::InvalidState, "target_id: container " + options.targetId.substr(0, 64) + " is not running");
-      return Json{{"type", "pid"}, {"path", fmt::format("/proc/{}/ns/pid", input.targetPid)}};
+      return joinPid(input.targetPid);
     case NamespaceMode::Pod:
+      return podPidNamespace(input.pod);
     case NamespaceMode::Container:
       break;
   }

@@ -96,6 +96,8 @@ struct PodRecord {
   std::vector<std::string> addresses;  // textual, primary first; empty for the node's network
   std::string node;                    // userns::Node::instance() it was made in: another one means that it is gone
   std::string cgroup;                  // of the pod, below the node's cgroup root, "/pods/<id>" or the given parent
+  std::int32_t pausePid = 0;           // first process of the PID namespace that its containers share; 0: there is none
+  std::uint64_t pauseStart = 0;        // field 22 of its /proc/PID/stat
   bool endedWithNode = false;          // it was ready when its node ended
 };
 

@@ -39,7 +39,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodConfig, name, uid, nameSpace,
                                                 ports, labels, annotations, cgroupParent, sysctls, security, overhead,
                                                 resources)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodRecord, id, config, origin, state, runtimeHandler, createdAt,
-                                                addresses, node, cgroup, endedWithNode)
+                                                addresses, node, cgroup, pausePid, pauseStart, endedWithNode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(MountConfig, containerPath, hostPath, readonly, recursiveReadOnly,
                                                 selinuxRelabel, propagation, image, imageSubPath)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DeviceConfig, containerPath, hostPath, permissions)

@@ -19,9 +19,6 @@ chosen() {
   return 1
 }
 
-# What a user runs; the unit tests and the benchmark are not part of it.
-product=(daemon/userpodd daemon/userpodd-inner daemon/userpod-node daemon/userpod-cri dbus/userpodctl/userpodctl)
-
 # configureAndBuild DIR "TARGET ..." MESON-OPTION...   (no target: everything)
 # Several files are compiled as one, without debug information: most of a build is reading the same headers again.
 configureAndBuild() {
@@ -172,7 +169,7 @@ runSuites() {
     if configureAndBuild "$build" "" -Doptimization=1; then unitSuite unit "$build"; else result FAIL build/plain "does not build"; fi
   fi
   if wants integration; then
-    if configureAndBuild "$build" "${product[*]}" -Doptimization=1; then integrationSuite integration "$build"
+    if configureAndBuild "$build" product -Doptimization=1; then integrationSuite integration "$build"
     else result FAIL build/plain "does not build"; fi
   fi
   if wants sanitize; then

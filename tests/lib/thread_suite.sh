@@ -5,7 +5,7 @@
 
 threadSuite() {
   local dir=$build-thread only=("${only[@]}") unit units=(sys store)
-  configureAndBuild "$build" "${product[*]}" -Doptimization=1 &&
+  configureAndBuild "$build" product -Doptimization=1 &&
     configureAndBuild "$dir" "daemon/userpodd-inner ${units[*]/#/tests/unit/unit-}" -Db_sanitize=thread -Db_lundef=false -Doptimization=1 ||
     { result FAIL build/thread "does not build"; return; }
   export USERPOD_SANITIZE=1

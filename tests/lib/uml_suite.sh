@@ -6,7 +6,7 @@ umlTests=(limits_test)
 # umlPrepare, as the user: builds and installs in $build, makes the images.
 umlPrepare() {
   if [ -z "${USERPOD_TESTS_ROOT:-}" ]; then result SKIP uml/boot "user-mode-linux is booted by root: run tests/run as root"; return; fi
-  configureAndBuild "$build" "${product[*]}" -Doptimization=1 || { result FAIL build/plain "does not build"; return; }
+  configureAndBuild "$build" product -Doptimization=1 || { result FAIL build/plain "does not build"; return; }
   meson install -C "$build" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; result FAIL uml/install "see above"; return; }
   rm -rf "$build/images"
   if "$root/tests/testbed/registry" up "$build/images" > /dev/null && "$root/tests/testbed/registry" down "$build/images"; then return; fi
