@@ -90,6 +90,8 @@ Status measure(const Options& options, const Paths& paths, UniqueFd outerMemory)
     USERPOD_CHECK(client->removeAll());
   }
   if (options.wants("Load")) USERPOD_CHECK(measureListUnderLoad(options, *client, report));
+  if (options.wants("Stops")) USERPOD_CHECK(measureListDuringStops(options, *client, report));
+  if (options.wants("SharedPid")) USERPOD_CHECK(measureSharedPid(options, *client, report));
   if (options.wants("Pods")) USERPOD_CHECK(pods.withPods(report));
   // Last: what it leaves takes a while to remove, and the disk's time.
   if (options.wants("PullImage")) USERPOD_CHECK(measurePull(options, *client, workspace->disk() + "/pull", report));
@@ -170,7 +172,8 @@ bool Options::wants(const std::string& row) const {
 int main(int argc, char** argv) {
   userpod::bench::Options options;
   CLI::App app("Times of the running userpod beside the bare parts of each call");
-  app.add_flag("--json", options.json, "one JSON object a line: name, p50, p95, n, unit, rate, bare, bare_rate, ratio");
+  app.add_flag("--json", options.json,
+               "one JSON object a line: name, p50, p95, p99, n, unit, rate, bare, bare_rate, ratio");
   app.add_option("--samples", options.samples, "of each row but PullImage (200)");
   app.add_option("--pull-samples", options.pullSamples, "of PullImage (5)");
   app.add_option("--parallel", options.parallel, "callers at once of the rows of calls (1,10,50)")->delimiter(',');
@@ -181,7 +184,7 @@ int main(int argc, char** argv) {
       ->envname("USERPOD_REGISTRY");
   app.add_option("--rows", options.rows,
                  "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
-                 " StopPodSandbox, PullImage, Load, Pods")
+                 " StopPodSandbox, PullImage, Load, Stops, SharedPid, Pods")
       ->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   return userpod::bench::runBenchmark(options);

@@ -21,17 +21,16 @@ namespace v1 = runtime::v1;
 constexpr const char* kLabel = "org.userpod1.benchmark";
 constexpr std::chrono::minutes kCallTime{5};
 constexpr std::chrono::seconds kReadyTime{30};
-constexpr int kGraceSeconds = 10;
 constexpr std::size_t kRemovers = 8;  // callers at once of removeAll()
 
 // As the kubelet asks by default: the network, IPC and UTS namespaces of the pod, a PID namespace for each container.
-void setNamespaces(v1::NamespaceOption* options) {
+void setNamespaces(v1::NamespaceOption* options, bool sharedPid = false) {
   options->set_network(v1::POD);
   options->set_ipc(v1::POD);
-  options->set_pid(v1::CONTAINER);
+  options->set_pid(sharedPid ? v1::POD : v1::CONTAINER);
 }
 
-v1::PodSandboxConfig podConfig(const std::string& name) {
+v1::PodSandboxConfig podConfig(const std::string& name, bool sharedPid = false) {
   v1::PodSandboxConfig config;
   config.mutable_metadata()->set_name(name);
   config.mutable_metadata()->set_uid("userpod-bench-" + name);
@@ -39,7 +38,7 @@ v1::PodSandboxConfig podConfig(const std::string& name) {
   config.set_hostname(name);
   config.set_log_directory(kLogDirectory);
   (*config.mutable_labels())[kLabel] = "1";
-  setNamespaces(config.mutable_linux()->mutable_security_context()->mutable_namespace_options());
+  setNamespaces(config.mutable_linux()->mutable_security_context()->mutable_namespace_options(), sharedPid);
   return config;
 }
 
@@ -49,12 +48,13 @@ class CriClient final : public Client {
       : runtime_(v1::RuntimeService::NewStub(channel)), images_(v1::ImageService::NewStub(channel)) {}
 
   Status waitReady();
-  Result<Pod> runPod(const std::string& name) override;
+  Result<Pod> runPod(const std::string& name, bool sharedPid) override;
   Status stopPod(const Pod& pod) override;
   Status removePod(const Pod& pod) override;
-  Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image) override;
+  Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image,
+                                      bool stubborn) override;
   Status startContainer(const std::string& id) override;
-  Status stopContainer(const std::string& id) override;
+  Status stopContainer(const std::string& id, std::int64_t grace) override;
   Status removeContainer(const std::string& id) override;
   Status exec(const std::string& id, const std::vector<std::string>& command) override;
   Result<nlohmann::json> containerSpec(const std::string& id) override;
@@ -115,9 +115,9 @@ Status CriClient::waitReady() {
   }
 }
 
-Result<Pod> CriClient::runPod(const std::string& name) {
+Result<Pod> CriClient::runPod(const std::string& name, bool sharedPid) {
   v1::RunPodSandboxRequest request;
-  *request.mutable_config() = podConfig(name);
+  *request.mutable_config() = podConfig(name, sharedPid);
   v1::RunPodSandboxResponse response;
   USERPOD_CHECK(runtimeCall("RunPodSandbox", &v1::RuntimeService::Stub::RunPodSandbox, request, &response));
   return Pod{response.pod_sandbox_id(), name};
@@ -137,13 +137,15 @@ Status CriClient::removePod(const Pod& pod) {
   return runtimeCall("RemovePodSandbox", &v1::RuntimeService::Stub::RemovePodSandbox, request, &response);
 }
 
-Result<std::string> CriClient::createContainer(const Pod& pod, const std::string& name, const std::string& image) {
+Result<std::string> CriClient::createContainer(const Pod& pod, const std::string& name, const std::string& image,
+                                               bool stubborn) {
   v1::CreateContainerRequest request;
   request.set_pod_sandbox_id(pod.id);
   auto& config = *request.mutable_config();
   config.mutable_metadata()->set_name(name);
   config.mutable_image()->set_image(image);
   config.set_log_path(pod.name + "_" + name + ".log");
+  if (stubborn) config.set_stop_signal(v1::SIGNAL_SIGURG);
   setNamespaces(config.mutable_linux()->mutable_security_context()->mutable_namespace_options());
   *request.mutable_sandbox_config() = podConfig(pod.name);
   v1::CreateContainerResponse response;
@@ -158,10 +160,10 @@ Status CriClient::startContainer(const std::string& id) {
   return runtimeCall("StartContainer", &v1::RuntimeService::Stub::StartContainer, request, &response);
 }
 
-Status CriClient::stopContainer(const std::string& id) {
+Status CriClient::stopContainer(const std::string& id, std::int64_t grace) {
   v1::StopContainerRequest request;
   request.set_container_id(id);
-  request.set_timeout(kGraceSeconds);
+  request.set_timeout(grace);
   v1::StopContainerResponse response;
   return runtimeCall("StopContainer", &v1::RuntimeService::Stub::StopContainer, request, &response);
 }

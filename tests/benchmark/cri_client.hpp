@@ -25,13 +25,14 @@ class Client {
   static Result<std::unique_ptr<Client>> connect(const std::string& socket);
   virtual ~Client() = default;
 
-  virtual Result<Pod> runPod(const std::string& name) = 0;
+  virtual Result<Pod> runPod(const std::string& name, bool sharedPid = false) = 0;
   virtual Status stopPod(const Pod& pod) = 0;
   virtual Status removePod(const Pod& pod) = 0;
-  // A container of the image, with the image's own command.
-  virtual Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image) = 0;
+  // A container of the image, with the image's own command. stubborn: with a stop signal that does not end it.
+  virtual Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image,
+                                              bool stubborn = false) = 0;
   virtual Status startContainer(const std::string& id) = 0;
-  virtual Status stopContainer(const std::string& id) = 0;
+  virtual Status stopContainer(const std::string& id, std::int64_t grace = 10) = 0;  // seconds
   virtual Status removeContainer(const std::string& id) = 0;
   virtual Status exec(const std::string& id,
                       const std::vector<std::string>& command) = 0;  // a status but 0 is an error

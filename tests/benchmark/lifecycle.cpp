@@ -3,7 +3,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <thread>
@@ -16,7 +15,6 @@ namespace {
 
 constexpr unsigned kWarmUp = 5;  // of a caller's rounds, which count for nothing
 const std::vector<std::string> kTrue = {"/bin/true"};
-constexpr std::chrono::milliseconds kListPause{5};
 
 // Until the container's own program has its handler, the kernel drops the signal: it is the first process of its PID
 // namespace. `crun start` does not wait for that.
@@ -152,14 +150,6 @@ class Lifecycle {
   unsigned round_ = 0;
 };
 
-Status timedList(Samples& samples, Client& client, std::size_t least) {
-  return timed(samples, [&]() -> Status {
-    USERPOD_TRY(count, client.listContainers());
-    return count >= least ? Status()
-                          : Error(Code::Internal, fmt::format("ListContainers lists {}, fewer than {}", count, least));
-  });
-}
-
 }  // namespace
 
 std::string atOnce(const std::string& row, unsigned callers) {
@@ -181,43 +171,6 @@ Status measureLifecycle(const Options& options, Client& client, BareSandboxes& s
     number = lifecycle.nextNumber();
   }
   return {};
-}
-
-Status measureListUnderLoad(const Options& options, Client& client, Report& report) {
-  const unsigned callers = *std::max_element(options.parallel.begin(), options.parallel.end());
-  std::vector<Pod> pods(callers);
-  for (unsigned index = 0; index < callers; ++index) {
-    USERPOD_TRY(pod, client.runPod(fmt::format("load-{}", index)));
-    pods[index] = pod;
-  }
-  Row row{fmt::format("ListContainers while {} are made", callers), {}, {}};
-  for (unsigned round = 0; row.product.values.size() < options.samples; ++round) {
-    USERPOD_CHECK(checkInterrupted());
-    std::vector<std::string> made(callers);
-    std::atomic<bool> running = true;
-    Status created;
-    std::jthread creators([&] {
-      Samples ignored;
-      created = timedTogether(ignored, callers, [&](unsigned index) -> Status {
-        USERPOD_TRY(id, client.createContainer(pods[index], fmt::format("c{}", round), options.pauseImage()));
-        made[index] = id;
-        return client.startContainer(id);
-      });
-      running = false;
-    });
-    Status listed;
-    while (running && listed) {
-      std::this_thread::sleep_for(kListPause);
-      if (running) listed = timedList(row.product, client, 0);
-    }
-    creators.join();
-    USERPOD_CHECK(std::move(created));
-    USERPOD_CHECK(std::move(listed));
-    for (const auto& id : made) USERPOD_CHECK(client.removeContainer(id));
-  }
-  row.product.seconds = 0;  // with pauses: no rate
-  report.print(row);
-  return client.removeAll();
 }
 
 }  // namespace userpod::bench

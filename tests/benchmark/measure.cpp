@@ -46,12 +46,14 @@ void Report::print(const Row& row) {
   if (double load = 0; ::getloadavg(&load, 1) == 1) loads_.push_back(load);
   double p50 = percentile(row.product.values, 50);
   double p95 = percentile(row.product.values, 95);
+  double p99 = percentile(row.product.values, 99);
   double bare = row.bare.values.empty() ? 0 : percentile(row.bare.values, 50);
   double ratio = bare > 0 ? p50 / bare : 0;
   if (json_) {
     nlohmann::ordered_json line{{"name", row.name},
                                 {"p50", std::round(p50 * 1000) / 1000},
                                 {"p95", std::round(p95 * 1000) / 1000},
+                                {"p99", std::round(p99 * 1000) / 1000},
                                 {"n", row.product.values.size()},
                                 {"unit", row.unit},
                                 {"rate", rounded(rate(row.product))},
@@ -61,11 +63,11 @@ void Report::print(const Row& row) {
     fmt::print("{}\n", line.dump());
   } else {
     if (!headPrinted_)
-      fmt::print("{:<42} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "n", "unit", "/s",
-                 "bare p50", "bare /s", "ratio");
+      fmt::print("{:<42} {:>9} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "p99", "n", "unit",
+                 "/s", "bare p50", "bare /s", "ratio");
     headPrinted_ = true;
-    std::string line =
-        fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, row.product.values.size(), row.unit);
+    std::string line = fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, p99,
+                                   row.product.values.size(), row.unit);
     line += column(rate(row.product), 8) + column(bare, 9) + column(rate(row.bare), 8) + column(ratio, 6);
     line.erase(line.find_last_not_of(' ') + 1);
     fmt::print("{}\n", line);

@@ -33,7 +33,7 @@ struct Options {
 
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
-inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Pods"};
+inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Stops", "SharedPid", "Pods"};
 
 // "Row, 10 at once"
 std::string atOnce(const std::string& row, unsigned callers);
@@ -46,6 +46,12 @@ Status measureLifecycle(const Options& options, Client& client, BareSandboxes& s
 
 // Times of ListContainers while the greatest number of callers make containers at once: reads must not wait for work.
 Status measureListUnderLoad(const Options& options, Client& client, Report& report);
+
+// The same while 200 StopContainer calls wait out a grace of 30 s; beside it, as its bare part, before them.
+Status measureListDuringStops(const Options& options, Client& client, Report& report);
+
+// RunPodSandbox with a pause process, and its memory.
+Status measureSharedPid(const Options& options, Client& client, Report& report);
 
 // scratch: a directory on the disk of the daemon's data; what is unpacked into it is left to the caller.
 Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report);
