@@ -94,15 +94,10 @@ startRegistry() {
   export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR
 }
 
-# integrationSuite NAME DIR [units]: with "units" the unit tests too, while a node and a registry are there for them
-integrationSuite() {
-  local name=$1 dir=$2 units=${3:-} limit=400 t test log status began
+# integrationTests NAME DIR, against the userpod that is started
+integrationTests() {
+  local name=$1 dir=$2 limit=400 t test log status began
   [ -z "$long" ] || limit=7200
-  startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
-  /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
-  export USERPOD_PREFIX=$dir/prefix
-  installAndStart "$dir" || { result FAIL "$name/start" "userpod does not start, see above"; return; }
-  [ -z "$units" ] || unitSuite "$name" "$dir"
   say "$name: integration tests"
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
@@ -118,6 +113,23 @@ integrationSuite() {
          say "output of $test:"; tail -n 60 "$log" ;;
     esac
     printf '   %s: %s (%d s)\n' "$test" "$(tail -n 1 "$results" | cut -f1)" $((SECONDS - began))
+  done
+}
+
+# integrationSuite NAME DIR PART...: what is to run against one userpod: units, while a node and a registry are there for
+# them; tests, those of integration; conformance.
+integrationSuite() {
+  local name=$1 dir=$2 part; shift 2
+  startRegistry || { result FAIL "$name/registry" "the local registry does not start"; return; }
+  /usr/bin/python3 "$root/tests/oracle" snapshot "$work/oracle"
+  export USERPOD_PREFIX=$dir/prefix
+  installAndStart "$dir" || { result FAIL "$name/start" "userpod does not start, see above"; return; }
+  for part; do
+    case $part in
+      units) unitSuite "$name" "$dir" ;;
+      tests) integrationTests "$name" "$dir" ;;
+      conformance) conformanceTests "$name" "$dir" ;;
+    esac
   done
   stopAndRemove "$dir" || result FAIL "$name/remove" "see above"
   if compgen -G "$work/sanitizer.*" > /dev/null; then
@@ -168,14 +180,17 @@ runSuites() {
   if wants unit; then
     if configureAndBuild "$build" "" -Doptimization=1; then unitSuite unit "$build"; else result FAIL build/plain "does not build"; fi
   fi
-  if wants integration; then
-    if configureAndBuild "$build" product -Doptimization=1; then integrationSuite integration "$build"
+  local parts=() name=integration targets=(product)
+  if wants conformance; then parts+=(conformance); name=conformance targets+=("$conformance"); fi
+  if wants integration; then parts+=(tests); name=integration; fi
+  if [ ${#parts[@]} -gt 0 ]; then
+    if configureAndBuild "$build" "${targets[*]}" -Doptimization=1; then integrationSuite "$name" "$build" "${parts[@]}"
     else result FAIL build/plain "does not build"; fi
   fi
   if wants sanitize; then
-    if configureAndBuild "$build-sanitize" "" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=0; then
+    if configureAndBuild "$build-sanitize" "all $conformance" -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=0; then
       export USERPOD_SANITIZE=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=1
-      integrationSuite sanitize "$build-sanitize" units
+      integrationSuite sanitize "$build-sanitize" units conformance tests
     else result FAIL build/sanitize "does not build"; fi
   fi
   if wants thread; then threadSuite; fi

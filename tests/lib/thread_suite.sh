@@ -17,6 +17,6 @@ threadSuite() {
     else tail -n 80 "$work/unit.log"; result FAIL "thread/unit-$unit" "see above"; fi
   done
   [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test)
-  inner=$dir/daemon/userpodd-inner integrationSuite thread "$build"
+  inner=$dir/daemon/userpodd-inner integrationSuite thread "$build" tests
   unset USERPOD_SANITIZE TSAN_OPTIONS
 }
