@@ -150,6 +150,17 @@ Result<UniqueFd> NodeInside::makeCgroup(const std::string& path) const {
   return openFile(cgroupRoot + path, O_RDONLY | O_DIRECTORY);
 }
 
+Status NodeInside::enableControllers(const std::string& path) const {
+  USERPOD_CHECK(checkCgroupPath(path));
+  std::string all;
+  for (const auto& name : split(controllers, ' '))
+    if (!name.empty()) all += (all.empty() ? "+" : " +") + name;
+  if (all.empty()) return {};
+  for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1))
+    USERPOD_CHECK(writeFile(cgroupRoot + path.substr(0, slash) + "/cgroup.subtree_control", all));
+  return {};
+}
+
 Status NodeInside::removeCgroup(const std::string& path) const {
   USERPOD_CHECK(checkCgroupPath(path));
   std::string full = cgroupRoot + path;

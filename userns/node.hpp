@@ -63,6 +63,8 @@ struct NodeInside {
   // Makes the cgroup (every level) and returns an O_DIRECTORY descriptor for SpawnOptions::cgroup.
   // path is below the root, "/mon/<id>".
   Result<UniqueFd> makeCgroup(const std::string& path) const;
+  // Gives it the files of the node's controllers, which each cgroup above it has to pass on. Repeating it is fine.
+  Status enableControllers(const std::string& path) const;
   // Kills what is in it (cgroup.kill) and removes it with all its children. A missing one is fine.
   Status removeCgroup(const std::string& path) const;
 };

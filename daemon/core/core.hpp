@@ -113,6 +113,11 @@ class Core {
   virtual void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) = 0;
   virtual void stopPod(const std::string& key, DoneCallback done) = 0;
   virtual void removePod(const std::string& key, DoneCallback done) = 0;
+  // What the pod's containers may use together, and its overhead, from now on; what is absent stays. Told after the
+  // owner of a given cgroup_parent has limited it; a cgroup of userpod's own is limited here, all or nothing (see
+  // oci::updateResources). NoSuchPod.
+  virtual void updatePod(const std::string& key, std::optional<Resources> overhead, std::optional<Resources> resources,
+                         DoneCallback done) = 0;
   virtual void createContainer(const std::string& podKey, ContainerConfig config, Origin origin,
                                Callback<std::string> done) = 0;
   virtual void startContainer(const std::string& key, DoneCallback done) = 0;

@@ -103,6 +103,8 @@ class CoreImpl final : public Core {
   void runPod(PodConfig config, std::string handler, Origin origin, Callback<std::string> done) override;
   void stopPod(const std::string& key, DoneCallback done) override;
   void removePod(const std::string& key, DoneCallback done) override;
+  void updatePod(const std::string& key, std::optional<Resources> overhead, std::optional<Resources> resources,
+                 DoneCallback done) override;
   void createContainer(const std::string& podKey, ContainerConfig config, Origin origin,
                        Callback<std::string> done) override;
   void startContainer(const std::string& key, DoneCallback done) override;
@@ -228,6 +230,8 @@ class CoreImpl final : public Core {
   void commitEnd(const ContainerPointer& container, ContainerRecord record);
 
   // update.cpp
+  Status limitPod(const PodRecord& record);                                 // worker
+  Status applyPodUpdate(const PodRecord& before, const PodConfig& wanted);  // worker
   void withLiving(const std::string& key, DoneCallback done,
                   std::function<void(const ContainerPointer&, DoneCallback)> operation);
 

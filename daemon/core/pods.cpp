@@ -91,6 +91,7 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
     }
     if (auto cgroup = node_.makeCgroup(record.cgroup); !cgroup) return std::move(cgroup).error();
     reachStage("pod.cgroup", record.id);
+    USERPOD_CHECK(limitPod(record));
     PodMade made;
     made.hostname = hostnameOf(record);
     PodConfig config = record.config;

@@ -1,5 +1,6 @@
-// Changing what lives: a container's limits, and the file that its output goes to.
+// Changing what lives: limits of pods and containers, and the file that a container's output goes to.
 #include "daemon/core/core_impl.hpp"
+#include "daemon/sys/log.hpp"
 #include "daemon/sys/stage.hpp"
 
 namespace userpod::core {
@@ -42,6 +43,60 @@ void CoreImpl::updateContainer(const std::string& key, Resources wanted, DoneCal
         });
   };
   withLiving(key, std::move(done), std::move(change));
+}
+
+namespace {
+
+bool hasOwnCgroup(const PodRecord& pod) {
+  return pod.cgroup == "/pods/" + pod.id;
+}
+
+}  // namespace
+
+Status CoreImpl::limitPod(const PodRecord& record) {
+  if (!hasOwnCgroup(record)) return {};
+  std::vector<std::string> warnings;
+  USERPOD_CHECK(oci::limitPod(node_, record.cgroup, record.config, warnings));
+  for (const auto& warning : warnings) logMessage(Level::Warning, "the pod's " + warning, {{"POD_ID", record.id}});
+  return {};
+}
+
+// Of a pod that is stopped, or went with its node, there is nothing left to limit.
+Status CoreImpl::applyPodUpdate(const PodRecord& before, const PodConfig& wanted) {
+  if (!hasOwnCgroup(before) || before.state != PodRecord::State::Ready) return {};
+  USERPOD_CHECK(node_.enableControllers(before.cgroup));
+  USERPOD_TRY(enforced,
+              oci::updateResources(node_, before.cgroup, oci::podLimits(before.config), oci::podLimits(wanted)));
+  (void)enforced;
+  return {};
+}
+
+void CoreImpl::updatePod(const std::string& key, std::optional<Resources> overhead, std::optional<Resources> resources,
+                         DoneCallback done) {
+  post([this, key, overhead = std::move(overhead), resources = std::move(resources), done = std::move(done)]() mutable {
+    auto record = snapshot()->pod(key);
+    if (!record) return done(std::move(record).error());
+    PodPointer pod = pods_.at((*record)->id);
+    pod->operations.acquire([this, pod, overhead = std::move(overhead), resources = std::move(resources),
+                             done = std::move(done)]() mutable {
+      auto wanted = std::make_shared<PodConfig>(pod->record->config);
+      if (overhead) wanted->overhead = std::move(overhead);
+      if (resources) wanted->resources = std::move(resources);
+      background<Status>([this, before = pod->record, wanted] { return applyPodUpdate(*before, *wanted); },
+                         [this, pod, wanted, done = std::move(done)](Status applied) {
+                           if (pod->removed)
+                             applied = Error(Code::NoSuchPod, "pod " + pod->record->id + " has been removed");
+                           if (applied) {
+                             PodRecord record = *pod->record;
+                             record.config = std::move(*wanted);
+                             reachStage("pod.update-written", record.id);
+                             commit(pod, std::move(record));
+                           }
+                           pod->operations.release();
+                           done(std::move(applied));
+                         });
+    });
+  });
 }
 
 void CoreImpl::reopenContainerLog(const std::string& key, DoneCallback done) {

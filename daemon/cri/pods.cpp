@@ -183,6 +183,9 @@ std::string podInfo(const PodRecord& pod) {
                       {"runtimeHandler", pod.runtimeHandler},
                       {"addresses", pod.addresses},
                       {"node", pod.node}};
+  auto& linux = info["config"]["linux"];
+  if (pod.config.overhead) linux["overhead"] = resourcesInfo(*pod.config.overhead);
+  if (pod.config.resources) linux["resources"] = resourcesInfo(*pod.config.resources);
   return printInfo(info);
 }
 

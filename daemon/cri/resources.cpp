@@ -77,4 +77,21 @@ void fillResources(const Resources& resources, v1::LinuxContainerResources* mess
   message->mutable_unified()->insert(resources.unified.begin(), resources.unified.end());
 }
 
+nlohmann::json resourcesInfo(const Resources& resources) {
+  nlohmann::json info = nlohmann::json::object();
+  for (auto [name, value] : {std::pair{"cpu_period", resources.cpuPeriod},
+                             {"cpu_quota", resources.cpuQuota},
+                             {"cpu_shares", resources.cpuShares},
+                             {"memory_limit_in_bytes", resources.memoryLimit},
+                             {"memory_swap_limit_in_bytes", resources.memorySwapLimit},
+                             {"oom_score_adj", resources.oomScoreAdj}})
+    if (value != 0) info[name] = value;
+  if (!resources.cpusetCpus.empty()) info["cpuset_cpus"] = resources.cpusetCpus;
+  if (!resources.cpusetMems.empty()) info["cpuset_mems"] = resources.cpusetMems;
+  for (const auto& [size, limit] : resources.hugepageLimits)
+    info["hugepage_limits"].push_back({{"page_size", size}, {"limit", limit}});
+  for (const auto& [file, value] : resources.unified) info["unified"][file] = value;
+  return info;
+}
+
 }  // namespace userpod::cri

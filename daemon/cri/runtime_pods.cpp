@@ -2,9 +2,31 @@
 #include "daemon/cri/fields.hpp"
 #include "daemon/cri/lists.hpp"
 #include "daemon/cri/pods.hpp"
+#include "daemon/cri/resources.hpp"
 #include "daemon/cri/runtime_service.hpp"
 
 namespace userpod::cri {
+namespace {
+
+struct PodLimits {
+  std::optional<Resources> overhead;
+  std::optional<Resources> resources;
+};
+
+Result<PodLimits> toPodLimits(const v1::UpdatePodSandboxResourcesRequest& request) {
+  PodLimits limits;
+  if (request.has_overhead()) {
+    USERPOD_TRY(overhead, toResources("overhead", request.overhead()));
+    limits.overhead = std::move(overhead);
+  }
+  if (request.has_resources()) {
+    USERPOD_TRY(resources, toResources("resources", request.resources()));
+    limits.resources = std::move(resources);
+  }
+  return limits;
+}
+
+}  // namespace
 
 Result<RuntimeService::PodPointer> RuntimeService::findPod(const std::string& key, bool whole) const {
   USERPOD_CHECK(checkId("pod_sandbox_id", key));
@@ -76,6 +98,20 @@ grpc::ServerUnaryReactor* RuntimeService::PodSandboxStatus(Context* context, con
   fillStatus(**pod, response->mutable_status());
   if (request->verbose()) (*response->mutable_info())["info"] = podInfo(**pod);
   return answer(context, name, {});
+}
+
+grpc::ServerUnaryReactor* RuntimeService::UpdatePodSandboxResources(Context* context,
+                                                                    const v1::UpdatePodSandboxResourcesRequest* request,
+                                                                    v1::UpdatePodSandboxResourcesResponse*) {
+  CallName name{"UpdatePodSandboxResources", "POD_ID", request->pod_sandbox_id()};
+  auto pod = findPod(request->pod_sandbox_id(), true);
+  if (!pod) return answer(context, name, std::move(pod).error());
+  auto limits = toPodLimits(*request);
+  if (!limits) return answer(context, name, std::move(limits).error());
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.updatePod((*pod)->id, std::move(limits->overhead), std::move(limits->resources),
+                    [reply](const userpod::Status& status) { reply->finish(status); });
+  });
 }
 
 grpc::ServerUnaryReactor* RuntimeService::ListPodSandbox(Context* context, const v1::ListPodSandboxRequest* request,

@@ -9,7 +9,26 @@ namespace userpod::cri {
 
 namespace v1 = ::runtime::v1;
 
-// Calls that are not overridden answer UNIMPLEMENTED.
+// Calls that answer UNIMPLEMENTED with a text that says why: `never` what no rootless runtime can, `notYet` the others.
+#define USERPOD_REFUSED_CALLS(X)   \
+  X(CheckpointContainer, never)    \
+  X(CheckpointPod, never)          \
+  X(RestorePod, never)             \
+  X(Exec, notYet)                  \
+  X(Attach, notYet)                \
+  X(PortForward, notYet)           \
+  X(ContainerStats, notYet)        \
+  X(ListContainerStats, notYet)    \
+  X(PodSandboxStats, notYet)       \
+  X(ListPodSandboxStats, notYet)   \
+  X(ListMetricDescriptors, notYet) \
+  X(ListPodSandboxMetrics, notYet)
+#define USERPOD_REFUSED_STREAMS(X)                                                            \
+  X(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse)          \
+  X(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse)       \
+  X(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse) \
+  X(GetContainerEvents, GetEventsRequest, ContainerEventResponse)
+
 class RuntimeService final : public v1::RuntimeService::CallbackService {
  public:
   RuntimeService(core::Core& core, std::shared_ptr<CallRegistry> calls) : core_(core), calls_(std::move(calls)) {}
@@ -27,6 +46,8 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Reactor* StopPodSandbox(Context*, const v1::StopPodSandboxRequest*, v1::StopPodSandboxResponse*) override;
   Reactor* RemovePodSandbox(Context*, const v1::RemovePodSandboxRequest*, v1::RemovePodSandboxResponse*) override;
   Reactor* PodSandboxStatus(Context*, const v1::PodSandboxStatusRequest*, v1::PodSandboxStatusResponse*) override;
+  Reactor* UpdatePodSandboxResources(Context*, const v1::UpdatePodSandboxResourcesRequest*,
+                                     v1::UpdatePodSandboxResourcesResponse*) override;
   Reactor* ListPodSandbox(Context*, const v1::ListPodSandboxRequest*, v1::ListPodSandboxResponse*) override;
   grpc::ServerWriteReactor<v1::StreamPodSandboxesResponse>* StreamPodSandboxes(
       Context*, const v1::StreamPodSandboxesRequest*) override;
@@ -43,6 +64,14 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
                                     v1::UpdateContainerResourcesResponse*) override;
   Reactor* ReopenContainerLog(Context*, const v1::ReopenContainerLogRequest*, v1::ReopenContainerLogResponse*) override;
   Reactor* ExecSync(Context*, const v1::ExecSyncRequest*, v1::ExecSyncResponse*) override;
+
+#define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
+  USERPOD_REFUSED_CALLS(USERPOD_DECLARE)
+#undef USERPOD_DECLARE
+#define USERPOD_DECLARE(call, request, response) \
+  grpc::ServerWriteReactor<v1::response>* call(Context*, const v1::request*) override;
+  USERPOD_REFUSED_STREAMS(USERPOD_DECLARE)
+#undef USERPOD_DECLARE
 
  private:
   using PodPointer = std::shared_ptr<const PodRecord>;

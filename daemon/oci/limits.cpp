@@ -33,6 +33,28 @@ Status checkHugePages(const Resources& wanted) {
   return {};
 }
 
+Status dropUnenforceable(const std::string& delegated, Resources& limits, std::vector<std::string>& warnings) {
+  USERPOD_CHECK(checkHugePages(limits));
+  limits.hugepageLimits.clear();
+  auto lacks = [&](const char* controller, bool wanted, const std::string& field) {
+    bool missing = !hasController(delegated, controller);
+    if (missing && wanted) warnings.push_back(noController(field, controller));
+    return missing;
+  };
+  if (lacks("cpu", limits.cpuShares > 0, "cpu_shares")) limits.cpuShares = 0;
+  if (lacks("cpu", limits.cpuQuota != 0, "cpu_quota")) limits.cpuQuota = limits.cpuPeriod = 0;
+  if (lacks("cpuset", !limits.cpusetCpus.empty(), "cpuset_cpus")) limits.cpusetCpus.clear();
+  if (lacks("cpuset", !limits.cpusetMems.empty(), "cpuset_mems")) limits.cpusetMems.clear();
+  // A limit of swap alone is none: it is memory and swap together.
+  if (lacks("memory", limits.memoryLimit > 0, "memory_limit_in_bytes") || limits.memoryLimit <= 0)
+    limits.memoryLimit = limits.memorySwapLimit = 0;
+  for (const auto& [file, value] : StringMap(limits.unified)) {
+    USERPOD_TRY(controller, controllerOf(file, value));
+    if (controller != "cgroup" && lacks(controller.c_str(), true, "unified " + file)) limits.unified.erase(file);
+  }
+  return {};
+}
+
 Result<std::string> controllerOf(const std::string& file, const std::string& value) {
   auto dot = file.find('.');
   bool plain =

@@ -14,6 +14,10 @@ std::string noController(const std::string& what, const std::string& controller)
 // cpu.weight (1 to 10000) of cpu_shares (2 to 262144), as kubelet and the OCI runtimes compute it.
 std::int64_t cpuWeight(std::int64_t shares);
 
+// Takes out the limits whose controller is not delegated, and what belongs to them, with a warning each. What is left
+// can be enforced. InvalidArgument, NotSupported: as checkHugePages and controllerOf.
+Status dropUnenforceable(const std::string& delegated, Resources& limits, std::vector<std::string>& warnings);
+
 // NotSupported when a limit of huge pages is not 0, which kubelet sends for each size.
 Status checkHugePages(const Resources& wanted);
 // The controller of a file of a cgroup, "memory" for "memory.high". InvalidArgument: not such a name, or not text.

@@ -138,4 +138,11 @@ Status reopenLog(const std::string& bundle, const std::string& logPath);
 Result<Resources> updateResources(const NodeInside& node, const std::string& cgroup, const Resources& current,
                                   const Resources& wanted);
 
+// What the cgroup of a pod limits: what its containers may use together, and the pod's own overhead on top. The
+// overhead alone limits nothing but shares. Swap that is not said stays free: the containers have limits of their own.
+Resources podLimits(const PodConfig& config);
+// podLimits() for a cgroup that was just made. Limits without a controller are left out, with a warning each.
+Status limitPod(const NodeInside& node, const std::string& cgroup, const PodConfig& config,
+                std::vector<std::string>& warnings);
+
 }  // namespace userpod::oci

@@ -102,10 +102,11 @@ class Changes {
   Status apply(const Setting& setting) {
     std::string path = directory_ + "/" + setting.file;
     auto before = readFile(path, 64 << 10);
-    if (!before && before.error().sysErrno() == ENOENT && setting.file == "memory.swap.max" && setting.value == "0")
+    if (!before && before.error().sysErrno() == ENOENT && setting.file == "memory.swap.max" &&
+        (setting.value == "0" || setting.value == "max"))
       return {};  // a kernel that counts no swap
     if (!before && before.error().sysErrno() == ENOENT)
-      return Error(Code::InvalidArgument, setting.field + ": the container's cgroup has no file " + setting.file);
+      return Error(Code::InvalidArgument, setting.field + ": the cgroup has no file " + setting.file);
     if (!before) return std::move(before).error().wrap(setting.field);
     auto written = writeFile(path, setting.value);
     if (!written) {

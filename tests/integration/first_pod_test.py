@@ -39,8 +39,13 @@ class Runtime(running.Running):
         self.assertGreater(info.image_filesystems[0].inodes_used.value, 0)
 
     def test_calls_that_are_not_there_yet(self):
-        for name in ('CheckpointContainer', 'PortForward'):
-            self.assertEqual(cri.code_of(getattr(self.cri, name)), cri.Code.UNIMPLEMENTED, name)
+        for name, why in (('CheckpointContainer', 'CRIU'), ('CheckpointPod', 'CRIU'), ('RestorePod', 'CRIU'),
+                          ('PortForward', 'PortForward is not implemented'), ('GetContainerEvents', 'is not implemented')):
+            with self.assertRaises(cri.grpc.RpcError) as refused:
+                answer = getattr(self.cri, name)()
+                next(iter(answer))
+            self.assertEqual(refused.exception.code(), cri.Code.UNIMPLEMENTED, name)
+            self.assertIn(why, refused.exception.details())
 
 
 class Images(running.Running):

@@ -80,6 +80,9 @@ class Limits(running.Running):
         self.assertEqual(caught.exception.code(), code, caught.exception.details())
         self.assertRegex(caught.exception.details(), words)
 
+    def pod_info(self, pod):
+        return json.loads(self.cri.PodSandboxStatus(pod_sandbox_id=pod, verbose=True).info['info'])
+
     def ended(self, container):
         cri.wait_until(lambda: self.state(container) == 'EXITED', timeout=60, what='the container\'s end')
         return self.status(container)
@@ -111,6 +114,31 @@ class Everywhere(Limits):
             self.assertEqual(self.texts(name=name), [str(self.resources(container).oom_score_adj)])
         own = int(read('/proc/self/oom_score_adj'))
         self.assertEqual((self.resources(low).oom_score_adj, self.resources(high).oom_score_adj), (own, 900))
+
+
+    def test_pod_with_given_cgroup(self):
+        """Told after kubelet has written: it is kept and shown, and nothing is written."""
+        pod = self.pod(linux={'cgroup_parent': '/kubepods/limits-test', 'overhead': {'cpu_shares': 100},
+                              'resources': {'memory_limit_in_bytes': 64 * MEBIBYTE}})
+        self.addCleanup(self.remove_cgroup, '/kubepods')
+        self.cri.UpdatePodSandboxResources(pod_sandbox_id=pod, resources={'cpu_shares': 512, 'memory_limit_in_bytes': 4096})
+        wanted = {'overhead': {'cpu_shares': 100}, 'resources': {'cpu_shares': 512, 'memory_limit_in_bytes': 4096}}
+        for _ in range(2):
+            info = self.pod_info(pod)
+            self.assertEqual({key: info['config']['linux'][key] for key in wanted}, wanted)
+            cri.systemctl('restart', running.DAEMON)
+            self.connect()
+        limit = f'{node_cgroup()}/kubepods/limits-test/memory.max'
+        self.assertEqual(read(limit) if os.path.exists(limit) else 'max', 'max')
+        self.refused(cri.Code.INVALID_ARGUMENT, 'resources.cpu_period is -1', self.cri.UpdatePodSandboxResources,
+                     pod_sandbox_id=pod, resources={'cpu_period': -1})
+        self.refused(cri.Code.NOT_FOUND, 'no pod', self.cri.UpdatePodSandboxResources, pod_sandbox_id='0' * 64)
+        self.cri.StopPodSandbox(pod_sandbox_id=pod)
+        self.cri.UpdatePodSandboxResources(pod_sandbox_id=pod, overhead={})
+
+    @staticmethod
+    def remove_cgroup(path):
+        running.enter('sh', '-c', f'find /sys/fs/cgroup{path} -depth -type d -exec rmdir {{}} ";"', check=False)
 
 
 class Without(Limits):
@@ -151,6 +179,18 @@ class Without(Limits):
             oom_score_adj=self.resources(container).oom_score_adj))
 
 
+    def test_pod_runs_and_its_update_fails(self):
+        if 'memory' in controllers():
+            self.skipTest('the memory controller is delegated')
+        pod = self.pod(linux={'resources': {'memory_limit_in_bytes': 64 * MEBIBYTE}})
+        told = cri.run('journalctl', '--user', '-o', 'cat', '-p', 'warning', f'POD_ID={pod}')
+        self.assertIn('memory_limit_in_bytes has no effect: the memory controller is not delegated', told)
+        before = self.pod_info(pod)
+        self.refused(cri.Code.FAILED_PRECONDITION, 'the memory controller is not delegated', self.cri.UpdatePodSandboxResources,
+                     pod_sandbox_id=pod, resources={'memory_limit_in_bytes': 96 * MEBIBYTE})
+        self.assertEqual(self.pod_info(pod), before)
+
+
 class With(Limits):
     """What the kernel enforces."""
 
@@ -188,6 +228,28 @@ class With(Limits):
             self.refused(cri.Code.INVALID_ARGUMENT, words, self.update, container, cpu_shares=2048, cpu_quota=10000, **bad)
             self.assertEqual(self.files(container, *names), before, bad)
             self.assertEqual(self.resources(container), shown, bad)
+
+    def test_pod_in_a_cgroup_of_its_own(self):
+        """The resources of its containers and its overhead together; all of an update or nothing."""
+        pod = self.pod(linux={'resources': {'cpu_shares': 512, 'cpu_quota': 20000, 'cpu_period': 50000, 'memory_limit_in_bytes': 64 * MEBIBYTE},
+                              'overhead': {'cpu_shares': 512, 'cpu_quota': 10000, 'cpu_period': 100000, 'memory_limit_in_bytes': 8 * MEBIBYTE}})
+        names = ('cpu.weight', 'cpu.max', 'memory.max')
+        path = node_cgroup() + self.pod_info(pod)['cgroup']
+
+        def files():
+            return [read(f'{path}/{name}') for name in names]
+        self.assertEqual(files(), ['39', '25000 50000', str(72 * MEBIBYTE)])
+        self.cri.UpdatePodSandboxResources(pod_sandbox_id=pod, overhead={'memory_limit_in_bytes': 16 * MEBIBYTE},
+                                           resources={'cpu_shares': 512, 'memory_limit_in_bytes': 96 * MEBIBYTE})
+        self.assertEqual(files(), ['20', '25000 50000', str(112 * MEBIBYTE)])
+        before = self.pod_info(pod)
+        for words, bad in (('refuses', {'cpu_shares': 1024, 'unified': {'pids.max': 'many'}}),
+                           ('below the .* in use', {'cpu_shares': 1024, 'memory_limit_in_bytes': 1})):
+            self.refused(cri.Code.INVALID_ARGUMENT, words, self.cri.UpdatePodSandboxResources, pod_sandbox_id=pod,
+                         overhead={}, resources=bad)
+            self.assertEqual((files(), self.pod_info(pod)), (['20', '25000 50000', str(112 * MEBIBYTE)], before))
+        container = self.container(pod, f'exec {GROW.replace("100M", "200M")}')
+        self.assertEqual(self.ended(container).reason, 'OOMKilled')
 
     def test_update_before_the_start(self):
         pod = self.pod()

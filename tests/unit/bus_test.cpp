@@ -134,6 +134,7 @@ class TestCore final : public core::Core {
   }
   void removeContainer(const std::string&, core::DoneCallback done) override { done({}); }
   void killContainer(const std::string&, int, bool, core::DoneCallback) override {}  // forgets its callback
+  void updatePod(const std::string&, std::optional<Resources>, std::optional<Resources>, core::DoneCallback) override {}
   void updateContainer(const std::string&, Resources, core::DoneCallback) override {}
   void reopenContainerLog(const std::string&, core::DoneCallback) override {}
   void execSync(const std::string&, std::vector<std::string>, std::chrono::milliseconds,

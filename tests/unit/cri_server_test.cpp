@@ -76,6 +76,13 @@ class FakeCore final : public core::Core {
   }
   void removeContainer(const std::string& key, core::DoneCallback done) override { record("remove " + key, done); }
   void killContainer(const std::string&, int, bool, core::DoneCallback done) override { done({}); }
+  void updatePod(const std::string& key, std::optional<Resources> overhead, std::optional<Resources> resources,
+                 core::DoneCallback done) override {
+    auto memory = [](const std::optional<Resources>& limits) {
+      return limits ? std::to_string(limits->memoryLimit) : "none";
+    };
+    record("updatePod " + key + " " + memory(overhead) + " " + memory(resources), done);
+  }
   void updateContainer(const std::string& key, Resources wanted, core::DoneCallback done) override {
     record("update " + key + " " + std::to_string(wanted.memoryLimit), done);
   }
@@ -242,7 +249,31 @@ TEST_F(CriServer, StatusTellsConditionsHandlersAndDiagnosis) {
 TEST_F(CriServer, WhatIsNotThereAnswersUnimplemented) {
   grpc::ClientContext context;
   v1::ContainerStatsResponse response;
-  EXPECT_EQ(runtime_->ContainerStats(&context, {}, &response).error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  auto stats = runtime_->ContainerStats(&context, {}, &response);
+  EXPECT_EQ(stats.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_NE(stats.error_message().find("ContainerStats is not implemented"), std::string::npos);
+  grpc::ClientContext second;
+  v1::ContainerEventResponse event;
+  auto events = runtime_->GetContainerEvents(&second, {});
+  EXPECT_FALSE(events->Read(&event));
+  EXPECT_NE(events->Finish().error_message().find("GetContainerEvents is not implemented"), std::string::npos);
+}
+
+TEST_F(CriServer, UpdateOfAPodSaysWhatIsAbsent) {
+  core_.set({makePod('a')}, {});
+  v1::UpdatePodSandboxResourcesRequest request;
+  v1::UpdatePodSandboxResourcesResponse response;
+  auto update = [&](const std::string& id) {
+    grpc::ClientContext context;
+    request.set_pod_sandbox_id(id);
+    return runtime_->UpdatePodSandboxResources(&context, request, &response);
+  };
+  EXPECT_EQ(update("bbbb").error_code(), grpc::StatusCode::NOT_FOUND);
+  request.mutable_resources()->set_memory_limit_in_bytes(4096);
+  EXPECT_TRUE(update("aaaa").ok());
+  EXPECT_EQ(core_.told, std::vector<std::string>{"updatePod " + std::string(64, 'a') + " none 4096"});
+  request.mutable_overhead()->set_cpu_shares(-1);
+  EXPECT_EQ(update("aaaa").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(CriServer, CodesOfUnknownAndEmptyIds) {

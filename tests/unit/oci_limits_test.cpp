@@ -18,6 +18,54 @@ TEST(CpuWeight, AsTheRuntimesComputeIt) {
   EXPECT_EQ(cpuWeight(std::int64_t{1} << 62), 10000);
 }
 
+TEST(PodLimits, ContainersAndOverheadTogether) {
+  PodConfig pod;
+  EXPECT_EQ(podLimits(pod).cpuShares, 0);
+  pod.overhead = Resources{};
+  pod.overhead->cpuShares = 100;
+  pod.overhead->cpuQuota = 10000;
+  pod.overhead->cpuPeriod = 100000;
+  pod.overhead->memoryLimit = 8 << 20;
+  Resources alone = podLimits(pod);
+  EXPECT_EQ(alone.cpuShares, 100);
+  EXPECT_EQ(alone.cpuQuota, 0);
+  EXPECT_EQ(alone.memoryLimit, 0);
+  pod.resources = Resources{};
+  pod.resources->cpuQuota = 20000;
+  pod.resources->cpuPeriod = 50000;
+  pod.resources->memoryLimit = 64 << 20;
+  Resources sum = podLimits(pod);
+  EXPECT_EQ(sum.cpuQuota, 25000);
+  EXPECT_EQ(sum.cpuPeriod, 50000);
+  EXPECT_EQ(sum.memoryLimit, 72 << 20);
+  EXPECT_EQ(sum.memorySwapLimit, -1);
+  pod.resources->memorySwapLimit = 64 << 20;
+  EXPECT_EQ(podLimits(pod).memorySwapLimit, 72 << 20);
+}
+
+TEST(DropUnenforceable, TakesOutWhatHasNoController) {
+  Resources limits;
+  limits.cpuShares = 512;
+  limits.cpuQuota = 20000;
+  limits.cpuPeriod = 50000;
+  limits.cpusetCpus = "0";
+  limits.memoryLimit = 64 << 20;
+  limits.memorySwapLimit = 65 << 20;
+  limits.unified = {{"pids.max", "20"}, {"cgroup.max.depth", "3"}};
+  limits.hugepageLimits = {{"2MB", 0}};
+  std::vector<std::string> warnings;
+  Resources left = limits;
+  ASSERT_TRUE(dropUnenforceable("memory", left, warnings));
+  EXPECT_EQ(warnings.size(), 4U);
+  EXPECT_EQ(left.cpuShares + left.cpuQuota + left.cpuPeriod, 0);
+  EXPECT_EQ(left.cpusetCpus, "");
+  EXPECT_EQ(left.memorySwapLimit, 65 << 20);
+  EXPECT_EQ(left.unified, (StringMap{{"cgroup.max.depth", "3"}}));
+  EXPECT_TRUE(left.hugepageLimits.empty());
+  limits.hugepageLimits = {{"2MB", 1}};
+  EXPECT_FALSE(dropUnenforceable("memory", limits, warnings));
+}
+
 // The files of a cgroup, without a kernel behind them: what is written, in which order of failure.
 class UpdateResources : public testing::Test {
  protected:
