@@ -243,6 +243,8 @@ class With(Limits):
                                            resources={'cpu_shares': 512, 'memory_limit_in_bytes': 96 * MEBIBYTE})
         self.assertEqual(files(), ['20', '25000 50000', str(112 * MEBIBYTE)])
         before = self.pod_info(pod)
+        self.container(pod, STAY, 'user')
+        self.wait_for_line('up', name='user')
         for words, bad in (('refuses', {'cpu_shares': 1024, 'unified': {'pids.max': 'many'}}),
                            ('below the .* in use', {'cpu_shares': 1024, 'memory_limit_in_bytes': 1})):
             self.refused(cri.Code.INVALID_ARGUMENT, words, self.cri.UpdatePodSandboxResources, pod_sandbox_id=pod,
