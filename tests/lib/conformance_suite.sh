@@ -26,3 +26,21 @@ conformanceTests() {
   printf '   %s tests of conformance: %s failed (%d s)\n' "$(wc -l < "$work/conformance")" \
     "$(grep -c '^FAIL' "$work/conformance" || true)" $((SECONDS - began))
 }
+
+# mutantsSuite: userpod broken in small ways, one after the other, in a copy of the tree; the suite must notice each.
+mutantsSuite() {
+  local dir=$build-mutants source=$build-mutants-source
+  say "copy of the tree in $source"
+  rm -rf "$source" && mkdir -p "$source"
+  (cd "$root" && tar -c --exclude=./.git --exclude='./build*' . ) | tar -x -C "$source"
+  # One file a compilation: a mutant is one file.
+  [ -e "$dir/build.ninja" ] || meson setup "$dir" "$source" --prefix="$dir/prefix" --libexecdir=libexec -Ddebug=false -Doptimization=1 \
+    > "$work/build.log" 2>&1 || { tail -n 30 "$work/build.log"; result FAIL mutants/build "is not set up"; return; }
+  ninja -C "$dir" product "$conformance" > "$work/build.log" 2>&1 || { tail -n 30 "$work/build.log"; result FAIL mutants/build "does not build"; return; }
+  startRegistry && installAndStart "$dir" || { result FAIL mutants/start "userpod does not start"; return; }
+  say "mutants: each is built and the conformance suite run"
+  "$root/tests/conformance/mutants" "$source" "$dir" 2>&1 | tee "$work/mutants.log" || true
+  awk -v OFS='\t' '$1 == "ok" || $1 == "MISS" { print $1 == "ok" ? "PASS" : "FAIL", "mutants/" $2, $0 }' "$work/mutants.log" >> "$results"
+  grep -q ' noticed$' "$work/mutants.log" || result FAIL mutants/run "see above"
+  stopAndRemove "$dir" || result FAIL mutants/remove "see above"
+}

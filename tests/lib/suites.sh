@@ -195,6 +195,7 @@ runSuites() {
   fi
   if wants thread; then threadSuite; fi
   if wants fuzz; then fuzzSuite; fi
+  if wants mutants; then mutantsSuite; fi
   if wants uml; then umlPrepare; fi
   summary
 }
