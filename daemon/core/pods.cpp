@@ -86,7 +86,7 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
     std::string directory = parts_.paths.podDirectory(record.id);
     USERPOD_CHECK(makeDirectories(directory, 0700));
     if (!record.config.logDirectory.empty()) {
-      if (auto made = makeDirectories(record.config.logDirectory, 0755); !made)
+      if (auto made = makeDirectories(record.config.logDirectory, 0700); !made)
         return std::move(made).error().wrap("log_directory");
     }
     if (auto cgroup = node_.makeCgroup(record.cgroup); !cgroup) return std::move(cgroup).error();

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <future>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -125,6 +126,26 @@ Message with(Edit&& edit) {
   Message message;
   edit(message);
   return message;
+}
+
+// Requests that need no more than an id.
+template <typename Request>
+Request ofPod(const std::string& id) {
+  return with<Request>([&](auto& r) { r.set_pod_sandbox_id(id); });
+}
+template <typename Request>
+Request ofContainer(const std::string& id) {
+  return with<Request>([&](auto& r) { r.set_container_id(id); });
+}
+
+// What so many threads return that begin together; what one throws is thrown.
+template <typename Work>
+auto atOnce(int threads, Work&& work) {
+  std::vector<std::future<std::invoke_result_t<Work>>> running;
+  for (int thread = 0; thread < threads; ++thread) running.push_back(std::async(std::launch::async, work));
+  std::vector<std::invoke_result_t<Work>> results;
+  for (auto& one : running) results.push_back(one.get());
+  return results;
 }
 
 using Codes = std::vector<StatusCode>;

@@ -95,15 +95,15 @@ std::string runPod(const v1::PodSandboxConfig& config, const std::string& handle
 }
 
 void stopPod(const std::string& id) {
-  call(with<v1::StopPodSandboxRequest>([&](auto& r) { r.set_pod_sandbox_id(id); }));
+  call(ofPod<v1::StopPodSandboxRequest>(id));
 }
 
 void removePod(const std::string& id) {
-  call(with<v1::RemovePodSandboxRequest>([&](auto& r) { r.set_pod_sandbox_id(id); }));
+  call(ofPod<v1::RemovePodSandboxRequest>(id));
 }
 
 v1::PodSandboxStatus podStatus(const std::string& id) {
-  return call(with<v1::PodSandboxStatusRequest>([&](auto& r) { r.set_pod_sandbox_id(id); })).status();
+  return call(ofPod<v1::PodSandboxStatusRequest>(id)).status();
 }
 
 Pod::Pod(const v1::PodSandboxConfig& config, const std::string& handler)
@@ -157,7 +157,7 @@ std::string createContainer(const Pod& pod, const v1::ContainerConfig& config) {
 }
 
 void startContainer(const std::string& id) {
-  call(with<v1::StartContainerRequest>([&](auto& r) { r.set_container_id(id); }));
+  call(ofContainer<v1::StartContainerRequest>(id));
 }
 
 void stopContainer(const std::string& id, int grace, seconds deadline) {
@@ -169,11 +169,11 @@ void stopContainer(const std::string& id, int grace, seconds deadline) {
 }
 
 void removeContainer(const std::string& id) {
-  call(with<v1::RemoveContainerRequest>([&](auto& r) { r.set_container_id(id); }));
+  call(ofContainer<v1::RemoveContainerRequest>(id));
 }
 
 v1::ContainerStatus containerStatus(const std::string& id) {
-  return call(with<v1::ContainerStatusRequest>([&](auto& r) { r.set_container_id(id); })).status();
+  return call(ofContainer<v1::ContainerStatusRequest>(id)).status();
 }
 
 Container::Container(const Pod& pod, v1::ContainerConfig config, Start start)
