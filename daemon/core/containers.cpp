@@ -120,6 +120,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
                        plan.hostname,     parts_.paths.runtime,
                        node_.controllers, {}};
   if (plan.targetPid > 0) input.targetPid = plan.targetPid;
+  input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
   input.pidsLimit = parts_.settings.pidsLimit;
   USERPOD_TRY(spec, oci::buildSpec(input));
   for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});

@@ -100,6 +100,7 @@ class Core {
   virtual const Paths& paths() const = 0;
   virtual const Settings& settings() const = 0;
   virtual bool hasHandler(const std::string& handler) const = 0;
+  virtual bool recursiveReadOnly(const std::string& handler) const = 0;  // see oci::Runtime
   virtual Result<pid_t> hostPid(pid_t nodePid) = 0;
   virtual Result<bool> sandboxed(pid_t hostPid) = 0;
   virtual void diagnose(std::function<void(std::vector<Check>)> done) = 0;

@@ -94,6 +94,7 @@ class CoreImpl final : public Core {
   const Paths& paths() const override { return parts_.paths; }
   const Settings& settings() const override { return parts_.settings; }
   bool hasHandler(const std::string& handler) const override { return runtime_->hasHandler(handler); }
+  bool recursiveReadOnly(const std::string& handler) const override { return runtime_->recursiveReadOnly(handler); }
   Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
   Result<bool> sandboxed(pid_t hostPid) override { return parts_.broker->sandboxed(hostPid); }
   void diagnose(std::function<void(std::vector<Check>)> done) override;

@@ -18,6 +18,7 @@ Error stopping() {
 std::string_view clientPrefix(Code code) {
   if (code == Code::RegistryUnreachable) return "RegistryUnavailable";
   if (code == Code::SignatureRejected) return "SignatureValidationFailed";
+  if (code == Code::RecursiveReadOnlyUnsupported) return "RROUnsupported";
   return {};
 }
 

@@ -19,7 +19,7 @@
 namespace userpod::cri {
 
 // The error as a client sees it: code from the one table, text at most 4 KiB of UTF-8, with the prefix of cri-api's
-// errors package where that has one (RegistryUnavailable, SignatureValidationFailed).
+// errors package where that has one (RegistryUnavailable, SignatureValidationFailed, RROUnsupported).
 grpc::Status toGrpc(const Error& error);
 
 // The same bytes when they are UTF-8, else with '?' for what is not. A proto3 string must be UTF-8: one bad byte in one

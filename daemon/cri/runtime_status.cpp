@@ -1,8 +1,4 @@
 // RuntimeService: the calls about the runtime itself.
-#include <sys/utsname.h>
-
-#include <charconv>
-
 #include "daemon/cri/info.hpp"
 #include "daemon/cri/runtime_service.hpp"
 
@@ -27,19 +23,6 @@ std::string_view severityName(Check::Severity severity) {
   return "error";
 }
 
-// mount_setattr(2) with AT_RECURSIVE is in Linux since 5.12.
-bool kernelHasRecursiveReadOnly() {
-  utsname system{};
-  if (::uname(&system) < 0) return false;
-  std::string_view release = system.release;
-  int major = 0;
-  int minor = 0;
-  auto [dot, error] = std::from_chars(release.data(), release.data() + release.size(), major);
-  if (error != std::errc() || *dot != '.') return false;
-  std::from_chars(dot + 1, release.data() + release.size(), minor);
-  return major > 5 || (major == 5 && minor >= 12);
-}
-
 }  // namespace
 
 void fillConditions(const core::Core& core, v1::RuntimeStatus* status) {
@@ -54,7 +37,6 @@ void fillConditions(const core::Core& core, v1::RuntimeStatus* status) {
 }
 
 void fillHandlers(const core::Core& core, v1::StatusResponse* response) {
-  static const bool recursiveReadOnly = kernelHasRecursiveReadOnly();
   const Settings& settings = core.settings();
   // The empty name is the default's; kubelet looks it up.
   std::vector<std::string> names{"", settings.defaultRuntime};
@@ -64,7 +46,7 @@ void fillHandlers(const core::Core& core, v1::StatusResponse* response) {
     if (!core.hasHandler(name)) continue;
     auto* handler = response->add_runtime_handlers();
     handler->set_name(name);
-    handler->mutable_features()->set_recursive_read_only_mounts(recursiveReadOnly);
+    handler->mutable_features()->set_recursive_read_only_mounts(core.recursiveReadOnly(name));
     handler->mutable_features()->set_user_namespaces(false);
   }
   auto* features = response->mutable_features();

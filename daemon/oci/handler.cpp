@@ -1,11 +1,16 @@
 // OCI runtime programs: found, bound read-only, asked for their version.
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "daemon/oci/messages.hpp"
 #include "daemon/oci/runtime_impl.hpp"
@@ -45,6 +50,32 @@ Status bindReadOnly(const std::string& program, const std::string& target) {
   return setPropagation(target, MS_PRIVATE);
 }
 
+// Of "1.8.1"; a number that is missing is 0.
+bool atLeast(const std::string& version, int major, int minor) {
+  int have[2] = {0, 0};
+  std::sscanf(version.c_str(), "%d.%d", &have[0], &have[1]);
+  return have[0] > major || (have[0] == major && have[1] >= minor);
+}
+
+// mount_setattr(2) for a whole tree, in Linux since 5.12; asked without a mount to change.
+bool kernelHasRecursiveReadOnly() {
+  mount_attr attributes{};
+  attributes.attr_set = MOUNT_ATTR_RDONLY;
+  return ::syscall(SYS_mount_setattr, -1, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) == 0 ||
+         errno == EBADF;
+}
+
+// `features` is the runtimes' own word (OCI runtime-spec, features.md): runc has it since 1.1, crun since 1.9. crun
+// knows the option since 1.4.
+Result<bool> runtimeHasRecursiveReadOnly(const Handler& handler, SpawnOptions options) {
+  options.argv = {handler.program, "features"};
+  USERPOD_TRY(output, run(options, std::chrono::seconds(10)));
+  if (output.status.code != 0) return handler.flavour == "crun" && atLeast(handler.version, 1, 4);
+  auto features = nlohmann::json::parse(output.out, nullptr, false);
+  auto known = features.is_object() ? features.value("mountOptions", nlohmann::json()) : nlohmann::json();
+  return std::find(known.begin(), known.end(), "rro") != known.end();
+}
+
 std::vector<std::string> Handler::command() const {
   std::vector<std::string> list{program, "--root=" + stateRoot};
   if (flavour == "crun") list.emplace_back("--cgroup-manager=cgroupfs");  // runc has no other way without being asked
@@ -73,6 +104,8 @@ Result<Handler> openHandler(const Paths& paths, const std::string& name, const s
                  program + " --version does not answer as an OCI runtime: " + plainMessage(output.err));
   handler.flavour = words[0];
   handler.version = words[2];
+  USERPOD_TRY(recursive, runtimeHasRecursiveReadOnly(handler, options));
+  handler.recursiveReadOnly = recursive && kernelHasRecursiveReadOnly();
   return handler;
 }
 

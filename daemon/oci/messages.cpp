@@ -23,6 +23,22 @@ bool isTimestamp(std::string_view word) {
   return word.size() >= 20 && word[4] == '-' && word[10] == 'T' && (word.back() == ':' || word.back() == 'Z');
 }
 
+// The text of `time="..." level=error msg="..."`, as runc writes it: quoted as in Go, which for a message is JSON.
+std::optional<std::string> quotedMessage(std::string_view line) {
+  constexpr std::string_view kKey = " msg=\"";
+  auto begin = line.find(kKey);
+  if (!line.starts_with("time=") || begin == std::string_view::npos) return std::nullopt;
+  auto json = nlohmann::json::parse(cleanUtf8(line.substr(begin + kKey.size() - 1)), nullptr, false);
+  if (!json.is_string()) return std::nullopt;
+  return json.get<std::string>();
+}
+
+// What runc only remarks, before what it fails at.
+bool isRemark(std::string_view line) {
+  return line.starts_with("time=") && line.find(" level=error ") == std::string_view::npos &&
+         line.find(" level=fatal ") == std::string_view::npos;
+}
+
 // One line of a log: crun writes "2026-01-01T00:00:00.000000Z: text" or JSON with msg, runc level=error msg="text".
 std::string plainLine(std::string_view line) {
   line = trim(line);
@@ -30,6 +46,7 @@ std::string plainLine(std::string_view line) {
     auto json = nlohmann::json::parse(cleanUtf8(line), nullptr, false);
     if (json.is_object() && json.contains("msg") && json["msg"].is_string()) return json["msg"];
   }
+  if (auto quoted = quotedMessage(line)) return *quoted;
   auto space = line.find(' ');
   if (space != std::string_view::npos && isTimestamp(line.substr(0, space))) line = trim(line.substr(space));
   if (line.starts_with("[conmon:")) {
@@ -45,7 +62,11 @@ std::string plainLine(std::string_view line) {
 
 std::string plainMessage(std::string_view text) {
   std::string result;
-  for (const auto& line : split(text, '\n')) {
+  auto lines = split(text, '\n');
+  bool onlyRemarks =
+      std::all_of(lines.begin(), lines.end(), [](const auto& line) { return line.empty() || isRemark(line); });
+  for (const auto& line : lines) {
+    if (isRemark(line) && !onlyRemarks) continue;
     std::string plain = plainLine(line);
     if (plain.empty()) continue;
     result += (result.empty() ? "" : "; ") + plain;

@@ -30,6 +30,7 @@ struct SpecInput {
   std::vector<std::string> warnings;  // filled: what was asked and cannot be, in words
   std::int64_t pidsLimit = 0;         // pids.max when the request has none; 0: no limit
   pid_t targetPid = 0;                // of the container whose PID namespace NamespaceMode::Target joins
+  bool recursiveReadOnly = true;      // Runtime::recursiveReadOnly of the pod's handler
   std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
 };
 
@@ -95,6 +96,8 @@ class Runtime {
   virtual ~Runtime() = default;
 
   virtual bool hasHandler(const std::string& handler) const = 0;
+  // Whether a mount can be read-only with all below it; false for an unknown handler. Found out when it was opened.
+  virtual bool recursiveReadOnly(const std::string& handler) const = 0;
   virtual std::pair<std::string, std::string> version() const = 0;  // name and version of the default runtime
   // In the pod's cgroup and namespaces, as the user and with the groups of its security context. RuntimeFailed names
   // the step that failed.

@@ -103,6 +103,11 @@ bool RuntimeImpl::hasHandler(const std::string& handler) const {
   return static_cast<bool>(find(handler));
 }
 
+bool RuntimeImpl::recursiveReadOnly(const std::string& handler) const {
+  auto found = find(handler);
+  return found && (*found)->recursiveReadOnly;
+}
+
 std::pair<std::string, std::string> RuntimeImpl::version() const {
   const Handler& handler = handlers_.at(defaultHandler_);
   return {handler.flavour, handler.version};

@@ -19,6 +19,7 @@ struct Handler {
   std::string flavour;  // first word of --version: crun, runc, ...
   std::string version;
   std::string stateRoot;
+  bool recursiveReadOnly = false;  // the mount option "rro" works, in the runtime and in the kernel
 
   std::vector<std::string> command() const;  // program and global arguments, to be followed by a subcommand
 };
@@ -47,6 +48,7 @@ class RuntimeImpl final : public Runtime {
   Status prepare(const Settings& settings);
 
   bool hasHandler(const std::string& handler) const override;
+  bool recursiveReadOnly(const std::string& handler) const override;
   std::pair<std::string, std::string> version() const override;
   Result<PauseProcess> startPause(const PodRecord& pod, const network::PodNamespaces& namespaces) override;
   Result<CreatedProcess> create(const CreateInput& input) override;

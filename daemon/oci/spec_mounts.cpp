@@ -115,6 +115,11 @@ Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
   options.push_back(propagation);
   if (request.recursiveReadOnly && (!request.readonly || request.propagation != 0))
     return Error(Code::InvalidArgument, named + ": recursive_read_only needs readonly and propagation Private");
+  if (request.recursiveReadOnly && !parts.input.recursiveReadOnly)
+    return Error(Code::RecursiveReadOnlyUnsupported,
+                 named +
+                     ": the runtime handler or the kernel (Linux 5.12 has it) cannot make mounts recursively "
+                     "read-only; leave recursive_read_only out");
   options.emplace_back(request.recursiveReadOnly ? "rro" : request.readonly ? "ro" : "rw");
   // Mounts arrive in the container only when its root is not private itself.
   auto& root = parts.spec["linux"]["rootfsPropagation"];

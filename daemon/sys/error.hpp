@@ -13,44 +13,45 @@ namespace userpod {
 // Every kind of failure that a caller may want to tell apart. Columns of the table: code, gRPC status number
 // (grpc::StatusCode), D-Bus error name, exit status of a command line tool (sysexits.h where one fits).
 // kubelet tells apart only NOT_FOUND, UNIMPLEMENTED, DEADLINE_EXCEEDED, UNAVAILABLE and the text prefixes of
-// cri-api's errors package, which it reads only from UNKNOWN: hence UNKNOWN for registry and signature failures.
-#define USERPOD_ERROR_TABLE(X)                                                      \
-  X(Internal, 13, "org.userpod1.Error.Internal", 70)                                \
-  X(System, 2, "org.userpod1.Error.System", 71)                                     \
-  X(InvalidArgument, 3, "org.freedesktop.DBus.Error.InvalidArgs", 64)               \
-  X(NotSupported, 12, "org.freedesktop.DBus.Error.NotSupported", 69)                \
-  X(AccessDenied, 7, "org.freedesktop.DBus.Error.AccessDenied", 77)                 \
-  X(LimitsExceeded, 8, "org.freedesktop.DBus.Error.LimitsExceeded", 75)             \
-  X(Timeout, 4, "org.freedesktop.DBus.Error.Timeout", 75)                           \
-  X(Canceled, 1, "org.userpod1.Error.Canceled", 75)                                 \
-  X(NoSuchPod, 5, "org.userpod1.Error.NoSuchPod", 66)                               \
-  X(NoSuchContainer, 5, "org.userpod1.Error.NoSuchContainer", 66)                   \
-  X(NoSuchImage, 5, "org.userpod1.Error.NoSuchImage", 66)                           \
-  X(NoSuchJob, 5, "org.userpod1.Error.NoSuchJob", 66)                               \
-  X(NameInUse, 6, "org.userpod1.Error.NameInUse", 73)                               \
-  X(InvalidState, 9, "org.userpod1.Error.InvalidState", 70)                         \
-  X(Busy, 9, "org.userpod1.Error.Busy", 75)                                         \
-  X(Managed, 9, "org.userpod1.Error.Managed", 77)                                   \
-  X(NotReady, 14, "org.userpod1.Error.NotReady", 75)                                \
-  X(NoSpace, 8, "org.userpod1.Error.NoSpace", 74)                                   \
-  X(RuntimeFailed, 2, "org.userpod1.Error.RuntimeFailed", 70)                       \
-  X(MonitorFailed, 2, "org.userpod1.Error.MonitorFailed", 70)                       \
-  X(NetworkSetupFailed, 2, "org.userpod1.Error.NetworkSetupFailed", 70)             \
-  X(StorageFailed, 2, "org.userpod1.Error.StorageFailed", 74)                       \
-  X(UserNamespaceUnavailable, 9, "org.userpod1.Error.UserNamespaceUnavailable", 69) \
-  X(SubIdMissing, 9, "org.userpod1.Error.SubIdMissing", 69)                         \
-  X(CgroupDelegationMissing, 9, "org.userpod1.Error.CgroupDelegationMissing", 69)   \
-  X(HelperMissing, 9, "org.userpod1.Error.HelperMissing", 69)                       \
-  X(RegistryUnreachable, 2, "org.userpod1.Error.RegistryUnreachable", 69)           \
-  X(RegistryAuthRequired, 2, "org.userpod1.Error.RegistryAuthRequired", 77)         \
-  X(RegistryDenied, 2, "org.userpod1.Error.RegistryDenied", 77)                     \
-  X(ManifestUnknown, 2, "org.userpod1.Error.ManifestUnknown", 66)                   \
-  X(PlatformUnavailable, 2, "org.userpod1.Error.PlatformUnavailable", 66)           \
-  X(DigestMismatch, 2, "org.userpod1.Error.DigestMismatch", 65)                     \
-  X(ImageInvalid, 2, "org.userpod1.Error.ImageInvalid", 65)                         \
-  X(SignatureRejected, 2, "org.userpod1.Error.SignatureRejected", 77)               \
-  X(PolicyInvalid, 2, "org.userpod1.Error.PolicyInvalid", 78)                       \
-  X(ConfigInvalid, 9, "org.userpod1.Error.ConfigInvalid", 78)                       \
+// cri-api's errors package, which it reads only from UNKNOWN: hence UNKNOWN for what has such a prefix.
+#define USERPOD_ERROR_TABLE(X)                                                              \
+  X(Internal, 13, "org.userpod1.Error.Internal", 70)                                        \
+  X(System, 2, "org.userpod1.Error.System", 71)                                             \
+  X(InvalidArgument, 3, "org.freedesktop.DBus.Error.InvalidArgs", 64)                       \
+  X(NotSupported, 12, "org.freedesktop.DBus.Error.NotSupported", 69)                        \
+  X(AccessDenied, 7, "org.freedesktop.DBus.Error.AccessDenied", 77)                         \
+  X(LimitsExceeded, 8, "org.freedesktop.DBus.Error.LimitsExceeded", 75)                     \
+  X(Timeout, 4, "org.freedesktop.DBus.Error.Timeout", 75)                                   \
+  X(Canceled, 1, "org.userpod1.Error.Canceled", 75)                                         \
+  X(NoSuchPod, 5, "org.userpod1.Error.NoSuchPod", 66)                                       \
+  X(NoSuchContainer, 5, "org.userpod1.Error.NoSuchContainer", 66)                           \
+  X(NoSuchImage, 5, "org.userpod1.Error.NoSuchImage", 66)                                   \
+  X(NoSuchJob, 5, "org.userpod1.Error.NoSuchJob", 66)                                       \
+  X(NameInUse, 6, "org.userpod1.Error.NameInUse", 73)                                       \
+  X(InvalidState, 9, "org.userpod1.Error.InvalidState", 70)                                 \
+  X(Busy, 9, "org.userpod1.Error.Busy", 75)                                                 \
+  X(Managed, 9, "org.userpod1.Error.Managed", 77)                                           \
+  X(NotReady, 14, "org.userpod1.Error.NotReady", 75)                                        \
+  X(NoSpace, 8, "org.userpod1.Error.NoSpace", 74)                                           \
+  X(RuntimeFailed, 2, "org.userpod1.Error.RuntimeFailed", 70)                               \
+  X(MonitorFailed, 2, "org.userpod1.Error.MonitorFailed", 70)                               \
+  X(NetworkSetupFailed, 2, "org.userpod1.Error.NetworkSetupFailed", 70)                     \
+  X(StorageFailed, 2, "org.userpod1.Error.StorageFailed", 74)                               \
+  X(UserNamespaceUnavailable, 9, "org.userpod1.Error.UserNamespaceUnavailable", 69)         \
+  X(SubIdMissing, 9, "org.userpod1.Error.SubIdMissing", 69)                                 \
+  X(CgroupDelegationMissing, 9, "org.userpod1.Error.CgroupDelegationMissing", 69)           \
+  X(HelperMissing, 9, "org.userpod1.Error.HelperMissing", 69)                               \
+  X(RegistryUnreachable, 2, "org.userpod1.Error.RegistryUnreachable", 69)                   \
+  X(RegistryAuthRequired, 2, "org.userpod1.Error.RegistryAuthRequired", 77)                 \
+  X(RegistryDenied, 2, "org.userpod1.Error.RegistryDenied", 77)                             \
+  X(ManifestUnknown, 2, "org.userpod1.Error.ManifestUnknown", 66)                           \
+  X(PlatformUnavailable, 2, "org.userpod1.Error.PlatformUnavailable", 66)                   \
+  X(DigestMismatch, 2, "org.userpod1.Error.DigestMismatch", 65)                             \
+  X(ImageInvalid, 2, "org.userpod1.Error.ImageInvalid", 65)                                 \
+  X(SignatureRejected, 2, "org.userpod1.Error.SignatureRejected", 77)                       \
+  X(PolicyInvalid, 2, "org.userpod1.Error.PolicyInvalid", 78)                               \
+  X(RecursiveReadOnlyUnsupported, 2, "org.userpod1.Error.RecursiveReadOnlyUnsupported", 69) \
+  X(ConfigInvalid, 9, "org.userpod1.Error.ConfigInvalid", 78)                               \
   X(SandboxedCaller, 7, "org.userpod1.Error.SandboxedCaller", 77)
 
 enum class Code : std::uint8_t {

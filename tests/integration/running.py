@@ -40,15 +40,15 @@ def main_pid():
 
 
 @contextlib.contextmanager
-def storage_driver(name):
-    """New containers are stored by this driver within: a drop-in of userpod.toml says so, and the daemon starts anew, as
-    it does again afterwards, without it.  Containers run on; connections must be made anew (Running.connect)."""
+def settings(text):
+    """A drop-in of userpod.toml says so within: the daemon starts anew with it, and afterwards without it.  Containers run
+    on; connections must be made anew (Running.connect)."""
     directory = f'{CONFIG_DIR}/userpod.toml.d'
     made = [d for d in (directory, CONFIG_DIR) if not os.path.isdir(d)]
     os.makedirs(directory, exist_ok=True)
-    file = f'{directory}/99-test-storage.toml'
+    file = f'{directory}/99-test.toml'
     with open(file, 'w', encoding='utf-8') as f:
-        f.write(f'storage-driver = "{name}"\n')
+        f.write(text)
     try:
         restart_daemon()
         yield
@@ -57,6 +57,11 @@ def storage_driver(name):
         for d in made:
             os.rmdir(d)
         restart_daemon()
+
+
+def storage_driver(name):
+    """New containers are stored by this driver within."""
+    return settings(f'storage-driver = "{name}"\n')
 
 
 def restart_daemon():

@@ -90,6 +90,7 @@ class TestCore final : public core::Core {
   const Paths& paths() const override { return paths_; }
   const Settings& settings() const override { return settings_; }
   bool hasHandler(const std::string&) const override { return true; }
+  bool recursiveReadOnly(const std::string&) const override { return true; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
   Result<bool> sandboxed(pid_t hostPid) override {
     lastCaller = hostPid;

@@ -53,6 +53,7 @@ class FakeCore final : public core::Core {
   const Paths& paths() const override { return paths_; }
   const Settings& settings() const override { return settings_; }
   bool hasHandler(const std::string& handler) const override { return handler.empty() || handler == "crun"; }
+  bool recursiveReadOnly(const std::string& handler) const override { return handler == "crun"; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
   Result<bool> sandboxed(pid_t) override { return false; }
   void report(core::Condition) override {}

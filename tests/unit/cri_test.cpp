@@ -362,6 +362,9 @@ TEST(CriError, CodesAndPrefixes) {
   auto unreachable = toGrpc(Error(Code::RegistryUnreachable, "no route"));
   EXPECT_EQ(unreachable.error_code(), grpc::StatusCode::UNKNOWN);
   EXPECT_EQ(unreachable.error_message(), "RegistryUnavailable: no route");
+  auto recursive = toGrpc(Error(Code::RecursiveReadOnlyUnsupported, "no").wrap("container c"));
+  EXPECT_EQ(recursive.error_code(), grpc::StatusCode::UNKNOWN);
+  EXPECT_EQ(recursive.error_message(), "RROUnsupported: container c: no");
   EXPECT_EQ(toGrpc(Error(Code::SignatureRejected, "no")).error_message(), "SignatureValidationFailed: no");
   EXPECT_LE(toGrpc(Error(Code::System, std::string(100000, 'x'))).error_message().size(), 4096U);
 }

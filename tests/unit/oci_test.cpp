@@ -347,6 +347,10 @@ TEST(OciMessages, AreTheRuntimesWordsOnly) {
   EXPECT_EQ(plainMessage("2026-01-02T03:04:05.000001Z: executable file `x` not found\n"),
             "executable file `x` not found");
   EXPECT_EQ(plainMessage("{\"msg\":\"no space\",\"level\":\"error\"}\n"), "no space");
+  EXPECT_EQ(plainMessage("time=\"2026-01-02T03:04:05Z\" level=warning msg=\"so what\"\n"
+                         "time=\"2026-01-02T03:04:05Z\" level=error msg=\"exec: \\\"/x\\\": no such file\"\n"),
+            "exec: \"/x\": no such file");
+  EXPECT_EQ(plainMessage("time=\"2026-01-02T03:04:05Z\" level=warning msg=\"so what\"\n"), "so what");
   EXPECT_EQ(plainMessage("[conmon:e]: one\ncrun: two\n\n"), "one; two");
   EXPECT_EQ(plainMessage(std::string("a\x01\xff", 3)), "a ?");
 }
