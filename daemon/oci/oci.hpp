@@ -43,7 +43,8 @@ struct BuiltSpec {
   int stopSignal = 15;
   std::optional<Resources> resources;  // what is enforced of those asked for
 };
-// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, makes missing host paths of
+// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, adds a line for a user or group that
+// they lack, and /etc/mtab; makes missing host paths of
 // mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is what the pod has:
 // its shared namespace, the node's, or one for each container.
 Result<BuiltSpec> buildSpec(SpecInput& input);

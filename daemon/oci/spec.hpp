@@ -24,13 +24,16 @@ Status addProcess(SpecParts& parts);
 struct ResolvedUser {
   EffectiveUser user;
   std::string home = "/";
+  bool userKnown = true;  // to the image's passwd and group
+  bool groupKnown = true;
 };
-Result<ResolvedUser> resolveUser(const SpecInput& input);  // spec_user.cpp
-Status addMounts(SpecParts& parts);                        // spec_mounts.cpp
-Status addDevices(SpecParts& parts);                       // spec_devices.cpp
-Status addResources(SpecParts& parts);                     // spec_resources.cpp
-Status addNamespaces(SpecParts& parts);                    // spec_namespaces.cpp
-Status addSecurity(SpecParts& parts);                      // spec_security.cpp
+Result<ResolvedUser> resolveUser(const SpecInput& input);          // spec_user.cpp
+Status addFiles(const SpecInput& input, const ResolvedUser& who);  // spec_files.cpp
+Status addMounts(SpecParts& parts);                                // spec_mounts.cpp
+Status addDevices(SpecParts& parts);                               // spec_devices.cpp
+Status addResources(SpecParts& parts);                             // spec_resources.cpp
+Status addNamespaces(SpecParts& parts);                            // spec_namespaces.cpp
+Status addSecurity(SpecParts& parts);                              // spec_security.cpp
 
 // The number of "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0 when it is none.
 int signalNumber(const std::string& name);

@@ -120,6 +120,7 @@ Status addProcess(SpecParts& parts) {
   const auto& config = input.container.config;
   USERPOD_TRY(args, buildArgs(input));
   USERPOD_TRY(who, resolveUser(input));
+  USERPOD_CHECK(addFiles(input, who));
   USERPOD_TRY(environment, buildEnvironment(input, who.home));
   USERPOD_TRY(directory, workingDirectory(input));
   Json process;

@@ -170,12 +170,15 @@ Result<ResolvedUser> resolveUser(const SpecInput& input) {
                                                     wanted.source, wanted.user.substr(0, 128)));
   }
   ResolvedUser result;
+  result.userKnown = known != users.end();
   result.user.uid = user.uid;
   result.user.gid = user.gid;
   if (!wanted.group.empty()) {
     USERPOD_TRY(gid, findGroup(wanted, groups));
     result.user.gid = gid;
   }
+  result.groupKnown =
+      std::any_of(groups.begin(), groups.end(), [&](const Group& group) { return group.gid == result.user.gid; });
   if (user.home.starts_with("/") && isUtf8(user.home)) result.home = user.home;
   USERPOD_CHECK(addGroups(input, user, groups, result.user));
   USERPOD_CHECK(checkMapped("/proc/self/uid_map", "user", result.user.uid));
