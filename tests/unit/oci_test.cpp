@@ -139,7 +139,7 @@ TEST_F(OciSpec, Users) {
                                          {"web:logs", {}, {}, "", 33, 44, {45}},
                                          {"5:6", {}, {}, "", 5, 6, {}},
                                          {"1000", {}, {}, "", 7, 8, {}},
-                                         {"web", 5, {}, "", 5, 0, {}},
+                                         {"web", 55, {}, "", 55, 0, {}},
                                          {"web", 33, 9, "", 33, 9, {44, 45}},
                                          {"web", {}, 9, "", 33, 9, {44, 45}},
                                          {"", {}, {}, "web", 33, 34, {44, 45}}}) {
@@ -174,6 +174,34 @@ TEST_F(OciSpec, AccountsOfTheImageAreReadInsideTheImage) {
   ASSERT_TRUE(removeTree(top_ + "/rootfs/etc/passwd"));
   ASSERT_EQ(::mkfifo((top_ + "/rootfs/etc/passwd").c_str(), 0644), 0);
   EXPECT_EQ(failure(), Code::InvalidArgument) << "a pipe is not waited for";
+}
+
+TEST_F(OciSpec, UnknownUserAndGroupGetALine) {
+  write("/rootfs/etc/passwd", "root:x:0:0:root:/root:/bin/sh");
+  image_.user = "55:66";
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(build());
+    EXPECT_EQ(*readFile(top_ + "/rootfs/etc/passwd"),
+              "root:x:0:0:root:/root:/bin/sh\n55:x:55:66:container user:/:/sbin/nologin\n");
+    EXPECT_TRUE(readFile(top_ + "/rootfs/etc/group")->ends_with("\n66:x:66:\n"));
+  }
+  EXPECT_EQ(std::filesystem::read_symlink(top_ + "/rootfs/etc/mtab"), "/proc/mounts");
+}
+
+TEST_F(OciSpec, LinesForAnUnknownUserStayInTheImage) {
+  write("/victim", "outside\n");
+  write("/rootfs/victim", "inside\n");
+  for (const char* name : {"passwd", "group"}) {
+    ASSERT_TRUE(removeTree(top_ + "/rootfs/etc/" + name));
+    std::filesystem::create_symlink("../../victim", top_ + "/rootfs/etc/" + name);
+  }
+  image_.user = "55:66";
+  ASSERT_TRUE(build());
+  EXPECT_EQ(*readFile(top_ + "/victim"), "outside\n");
+  // None is made where there was none.
+  ASSERT_TRUE(removeTree(top_ + "/rootfs/etc"));
+  ASSERT_TRUE(build());
+  EXPECT_FALSE(std::filesystem::exists(top_ + "/rootfs/etc"));
 }
 
 TEST_F(OciSpec, NamespacesAreAllNamed) {
