@@ -130,7 +130,7 @@ TEST(PidNamespace, OfNodeIsTheNodes) {
   auto marker = uniqueName("marker");
   {
     Container other(pod, shell("sleep 3600; echo " + marker));
-    EXPECT_EQ(processesWith(marker).size(), 1U);
+    waitUntil([&] { return processesWith(marker).size() == 1; }, "the container's process");
   }
   EXPECT_EQ(processesWith(marker).size(), 0U);
 }

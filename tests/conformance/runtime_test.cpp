@@ -1,0 +1,127 @@
+// The runtime about itself, and what pods and containers need of images.
+#include <set>
+
+#include "tests/conformance/world.hpp"
+
+namespace userpod::conformance {
+namespace {
+
+v1::ImageStatusResponse imageStatus(const std::string& name) {
+  return call(with<v1::ImageStatusRequest>([&](auto& r) { r.mutable_image()->set_image(name); }));
+}
+
+}  // namespace
+
+TEST(Version, HasItsFourFields) {
+  PROMISE("1.1.1 version");
+  auto version = call(v1::VersionRequest());
+  EXPECT_EQ(version.version(), "0.1.0");
+  EXPECT_EQ(version.runtime_api_version(), "v1");
+  EXPECT_NE(version.runtime_name(), "");
+  EXPECT_THAT(version.runtime_version(), testing::ContainsRegex("[0-9]+\\.[0-9]+\\.[0-9]+"));
+}
+
+TEST(Status, RuntimeAndNetworkAreReady) {
+  PROMISE("1.1.28 conditions");
+  auto status = call(v1::StatusRequest());
+  std::map<std::string, bool> conditions;
+  for (const auto& condition : status.status().conditions())
+    EXPECT_TRUE(conditions.emplace(condition.type(), condition.status()).second) << condition.type();
+  EXPECT_TRUE(conditions["RuntimeReady"]);
+  EXPECT_TRUE(conditions["NetworkReady"]);
+}
+
+TEST(Status, NamesEachHandlerOnceAndTheDefault) {
+  PROMISE("1.1.28 handlers");
+  auto status = call(v1::StatusRequest());
+  std::set<std::string> names;
+  for (const auto& handler : status.runtime_handlers()) EXPECT_TRUE(names.insert(handler.name()).second);
+  EXPECT_EQ(names.count(""), 1U);
+  EXPECT_GE(names.size(), 2U) << "the default has no name of its own";
+}
+
+TEST(Status, InfoOnlyWhenVerbose) {
+  PROMISE("1.1.28 info");
+  EXPECT_EQ(call(v1::StatusRequest()).info_size(), 0);
+  auto verbose = call(with<v1::StatusRequest>([](auto& r) { r.set_verbose(true); }));
+  ASSERT_EQ(verbose.info().count("config"), 1U);
+  EXPECT_TRUE(nlohmann::json::parse(verbose.info().at("config")).is_object());
+}
+
+TEST(RuntimeConfig, NamesTheCgroupDriver) {
+  PROMISE("1.1.34 driver");
+  auto config = call(v1::RuntimeConfigRequest());
+  ASSERT_TRUE(config.has_linux());
+  Pod pod;
+  Container container(pod);
+  bool slices = cgroupOf(container.pid()).find(".slice") != std::string::npos;
+  EXPECT_EQ(config.linux().cgroup_driver(), slices ? v1::SYSTEMD : v1::CGROUPFS);
+}
+
+TEST(UpdateRuntimeConfig, IsTaken) {
+  PROMISE("1.1.27 taken");
+  call(v1::UpdateRuntimeConfigRequest());
+  call(with<v1::UpdateRuntimeConfigRequest>(
+      [](auto& r) { r.mutable_runtime_config()->mutable_network_config()->set_pod_cidr("10.1.0.0/16"); }));
+}
+
+TEST(Checkpoints, AreUnimplementedAndSaySo) {
+  PROMISE("1.1.29 unimplemented");
+  Pod pod;
+  Container container(pod);
+  expectFailure(ofContainer<v1::CheckpointContainerRequest>(container.id()), {StatusCode::UNIMPLEMENTED});
+  expectFailure(ofPod<v1::CheckpointPodRequest>(pod.id()), {StatusCode::UNIMPLEMENTED});
+  expectFailure(v1::RestorePodRequest(), {StatusCode::UNIMPLEMENTED});
+  EXPECT_EQ(container.state(), v1::CONTAINER_RUNNING);
+}
+
+// ---- Images
+
+TEST(ImageStatus, MissingIsNoErrorAndNoImage) {
+  PROMISE("1.1.38 missing");
+  for (const auto& name : {imageName("test/none:1"), std::string("abcdef123456"), "sha256:" + std::string(64, '0')})
+    EXPECT_FALSE(imageStatus(name).has_image()) << name;
+}
+
+TEST(ImageStatus, IsFoundByEachOfItsNames) {
+  PROMISE("1.1.38 names");
+  auto found = imageStatus(busybox()).image();
+  EXPECT_EQ(found.id(), busybox());
+  EXPECT_GT(found.size(), 0U);
+  ASSERT_FALSE(found.repo_digests().empty());
+  auto hex = busybox().substr(busybox().find(':') + 1);
+  for (const auto& name : {imageName("test/busybox:1"), hex, hex.substr(0, 13), found.repo_digests(0)})
+    EXPECT_EQ(imageStatus(name).image().id(), busybox()) << name;
+}
+
+TEST(ListImages, HasWhatWasPulled) {
+  PROMISE("1.1.36 list");
+  std::set<std::string> ids;
+  auto listed = call(v1::ListImagesRequest());
+  for (const auto& one : listed.images()) EXPECT_TRUE(ids.insert(one.id()).second) << one.id();
+  EXPECT_EQ(ids.count(busybox()), 1U);
+}
+
+TEST(PullImage, GivesTheIdAgain) {
+  PROMISE("1.1.39 id");
+  auto pull = [&] {
+    return call(with<v1::PullImageRequest>([](auto& r) { r.mutable_image()->set_image(imageName("test/busybox:1")); }));
+  };
+  EXPECT_EQ(pull().image_ref(), busybox());
+}
+
+TEST(RemoveImage, InUseIsAnError) {
+  PROMISE("1.1.40 in use");
+  Pod pod;
+  auto container = Container::created(pod);
+  expectFailure(with<v1::RemoveImageRequest>([](auto& r) { r.mutable_image()->set_image(busybox()); }));
+  EXPECT_TRUE(imageStatus(busybox()).has_image());
+  container.start();
+}
+
+TEST(RemoveImage, UnknownIsFine) {
+  PROMISE("1.1.40 idempotent");
+  call(with<v1::RemoveImageRequest>([](auto& r) { r.mutable_image()->set_image(imageName("test/none:1")); }));
+}
+
+}  // namespace userpod::conformance
