@@ -278,7 +278,7 @@ void Front::removeImage(const JobReply& reply, const std::string& id, const std:
     if (!allowed) return reply.fail(std::move(allowed).error());
     if (!core_.findImage(id)) return reply.fail(Error(Code::NoSuchImage, "image " + id + " is gone"));
     for (const auto& container : snapshot_->containers)
-      if (container->imageId == id)
+      if (usesImage(*container, id))
         return reply.fail(
             Error(Code::Busy, "image " + id + " is used by container " + container->id + "; remove that first"));
     answerWithJob(reply, core_.job("remove-image", id, sender, [&core = core_, id](core::DoneCallback done) {

@@ -1,4 +1,5 @@
 // Making, starting and removing containers; exec.
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include "daemon/core/core_impl.hpp"
@@ -50,6 +51,7 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     auto image = images_->find(shared->image);
     if (!image)
       return done(Error(Code::NoSuchImage, "image " + shared->image.substr(0, 512) + " is not here; pull it first"));
+    if (auto resolved = resolveVolumes(*shared); !resolved) return done(std::move(resolved).error());
     auto target = targetOf(podId, *shared);
     if (!target) return done(std::move(target).error());
     ContainerRecord record;
@@ -93,6 +95,37 @@ Result<pid_t> CoreImpl::targetOf(const std::string& podId, const ContainerConfig
   return static_cast<pid_t>(target->pid);
 }
 
+Status CoreImpl::resolveVolumes(ContainerConfig& config) const {
+  for (auto& mount : config.mounts) {
+    if (mount.image.empty()) continue;
+    auto image = images_->find(mount.image);
+    if (!image)
+      return Error(Code::ImageVolumeFailed, fmt::format("image {}, to be mounted on {}, is not here; pull it first",
+                                                        excerpt(mount.image, 512), excerpt(mount.containerPath, 512)));
+    mount.imageId = image->id;
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> CoreImpl::mountVolumes(ContainerRecord& record) {
+  std::vector<std::string> sources;
+  for (const auto& mount : record.config.mounts) {
+    if (mount.image.empty()) continue;
+    auto layers = images_->layers(mount.imageId);
+    if (layers) record.layers.insert(record.layers.end(), layers->begin(), layers->end());
+    auto source = layers ? storage_->mountVolume(record.id, sources.size(), *layers, mount.imageSubPath)
+                         : Result<std::string>(std::move(layers).error());
+    if (!source)
+      return std::move(source)
+          .error()
+          .wrap(fmt::format("image {} on {}", excerpt(mount.image, 512), excerpt(mount.containerPath, 512)))
+          .as(Code::ImageVolumeFailed);
+    sources.push_back(std::move(*source));
+    reachStage("volume.mounted", record.id);
+  }
+  return sources;
+}
+
 Result<CoreImpl::ContainerMade> CoreImpl::makeContainer(const CreatePlan& plan) {
   bool logWasThere = !plan.container.logPath.empty() && pathExists(plan.container.logPath);
   auto made = makeContainerParts(plan);
@@ -114,6 +147,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   USERPOD_TRY(server, storage_->server(record.id));
   made.serverPidfd = std::move(server);
   reachStage("container.mounted", record.id);
+  USERPOD_TRY(volumes, mountVolumes(record));
   oci::SpecInput input{plan.pod,          record,
                        *plan.image,       rootfs,
                        plan.namespaces,   parts_.paths.podDirectory(plan.pod.id),
@@ -121,6 +155,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
                        node_.controllers, {}};
   if (plan.targetPid > 0) input.targetPid = plan.targetPid;
   input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
+  input.volumes = std::move(volumes);
   input.pidsLimit = parts_.settings.pidsLimit;
   USERPOD_TRY(spec, oci::buildSpec(input));
   for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});

@@ -205,8 +205,10 @@ class CoreImpl final : public Core {
     pid_t targetPid = 0;  // whose PID namespace is shared, with namespace mode TARGET
   };
   Result<pid_t> targetOf(const std::string& podId, const ContainerConfig& config) const;
-  Result<ContainerMade> makeContainer(const CreatePlan& plan);                    // worker
-  Result<ContainerMade> makeContainerParts(const CreatePlan& plan);               // worker
+  Result<ContainerMade> makeContainer(const CreatePlan& plan);       // worker
+  Result<ContainerMade> makeContainerParts(const CreatePlan& plan);  // worker
+  Status resolveVolumes(ContainerConfig& config) const;
+  Result<std::vector<std::string>> mountVolumes(ContainerRecord& record);         // worker
   void undoContainer(const ContainerRecord& record, const std::string& handler);  // worker
   void finishCreate(const ContainerPointer& container, Result<ContainerMade> made);
   void finishStart(const ContainerPointer& container, Status started, DoneCallback done);

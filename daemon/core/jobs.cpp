@@ -35,7 +35,7 @@ void CoreImpl::removeImage(const std::string& reference, DoneCallback done) {
     auto image = images_->find(reference);
     if (!image) return done({});
     for (const auto& [id, container] : containers_)
-      if (container->record->imageId == image->id)
+      if (usesImage(*container->record, image->id))
         return done(Error(Code::Busy, "image " + image->id + " is used by container " + id + "; remove that first"));
     background<Status>([this, id = image->id] { return images_->remove(id); },
                        [this, id = image->id, done = std::move(done)](Status status) {

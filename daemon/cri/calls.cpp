@@ -19,6 +19,7 @@ std::string_view clientPrefix(Code code) {
   if (code == Code::RegistryUnreachable) return "RegistryUnavailable";
   if (code == Code::SignatureRejected) return "SignatureValidationFailed";
   if (code == Code::RecursiveReadOnlyUnsupported) return "RROUnsupported";
+  if (code == Code::ImageVolumeFailed) return "ImageVolumeMountFailed";
   return {};
 }
 

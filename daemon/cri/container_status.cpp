@@ -43,7 +43,7 @@ void fillCommon(const ContainerRecord& container, Message* message) {
   message->mutable_annotations()->insert(config.annotations.begin(), config.annotations.end());
 }
 
-void fillMount(const MountConfig& mount, const ImageIdOf& imageIdOf, v1::Mount* message) {
+void fillMount(const MountConfig& mount, v1::Mount* message) {
   message->set_container_path(mount.containerPath);
   message->set_host_path(mount.hostPath);
   message->set_readonly(mount.readonly);
@@ -52,7 +52,7 @@ void fillMount(const MountConfig& mount, const ImageIdOf& imageIdOf, v1::Mount* 
   message->set_propagation(static_cast<v1::MountPropagation>(mount.propagation));
   if (mount.image.empty()) return;
   message->mutable_image()->set_image(mount.image);
-  message->mutable_image()->set_image_ref(imageIdOf(mount.image));
+  message->mutable_image()->set_image_ref(mount.imageId);
   message->set_image_sub_path(mount.imageSubPath);
 }
 
@@ -74,7 +74,7 @@ void fillItem(const ContainerRecord& container, v1::Container* item) {
   item->set_pod_sandbox_id(container.podId);
 }
 
-void fillStatus(const ContainerRecord& container, const ImageIdOf& imageIdOf, v1::ContainerStatus* status) {
+void fillStatus(const ContainerRecord& container, v1::ContainerStatus* status) {
   fillCommon(container, status);
   // The contract: zero until it has happened, and an exit code only with a finish time.
   if (container.state != State::Created) status->set_started_at(container.startedAt);
@@ -85,7 +85,7 @@ void fillStatus(const ContainerRecord& container, const ImageIdOf& imageIdOf, v1
   status->set_reason(toText(container.reason));
   status->set_message(toText(container.message));
   status->set_log_path(container.logPath);
-  for (const auto& mount : container.config.mounts) fillMount(mount, imageIdOf, status->add_mounts());
+  for (const auto& mount : container.config.mounts) fillMount(mount, status->add_mounts());
   if (container.config.resources)
     fillResources(*container.config.resources, status->mutable_resources()->mutable_linux());
   auto* user = status->mutable_user()->mutable_linux();

@@ -1,8 +1,6 @@
 // Containers: requests to ContainerConfig, records to answers. Pure functions.
 #pragma once
 
-#include <functional>
-
 #include "api.pb.h"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
@@ -19,9 +17,7 @@ bool visible(const ContainerRecord& container);
 bool matches(const v1::ContainerFilter& filter, const ContainerRecord& container);
 
 void fillItem(const ContainerRecord& container, v1::Container* item);
-// imageIdOf tells the id of an image reference, "" when it is not here: for image volumes.
-using ImageIdOf = std::function<std::string(const std::string& reference)>;
-void fillStatus(const ContainerRecord& container, const ImageIdOf& imageIdOf, v1::ContainerStatus* status);
+void fillStatus(const ContainerRecord& container, v1::ContainerStatus* status);
 // JSON for people: the key "info" of a verbose status. hostPid: 0 when it does not run; spec: config.json or "".
 std::string containerInfo(const ContainerRecord& container, pid_t hostPid, const std::string& spec);
 

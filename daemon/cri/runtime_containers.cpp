@@ -50,11 +50,6 @@ Result<std::string> RuntimeService::endingContainer(const std::string& key) cons
   return std::move(container).error();
 }
 
-std::string RuntimeService::imageIdOf(const std::string& reference) const {
-  auto image = core_.findImage(reference);
-  return image ? image->id : "";
-}
-
 Result<ContainerConfig> RuntimeService::checkCreate(const v1::CreateContainerRequest& request,
                                                     std::string* podId) const {
   USERPOD_TRY(pod, findPod(request.pod_sandbox_id(), true));
@@ -124,8 +119,7 @@ grpc::ServerUnaryReactor* RuntimeService::ContainerStatus(Context* context, cons
   auto found = findContainer(request->container_id(), true);
   if (!found) return answer(context, name, std::move(found).error());
   const ContainerRecord& container = **found;
-  fillStatus(
-      container, [this](const std::string& reference) { return imageIdOf(reference); }, response->mutable_status());
+  fillStatus(container, response->mutable_status());
   if (request->verbose()) {
     // An empty node pid, or a process that has just gone, has no number on the host.
     auto hostPid = container.pid > 0 ? core_.hostPid(container.pid) : Result<pid_t>(0);

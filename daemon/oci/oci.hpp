@@ -32,6 +32,7 @@ struct SpecInput {
   pid_t targetPid = 0;                // of the container whose PID namespace NamespaceMode::Target joins
   bool recursiveReadOnly = true;      // Runtime::recursiveReadOnly of the pod's handler
   std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
+  std::vector<std::string> volumes;            // paths to bind, one for each mount of an image, in their order
 };
 
 // What the spec decided and status shows.

@@ -13,6 +13,7 @@ struct SpecParts {
   SpecInput& input;
   Json spec = Json::object();
   BuiltSpec built;
+  std::size_t volumesBound = 0;  // of input.volumes
 };
 
 // A plain directory descriptor of the root file system, for openat2.

@@ -95,16 +95,22 @@ Result<std::string> propagationOption(const MountConfig& request, const std::str
   return std::string("rslave");
 }
 
+// Mounted already; programs in it may be run, as in the image, but not as another user.
+Result<Json> volumeMount(SpecParts& parts, const std::string& target) {
+  if (parts.volumesBound == parts.input.volumes.size())
+    return Error(Code::Internal, "the image volume on " + target + " is not mounted");
+  return mount(target, "bind", parts.input.volumes[parts.volumesBound++],
+               {"bind", "rprivate", "ro", "nosuid", "nodev"});
+}
+
 Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
   std::string target = cleanPath(request.containerPath);
-  std::string named = "mount of " + request.hostPath + " on " + target;
-  if (!request.image.empty())
-    return Error(Code::NotSupported, "mount of image " + request.image.substr(0, 256) + " on " + target +
-                                         ": image volumes are not supported");
+  std::string named = "mount of " + (request.image.empty() ? request.hostPath : request.image) + " on " + target;
   if (request.containerPath.empty() || request.containerPath.front() != '/' || target == "/")
     return Error(Code::InvalidArgument, named + ": container_path must be absolute and below /");
   if (!isUtf8(request.hostPath) || !isUtf8(request.containerPath))
     return Error(Code::InvalidArgument, "a mount has a path that is not UTF-8, which the OCI runtime needs; rename it");
+  if (!request.image.empty()) return volumeMount(parts, target);
   USERPOD_TRY(source, resolveSource(request.hostPath));
   if (overlapsPrivate(source, parts.input.runtimeDirectory) || overlapsPrivate(source, parts.input.nodeDirectory))
     return Error(Code::AccessDenied, named + ": that is, contains or lies in userpod's own directory " +

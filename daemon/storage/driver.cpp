@@ -4,12 +4,21 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <set>
 
 #include "daemon/storage/layer_format.hpp"
 #include "daemon/sys/fd.hpp"
 
 namespace userpod::storage {
+
+std::string RootPlan::layersFromDirectory() const {
+  return std::filesystem::path(layersDirectory).lexically_relative(directory);
+}
+
+std::string RootPlan::directoryFromLayers() const {
+  return std::filesystem::path(directory).lexically_relative(layersDirectory);
+}
 
 Result<std::vector<std::string>> stackOf(const RootPlan& plan) {
   if (plan.layers.empty()) return Error(Code::ImageInvalid, "an image without layers has no root file system");
@@ -37,7 +46,7 @@ Status makeRoot(const RootPlan& plan, const std::string& directory) {
 
 Status makeUpper(const RootPlan& plan) {
   USERPOD_CHECK(makeRoot(plan, plan.upper()));
-  return makeDirectories(plan.work(), 0700);
+  return plan.readOnly ? Status() : makeDirectories(plan.work(), 0700);
 }
 
 }  // namespace userpod::storage

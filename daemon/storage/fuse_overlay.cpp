@@ -50,8 +50,7 @@ class FuseOverlay final : public Driver {
   const NodeInside& node_;
 };
 
-// The program mounts, leaves a process behind that serves, and ends. Names are relative to the container's directory:
-// none of them has the commas and colons that a path may have.
+// The program mounts, leaves a process behind that serves, and ends. Names are relative to the plan's directory.
 Status FuseOverlay::mount(const RootPlan& plan) {
   USERPOD_TRY(stack, stackOf(plan));
   USERPOD_CHECK(makeUpper(plan));
@@ -61,10 +60,12 @@ Status FuseOverlay::mount(const RootPlan& plan) {
   USERPOD_TRY(cgroup, node_.makeCgroup(cgroupOf(plan.id)));
   USERPOD_TRY(words, makePipe(O_NONBLOCK));
   SpawnOptions options;
-  options.argv = {
-      program, "-o",
-      fmt::format("lowerdir=../../layers/{},upperdir=upper,workdir=work,volatile", fmt::join(stack, ":../../layers/")),
-      "merged"};
+  std::string layers = plan.layersFromDirectory();
+  std::string lower = fmt::format("{}/{}", layers, fmt::join(stack, fmt::format(":{}/", layers)));
+  options.argv = {program, "-o",
+                  plan.readOnly ? fmt::format("lowerdir=upper:{},ro", lower)
+                                : fmt::format("lowerdir={},upperdir=upper,workdir=work,volatile", lower),
+                  "merged"};
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
   options.descriptors = {{words.write.get(), 1}, {words.write.get(), 2}};
   options.cgroup = cgroup.get();

@@ -1,5 +1,5 @@
 // The process that serves a root file system which fuse-overlayfs has mounted. It lives in a cgroup of the node,
-// /fuse/<container>: there a later daemon finds it, and the cgroup without a process says that it has ended.
+// /fuse/<id of the plan>: there a later daemon finds it, and the cgroup without a process says that it has ended.
 #pragma once
 
 #include <string>

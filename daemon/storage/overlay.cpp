@@ -54,16 +54,16 @@ Result<bool> mountByDescriptors(const RootPlan& plan, const std::vector<std::str
   };
   if (!set(FSCONFIG_SET_FLAG, "userxattr")) return mountError(plan, "userxattr", errno);
   USERPOD_TRY(layers, openFile(plan.layersDirectory, O_PATH | O_DIRECTORY));
-  for (const auto& name : stack) {
-    USERPOD_TRY(taken, setDirectory(context.get(), "lowerdir+", layers.get(), name));
-    if (!taken) return false;
-  }
-  for (const auto& [key, path] : {std::pair{"upperdir", plan.upper()}, std::pair{"workdir", plan.work()}}) {
-    USERPOD_TRY(taken, setDirectory(context.get(), key, AT_FDCWD, path));
+  std::vector<std::pair<const char*, std::string>> directories;
+  if (plan.readOnly) directories.emplace_back("lowerdir+", plan.upper());
+  for (const auto& name : stack) directories.emplace_back("lowerdir+", name);
+  if (!plan.readOnly) directories.insert(directories.end(), {{"upperdir", plan.upper()}, {"workdir", plan.work()}});
+  for (const auto& [key, path] : directories) {
+    USERPOD_TRY(taken, setDirectory(context.get(), key, layers.get(), path));
     if (!taken) return false;
   }
   // What a container wrote does not outlive its machine: nothing has to be written to disk for it.
-  if (!set(FSCONFIG_SET_FLAG, "volatile")) return mountError(plan, "volatile", errno);
+  if (!plan.readOnly && !set(FSCONFIG_SET_FLAG, "volatile")) return mountError(plan, "volatile", errno);
   if (!set(FSCONFIG_CMD_CREATE, nullptr)) {
     int code = errno;
     return mountError(plan, fmt::format("create; {}", contextMessage(context.get())), code);
@@ -76,8 +76,10 @@ Result<bool> mountByDescriptors(const RootPlan& plan, const std::vector<std::str
 }
 
 Status mountByNames(const RootPlan& plan, const std::vector<std::string>& stack) {
-  std::string options = fmt::format("userxattr,volatile,lowerdir={},upperdir={},workdir={}", fmt::join(stack, ":"),
-                                    plan.upper(), plan.work());
+  std::string own = plan.directoryFromLayers();
+  std::string options = plan.readOnly ? fmt::format("userxattr,lowerdir={}/upper:{}", own, fmt::join(stack, ":"))
+                                      : fmt::format("userxattr,volatile,lowerdir={},upperdir={}/upper,workdir={}/work",
+                                                    fmt::join(stack, ":"), own, own);
   if (options.size() > kLongestOptions)
     return Error(
         Code::StorageFailed,
@@ -95,8 +97,8 @@ Status mountByNames(const RootPlan& plan, const std::vector<std::string>& stack)
   return done;
 }
 
-// With userxattr and volatile. Descriptors through the new mount calls where the kernel takes them (6.13 and later),
-// else one option string of short names, relative to the layers: it must fit a page.
+// With userxattr, and volatile where it is written. Descriptors through the new mount calls where the kernel takes them
+// (6.13 and later), else one option string of short names, relative to the layers: it must fit a page.
 class NativeOverlay final : public Driver {
  public:
   std::string name() const override { return "overlay"; }

@@ -2,6 +2,8 @@
 
 #include <dirent.h>
 #include <fmt/core.h>
+#include <linux/openat2.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -21,6 +23,8 @@ namespace userpod::storage {
 
 namespace {
 
+constexpr const char* kPart = "/part";  // of a volume of which only a part is wanted
+
 // Directories, ids and usage, which are the same with every driver. No container's driver is written down: unmounting
 // and removing take away what any of them may have made.
 class Directories final : public Storage {
@@ -39,6 +43,8 @@ class Directories final : public Storage {
   std::string root() const override { return data_; }
   Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) override;
   Result<UniqueFd> server(const std::string& id) const override { return fuseServer(node_, id); }
+  Result<std::string> mountVolume(const std::string& id, std::size_t number, const std::vector<std::string>& layers,
+                                  const std::string& subPath) override;
   Status unmountContainer(const std::string& id) override;
   Status removeContainer(const std::string& id) override;
   std::vector<std::string> containers() const override;
@@ -47,6 +53,9 @@ class Directories final : public Storage {
 
  private:
   std::string directory(const std::string& id) const { return containers_ + "/" + id; }
+  std::string volumes(const std::string& id) const { return directory(id) + "/volumes"; }
+  static std::string volumeId(const std::string& id, const std::string& number) { return id + "-volume-" + number; }
+  Status releaseVolumes(const std::string& id) const;
   Status tryOut(Driver& driver) const;
   Status choose(const std::string& wanted);
 
@@ -59,6 +68,39 @@ class Directories final : public Storage {
   std::string reason_;
   std::unique_ptr<Trash> trash_;
 };
+
+std::vector<std::string> namesIn(const std::string& directory) {
+  std::vector<std::string> names;
+  DIR* open = ::opendir(directory.c_str());
+  if (open == nullptr) return names;
+  while (const dirent* entry = ::readdir(open))
+    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  ::closedir(open);
+  return names;
+}
+
+// Binds what path names below root at place, which is made for it. The image may be hostile: its links are resolved as
+// in a root of its own, and what was found is bound by its descriptor, not by a name that is looked up again.
+Status bindPart(const std::string& root, const std::string& path, const std::string& place) {
+  USERPOD_TRY(top, openFile(root, O_PATH | O_DIRECTORY));
+  auto found = openResolved(top.get(), path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  struct stat info{};
+  if (found && ::fstat(found->get(), &info) < 0) return sysError("stat " + path);
+  if (!found || (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)))
+    return Error(Code::InvalidArgument,
+                 fmt::format("\"{}\" {}", excerpt(path, 256),
+                             found ? "is neither a file nor a directory in it" : "is not in it; correct the sub-path"),
+                 found ? 0 : found.error().sysErrno());
+  if (S_ISDIR(info.st_mode))
+    USERPOD_CHECK(makeDirectories(place, 0755));
+  else
+    USERPOD_CHECK(writeFile(place, ""));
+  UniqueFd tree(::open_tree(found->get(), "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
+  if (!tree) return sysError("clone the mount of " + path);
+  if (::move_mount(tree.get(), "", AT_FDCWD, place.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0)
+    return sysError("bind " + path + " on " + place);
+  return {};
+}
 
 Status checkId(const std::string& id) {
   bool sane = !id.empty() && id.front() != '.' && id.find('/') == std::string::npos;
@@ -101,7 +143,7 @@ Status Directories::choose(const std::string& wanted) {
 // A mount and what a whiteout hides in it: that the kernel takes the options says little about NFS or an overlay below.
 Status Directories::tryOut(Driver& driver) const {
   const std::string base = data_ + "/.probe";
-  RootPlan plan{"probe", base + "/layers", {"lower", "top"}, base + "/containers/probe", true};
+  RootPlan plan{"probe", base + "/layers", {"lower", "top"}, base + "/containers/probe", false, true};
   auto clean = [&] {
     static_cast<void>(endFuseServer(node_, plan.id));
     static_cast<void>(unmountDetached(plan.target()));
@@ -141,9 +183,35 @@ Result<std::string> Directories::mountContainer(const std::string& id, const std
   return std::move(made).error().wrap("container " + id);
 }
 
+Result<std::string> Directories::mountVolume(const std::string& id, std::size_t number,
+                                             const std::vector<std::string>& layers, const std::string& subPath) {
+  USERPOD_CHECK(checkId(id));
+  std::string name = std::to_string(number);
+  RootPlan plan{volumeId(id, name), layers_, layers, volumes(id) + "/" + name, true};
+  USERPOD_CHECK(makeDirectories(plan.directory, 0711));
+  USERPOD_CHECK(makeDirectories(plan.target(), 0755));
+  USERPOD_CHECK(driver_->mount(plan));
+  if (subPath.empty()) return plan.target();
+  std::string part = plan.directory + kPart;
+  USERPOD_CHECK(bindPart(plan.target(), subPath, part));
+  return part;
+}
+
+// The processes first: nothing was written that should reach them.
+Status Directories::releaseVolumes(const std::string& id) const {
+  for (const auto& number : namesIn(volumes(id))) {
+    std::string volume = volumes(id) + "/" + number;
+    USERPOD_CHECK(endFuseServer(node_, volumeId(id, number)));
+    USERPOD_CHECK(unmountDetached(volume + kPart));
+    USERPOD_CHECK(unmountDetached(volume + "/merged"));
+  }
+  return {};
+}
+
 // The mount first: with it what the kernel still holds reaches the process.
 Status Directories::unmountContainer(const std::string& id) {
   USERPOD_CHECK(checkId(id));
+  USERPOD_CHECK(releaseVolumes(id));
   USERPOD_CHECK(unmountDetached(directory(id) + "/merged"));
   return endFuseServer(node_, id);
 }
@@ -151,19 +219,14 @@ Status Directories::unmountContainer(const std::string& id) {
 // The process first: nothing it has is wanted, it may hang, and a half-made one would mount after us.
 Status Directories::removeContainer(const std::string& id) {
   USERPOD_CHECK(checkId(id));
+  USERPOD_CHECK(releaseVolumes(id));
   USERPOD_CHECK(endFuseServer(node_, id));
   USERPOD_CHECK(unmountDetached(directory(id) + "/merged"));
   return trash_->discard(id);
 }
 
 std::vector<std::string> Directories::containers() const {
-  std::vector<std::string> ids;
-  DIR* open = ::opendir(containers_.c_str());
-  if (open == nullptr) return ids;
-  while (const dirent* entry = ::readdir(open))
-    if (entry->d_name[0] != '.') ids.emplace_back(entry->d_name);
-  ::closedir(open);
-  return ids;
+  return namesIn(containers_);
 }
 
 // What the layers were counted to hold when they were unpacked.

@@ -1,5 +1,5 @@
 // Layers and root file systems on disk: <data>/layers/<name>, <data>/containers/<id>/{upper,work,merged}, of which a
-// copy has the last only.
+// copy has the last only. Image volumes of a container: <data>/containers/<id>/volumes/<number>/, alike without work.
 #pragma once
 
 #include <memory>
@@ -41,6 +41,12 @@ class Storage {
   // pidfd of the process without which the root file system is gone: fuse-overlayfs's. None (an empty owner) with the
   // other drivers, and when nothing is mounted; StorageFailed when it has ended.
   virtual Result<UniqueFd> server(const std::string& id) const = 0;
+  // An image volume: mounts layers, to be read only, for a container whose root file system is mounted, and returns the
+  // path to bind: of the whole, or of the file or directory that subPath names in it, whose links never lead out of it.
+  // The volume goes with the container: unmountContainer and removeContainer take all of them away.
+  // InvalidArgument: there is no such file or directory. Of a failure the rest goes with the container too.
+  virtual Result<std::string> mountVolume(const std::string& id, std::size_t number,
+                                          const std::vector<std::string>& layers, const std::string& subPath) = 0;
   virtual Status unmountContainer(const std::string& id) = 0;  // keeps what the container wrote; not mounted is fine
   virtual Status removeContainer(const std::string& id) = 0;  // unmounts; what was written is removed in the background
   // Of all directories of containers, those that a crash has left too.

@@ -2,6 +2,7 @@
 // translated by the front ends. Optional values are absent when the request did not say them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -110,6 +111,7 @@ struct MountConfig {
   int propagation = 0;  // 0 private, 1 host to container, 2 bidirectional
   std::string image;    // an image volume, instead of hostPath
   std::string imageSubPath;
+  std::string imageId;  // what image was resolved to
 };
 
 struct DeviceConfig {
@@ -180,7 +182,7 @@ struct ContainerRecord {
   State state = State::Creating;
   std::string imageId;              // "sha256:<64 hex>"
   std::string imageName;            // for ContainerStatus.image.image: a tag, else the id
-  std::vector<std::string> layers;  // of its root file system, lowest first: storage names
+  std::vector<std::string> layers;  // of its root file system, lowest first, and of its image volumes: storage names
   std::string logPath;              // absolute; empty: none
   std::string cgroup;               // of the container, below the node's cgroup root
   std::vector<std::string> processArgs;
@@ -199,6 +201,13 @@ struct ContainerRecord {
       reason;  // Completed, Error, OOMKilled, StartError, RootFilesystemLost; MonitorLost, NodeEnded: nobody saw it
   std::string message;
 };
+
+// As its own image or in a volume.
+inline bool usesImage(const ContainerRecord& container, const std::string& imageId) {
+  return container.imageId == imageId ||
+         std::any_of(container.config.mounts.begin(), container.config.mounts.end(),
+                     [&](const MountConfig& mount) { return mount.imageId == imageId; });
+}
 
 struct LayerRecord {
   std::string diffId;     // "sha256:<hex>" of the uncompressed tar: the key

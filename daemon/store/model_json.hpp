@@ -41,7 +41,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodConfig, name, uid, nameSpace,
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodRecord, id, config, origin, state, runtimeHandler, createdAt,
                                                 addresses, node, cgroup, pausePid, pauseStart, endedWithNode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(MountConfig, containerPath, hostPath, readonly, recursiveReadOnly,
-                                                selinuxRelabel, propagation, image, imageSubPath)
+                                                selinuxRelabel, propagation, image, imageSubPath, imageId)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DeviceConfig, containerPath, hostPath, permissions)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CapabilityConfig, add, drop, addAmbient)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerSecurity, capabilities, privileged, namespaces, runAsUser,

@@ -50,6 +50,7 @@ namespace userpod {
   X(ImageInvalid, 2, "org.userpod1.Error.ImageInvalid", 65)                                 \
   X(SignatureRejected, 2, "org.userpod1.Error.SignatureRejected", 77)                       \
   X(PolicyInvalid, 2, "org.userpod1.Error.PolicyInvalid", 78)                               \
+  X(ImageVolumeFailed, 2, "org.userpod1.Error.ImageVolumeFailed", 70)                       \
   X(RecursiveReadOnlyUnsupported, 2, "org.userpod1.Error.RecursiveReadOnlyUnsupported", 69) \
   X(ConfigInvalid, 9, "org.userpod1.Error.ConfigInvalid", 78)                               \
   X(SandboxedCaller, 7, "org.userpod1.Error.SandboxedCaller", 77)

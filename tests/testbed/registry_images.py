@@ -249,6 +249,11 @@ def usual(directory, to):
     to.image('test/config', ['latest'], [base, Packed(Layer().dir('work', 0o755))], Entrypoint=['/bin/echo', 'entry'],
              Cmd=['default'], Env=[PATH, 'FROM_IMAGE=yes', 'EMPTY='], WorkingDir='/work', Labels={'org.example.label': 'value'},
              Volumes={'/volume': {}}, StopSignal='SIGUSR1', ExposedPorts={'8080/tcp': {}})
+    # Nothing to run: to be mounted as a volume, with links that lead inside and out.
+    to.image('test/volume', ['latest'], [
+        Packed(Layer().dir('site', 0o755).dir('site/pages', 0o755).file('site/pages/index', 'page\n').file('gone', 'x').file('own', 'x', 0o600, uid=7, gid=8)),
+        Packed(Layer().file('.wh.gone', '').symlink('inside', '/site/pages').symlink('outside', '../../../../../../etc/hostname')
+               .symlink('process', '/proc/self/root/etc/hostname').file('setuid', '#!/bin/sh\n', 0o4755))])
     to.image('test/big', ['latest'], [base, Packed(Layer().file('big', random.Random(1).randbytes(20 << 20)))])
 
 

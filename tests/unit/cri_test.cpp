@@ -270,24 +270,27 @@ TEST(CriContainer, StatusKeepsTheContract) {
   record.createdAt = 1;
   record.message = "crun: \xff said";
   record.stopSignal = SIGTERM;
-  record.config.mounts.push_back({.containerPath = "/i", .image = "site"});
-  auto imageId = [](const std::string& reference) { return "id of " + reference; };
+  record.config.mounts.push_back({.containerPath = "/i", .image = "site", .imageSubPath = "a/b", .imageId = "id"});
   v1::ContainerStatus status;
-  fillStatus(record, imageId, &status);
+  fillStatus(record, &status);
   EXPECT_EQ(status.started_at(), 0);
   EXPECT_EQ(status.finished_at(), 0);
   EXPECT_EQ(status.message(), "crun: ? said");
   EXPECT_EQ(status.stop_signal(), v1::SIGNAL_SIGTERM);
   EXPECT_EQ(status.image().image(), record.imageId);
   EXPECT_EQ(status.image_ref(), record.imageId);
-  EXPECT_EQ(status.mounts(0).image().image_ref(), "id of site");
+  ASSERT_GT(status.mounts_size(), 0);
+  const auto& volume = status.mounts(status.mounts_size() - 1);
+  EXPECT_EQ(volume.image().image(), "site");
+  EXPECT_EQ(volume.image().image_ref(), "id");
+  EXPECT_EQ(volume.image_sub_path(), "a/b");
   record.state = ContainerRecord::State::Exited;
   record.startedAt = 2;
   record.finishedAt = 3;
   record.exitCode = 137;
   record.reason = "OOMKilled";
   v1::ContainerStatus ended;
-  fillStatus(record, imageId, &ended);
+  fillStatus(record, &ended);
   EXPECT_EQ(ended.finished_at(), 3);
   EXPECT_EQ(ended.exit_code(), 137);
   EXPECT_EQ(ended.reason(), "OOMKilled");
@@ -366,6 +369,8 @@ TEST(CriError, CodesAndPrefixes) {
   EXPECT_EQ(recursive.error_code(), grpc::StatusCode::UNKNOWN);
   EXPECT_EQ(recursive.error_message(), "RROUnsupported: container c: no");
   EXPECT_EQ(toGrpc(Error(Code::SignatureRejected, "no")).error_message(), "SignatureValidationFailed: no");
+  EXPECT_EQ(toGrpc(Error(Code::ImageVolumeFailed, "no")).error_message(), "ImageVolumeMountFailed: no");
+  EXPECT_EQ(toGrpc(Error(Code::ImageVolumeFailed, "no")).error_code(), grpc::StatusCode::UNKNOWN);
   EXPECT_LE(toGrpc(Error(Code::System, std::string(100000, 'x'))).error_message().size(), 4096U);
 }
 

@@ -52,6 +52,7 @@ class OciSpec : public ::testing::Test {
     input.nodeDirectory = top_ + "/node";
     input.targetPid = targetPid_;
     input.pidsLimit = pidsLimit_;
+    input.volumes = volumes_;
     auto built = buildSpec(input);
     warnings_ = input.warnings;
     if (built) json_ = Json::parse(built->json);
@@ -77,6 +78,7 @@ class OciSpec : public ::testing::Test {
   ContainerRecord record_;
   ContainerConfig& config_ = record_.config;
   ImageRecord image_;
+  std::vector<std::string> volumes_;
   std::string controllers_ = "cpu memory pids";
   pid_t targetPid_ = 0;
   std::int64_t pidsLimit_ = 0;
@@ -276,7 +278,22 @@ TEST_F(OciSpec, MountsThatAreRefused) {
   EXPECT_EQ(refused({"/", top_ + "/data"}), Code::InvalidArgument);
   EXPECT_EQ(refused({"/x", top_ + "/data", false, true}), Code::InvalidArgument)
       << "recursive read-only without read-only";
-  EXPECT_EQ(refused({"/x", "", true, false, false, 0, "image"}), Code::NotSupported);
+}
+
+TEST_F(OciSpec, ImageVolumes) {
+  config_.mounts = {{"/first", "", true, false, false, 0, "one"},
+                    {"/data", top_ + "/data"},
+                    {"/second", "", true, false, false, 0, "two"}};
+  volumes_ = {"/volumes/0", "/volumes/1"};
+  ASSERT_TRUE(build());
+  EXPECT_EQ(mountOn("/first")["source"], "/volumes/0");
+  EXPECT_EQ(mountOn("/second")["source"], "/volumes/1");
+  EXPECT_EQ(mountOn("/data")["source"], top_ + "/data");
+  EXPECT_EQ(mountOn("/second")["options"], Json({"bind", "rprivate", "ro", "nosuid", "nodev"}));
+  volumes_.pop_back();
+  EXPECT_EQ(failure(), Code::Internal);
+  config_.mounts = {{"/", "", true, false, false, 0, "one"}};
+  EXPECT_EQ(failure(), Code::InvalidArgument);
 }
 
 TEST_F(OciSpec, Security) {

@@ -236,7 +236,63 @@ TEST_P(StorageTest, ManyLayers) {
   }
   names.push_back(names[0]);  // a layer may come twice
   std::string root = mount("many", names);
+  auto volume = storage_->mountVolume("many", 0, names, "shared");
+  ASSERT_TRUE(volume) << volume.error().text();
+  EXPECT_EQ(*readFile(*volume + "/f129"), "129");
   for (int i = 0; i < 130; ++i) EXPECT_EQ(*readFile(root + "/shared/f" + std::to_string(i)), std::to_string(i));
+}
+
+// Volumes of a container: read only, whole or a part of it, and gone with the container.
+TEST_P(StorageTest, Volumes) {
+  std::string low = layer("low"), top = layer("top");
+  ASSERT_TRUE(makeDirectories(low + "/site/pages"));
+  ASSERT_TRUE(writeFile(low + "/site/pages/index", "page"));
+  ASSERT_TRUE(writeFile(low + "/gone", "low"));
+  ASSERT_EQ(::mknod((top + "/gone").c_str(), S_IFCHR, 0), 0);
+  ASSERT_EQ(::symlink("/site/pages", (top + "/inside").c_str()), 0);
+  ASSERT_EQ(::symlink((base_ + "/secret").c_str(), (top + "/outside").c_str()), 0);
+  ASSERT_EQ(::symlink("../../../../../../../../../..", (top + "/up").c_str()), 0);
+  ASSERT_EQ(::mkfifo((top + "/fifo").c_str(), 0600), 0);
+  ASSERT_TRUE(writeFile(base_ + "/secret", "secret"));
+  ASSERT_EQ(::chmod(top.c_str(), 0710), 0);
+  mark(top, kRootMark, "y");
+  mount("c", {"low"});
+  std::size_t number = 0;
+  auto volume = [&](const std::vector<std::string>& layers, const std::string& subPath) {
+    return storage_->mountVolume("c", number++, layers, subPath);
+  };
+  auto whole = volume({"low", "top"}, "");
+  ASSERT_TRUE(whole) << whole.error().text();
+  EXPECT_EQ(*readFile(*whole + "/site/pages/index"), "page");
+  EXPECT_FALSE(pathExists(*whole + "/gone"));
+  EXPECT_EQ(statOf(*whole).st_mode & 07777, 0710U);
+  if (storage_->driver() != "copy") {
+    EXPECT_EQ(writeFile(*whole + "/new", "").error().sysErrno(), EROFS);
+  }
+  auto single = volume({"low"}, "");
+  ASSERT_TRUE(single) << single.error().text();
+  EXPECT_EQ(*readFile(*single + "/gone"), "low");
+  for (const char* path : {"site/pages", "inside", "up/site/pages", "site/../inside/."}) {
+    auto part = volume({"low", "top"}, path);
+    ASSERT_TRUE(part) << path << part.error().text();
+    EXPECT_EQ(*readFile(*part + "/index"), "page") << path;
+  }
+  auto file = volume({"low", "top"}, "inside/index");
+  ASSERT_TRUE(file) << file.error().text();
+  EXPECT_EQ(*readFile(*file), "page");
+  for (const char* path : {"missing", "outside", "site/pages/index/below", "gone", "fifo"}) {
+    auto part = volume({"low", "top"}, path);
+    ASSERT_FALSE(part) << path;
+    EXPECT_EQ(part.error().code(), Code::InvalidArgument);
+  }
+  EXPECT_EQ(storage_->containers(), std::vector<std::string>{"c"});
+  open();  // a daemon that starts anew finds and ends them
+  EXPECT_TRUE(storage_->unmountContainer("c"));
+  for (const auto& place : {*whole, *single, *file}) EXPECT_FALSE(*isMountPoint(place)) << place;
+  EXPECT_TRUE(storage_->removeContainer("c"));
+  EXPECT_EQ(*readFile(low + "/site/pages/index"), "page");
+  mount("c", {"low"});  // with a number of volumes from before
+  EXPECT_TRUE(storage_->mountVolume("c", 0, {"low"}, "site"));
 }
 
 TEST_P(StorageTest, Errors) {
