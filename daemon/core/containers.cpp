@@ -143,7 +143,8 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   ContainerRecord& record = made.record;
   USERPOD_TRY(layers, images_->layers(plan.image->id));
   record.layers = layers;
-  USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers));
+  USERPOD_TRY(label, oci::mountLabel(plan.pod, record));
+  USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers, label));
   USERPOD_TRY(server, storage_->server(record.id));
   made.serverPidfd = std::move(server);
   reachStage("container.mounted", record.id);

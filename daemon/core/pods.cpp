@@ -83,6 +83,9 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
 
 Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
   auto make = [&]() -> Result<PodMade> {
+    const auto& security = record.config.security;
+    if (!security.privileged)
+      USERPOD_CHECK(oci::checkModules(policy::hostSecurityModules(), security.apparmor, security.selinux));
     std::string directory = parts_.paths.podDirectory(record.id);
     USERPOD_CHECK(makeDirectories(directory, 0700));
     if (!record.config.logDirectory.empty()) {

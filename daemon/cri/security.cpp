@@ -106,6 +106,13 @@ Result<std::optional<SecurityProfile>> toAppArmor(const std::string& field,
   return fromOldSpelling(field + ".apparmor_profile", old, ProfileKind::AppArmor);
 }
 
+template <typename Context>
+std::optional<SelinuxOptions> toSelinux(const Context& context) {
+  const auto& message = context.selinux_options();
+  if (message.user().empty() && message.role().empty() && message.type().empty() && message.level().empty()) return {};
+  return SelinuxOptions{message.user(), message.role(), message.type(), message.level()};
+}
+
 // User, groups and their policy: alike in both contexts.
 template <typename Context, typename Security>
 Status takeIds(const std::string& field, const Context& context, bool hasUserName, Security* security) {
@@ -157,6 +164,7 @@ Result<PodSecurity> toPodSecurity(const v1::LinuxSandboxSecurityContext& context
     USERPOD_TRY(apparmor, toProfile(field + ".apparmor", context.apparmor(), ProfileKind::AppArmor));
     security.apparmor = std::move(apparmor);
   }
+  security.selinux = toSelinux(context);
   return security;
 }
 
@@ -186,6 +194,7 @@ Result<ContainerSecurity> toContainerSecurity(const v1::LinuxContainerSecurityCo
   security.seccomp = std::move(seccomp);
   USERPOD_TRY(apparmor, toAppArmor(field, context));
   security.apparmor = std::move(apparmor);
+  security.selinux = toSelinux(context);
   return security;
 }
 

@@ -11,6 +11,7 @@
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
 #include "daemon/sys/executor.hpp"
+#include "policy/lsm.hpp"
 #include "policy/settings.hpp"
 #include "userns/node.hpp"
 
@@ -30,7 +31,8 @@ struct SpecInput {
   std::vector<std::string> warnings;  // filled: what was asked and cannot be, in words
   std::int64_t pidsLimit = 0;         // pids.max when the request has none; 0: no limit
   pid_t targetPid = 0;                // of the container whose PID namespace NamespaceMode::Target joins
-  bool recursiveReadOnly = true;      // Runtime::recursiveReadOnly of the pod's handler
+  const policy::SecurityModules* modules = &policy::hostSecurityModules();
+  bool recursiveReadOnly = true;               // Runtime::recursiveReadOnly of the pod's handler
   std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
   std::vector<std::string> volumes;            // paths to bind, one for each mount of an image, in their order
 };
@@ -58,6 +60,12 @@ struct PauseProcess {
 };
 bool sharesPid(const PodConfig& config);
 std::string pauseCgroup(const PodRecord& pod);  // whose removal ends it
+
+// Whether the host has what the profile and the options need. NotSupported and AccessDenied say what is missing.
+Status checkModules(const policy::SecurityModules& modules, const std::optional<SecurityProfile>& apparmor,
+                    const std::optional<SelinuxOptions>& selinux);
+// The SELinux label of the container's files; empty: none is asked for.
+Result<std::string> mountLabel(const PodRecord& pod, const ContainerRecord& container);
 
 struct CreateInput {
   std::string id;

@@ -20,6 +20,7 @@ Result<BuiltSpec> buildSpec(SpecInput& input) {
   USERPOD_CHECK(addResources(parts));
   USERPOD_CHECK(addNamespaces(parts));
   USERPOD_CHECK(addSecurity(parts));
+  USERPOD_CHECK(addLabels(parts));
   // Texts were checked to be UTF-8 where they come in; what is left (a path of the machine) must not throw here.
   parts.built.json = parts.spec.dump(-1, ' ', false, Json::error_handler_t::replace);
   return std::move(parts.built);

@@ -35,6 +35,12 @@ Status addDevices(SpecParts& parts);                               // spec_devic
 Status addResources(SpecParts& parts);                             // spec_resources.cpp
 Status addNamespaces(SpecParts& parts);                            // spec_namespaces.cpp
 Status addSecurity(SpecParts& parts);                              // spec_security.cpp
+Status addLabels(SpecParts& parts);                        // spec_labels.cpp
+struct SelinuxLabels {
+  std::string process;  // "user:role:type:level"
+  std::string file;
+};
+Result<SelinuxLabels> selinuxLabels(const SelinuxOptions& options, const std::string& podId);
 
 // The number of "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0 when it is none.
 int signalNumber(const std::string& name);

@@ -78,9 +78,6 @@ void addPaths(SpecParts& parts) {
 
 Status addSecurity(SpecParts& parts) {
   const auto& security = parts.input.container.config.security;
-  if (security.apparmor && security.apparmor->type == SecurityProfile::Type::Localhost)
-    return Error(Code::NotSupported, "apparmor: profile " + security.apparmor->localhostRef.substr(0, 128) +
-                                         " can only be loaded and applied by root; use RuntimeDefault or Unconfined");
   USERPOD_TRY(capabilities, addCapabilities(parts));
   parts.spec["process"]["noNewPrivileges"] = security.noNewPrivs;
   USERPOD_CHECK(addSeccomp(parts, capabilities));

@@ -21,6 +21,7 @@ struct RootPlan {
   std::string directory;            // <data>/containers/<id>, or <data>/containers/<id>/volumes/<number>; exists
   bool readOnly = false;            // a volume: nothing is ever written there
   bool trial = false;               // of no container: passes no stages
+  std::string label = {};           // of SELinux; empty: that of the files themselves
 
   std::string upper() const { return directory + "/upper"; }
   std::string work() const { return directory + "/work"; }

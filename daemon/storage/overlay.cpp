@@ -58,6 +58,8 @@ Result<bool> mountByDescriptors(const RootPlan& plan, const std::vector<std::str
   if (plan.readOnly) directories.emplace_back("lowerdir+", plan.upper());
   for (const auto& name : stack) directories.emplace_back("lowerdir+", name);
   if (!plan.readOnly) directories.insert(directories.end(), {{"upperdir", plan.upper()}, {"workdir", plan.work()}});
+  if (!plan.label.empty() && ::fsconfig(context.get(), FSCONFIG_SET_STRING, "context", plan.label.c_str(), 0) < 0)
+    return mountError(plan, "context=" + plan.label, errno);
   for (const auto& [key, path] : directories) {
     USERPOD_TRY(taken, setDirectory(context.get(), key, layers.get(), path));
     if (!taken) return false;
@@ -80,6 +82,7 @@ Status mountByNames(const RootPlan& plan, const std::vector<std::string>& stack)
   std::string options = plan.readOnly ? fmt::format("userxattr,lowerdir={}/upper:{}", own, fmt::join(stack, ":"))
                                       : fmt::format("userxattr,volatile,lowerdir={},upperdir={}/upper,workdir={}/work",
                                                     fmt::join(stack, ":"), own, own);
+  if (!plan.label.empty()) options += ",context=\"" + plan.label + "\"";
   if (options.size() > kLongestOptions)
     return Error(
         Code::StorageFailed,

@@ -41,7 +41,8 @@ class Directories final : public Storage {
   std::string driver() const override { return driver_->name(); }
   std::string reason() const override { return reason_; }
   std::string root() const override { return data_; }
-  Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) override;
+  Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers,
+                                     const std::string& label) override;
   Result<UniqueFd> server(const std::string& id) const override { return fuseServer(node_, id); }
   Result<std::string> mountVolume(const std::string& id, std::size_t number, const std::vector<std::string>& layers,
                                   const std::string& subPath) override;
@@ -170,9 +171,15 @@ Status Directories::tryOut(Driver& driver) const {
   return tried;
 }
 
-Result<std::string> Directories::mountContainer(const std::string& id, const std::vector<std::string>& layers) {
+Result<std::string> Directories::mountContainer(const std::string& id, const std::vector<std::string>& layers,
+                                                const std::string& label) {
+  if (!label.empty() && driver_->name() != "overlay")
+    return Error(Code::NotSupported,
+                 fmt::format("container {}: a root file system by {} cannot have an SELinux label; "
+                             "leave selinux_options out, or mend native overlay (userpodctl doctor)",
+                             id, driver_->name()));
   USERPOD_CHECK(removeContainer(id));
-  RootPlan plan{id, layers_, layers, directory(id)};
+  RootPlan plan{.id = id, .layersDirectory = layers_, .layers = layers, .directory = directory(id), .label = label};
   auto made = [&]() -> Status {
     USERPOD_CHECK(makeDirectories(plan.directory, 0711));
     USERPOD_CHECK(makeDirectories(plan.target(), 0755));

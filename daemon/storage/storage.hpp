@@ -36,8 +36,10 @@ class Storage {
   virtual std::string reason() const = 0;
   virtual std::string root() const = 0;  // <data>
   // Makes a root file system of layers (directory names below <data>/layers, lowest first), in which a container may
-  // write; returns its path. Also after a crash in the middle: what is there is removed first.
-  virtual Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers) = 0;
+  // write; returns its path. Also after a crash in the middle: what is there is removed first. All of it has the
+  // SELinux label, if there is one: NotSupported with another driver than native overlay.
+  virtual Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers,
+                                             const std::string& label = {}) = 0;
   // pidfd of the process without which the root file system is gone: fuse-overlayfs's. None (an empty owner) with the
   // other drivers, and when nothing is mounted; StorageFailed when it has ended.
   virtual Result<UniqueFd> server(const std::string& id) const = 0;

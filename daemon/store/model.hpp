@@ -24,6 +24,10 @@ struct SecurityProfile {
   std::string localhostRef;
 };
 
+struct SelinuxOptions {  // empty: the usual one of a container
+  std::string user, role, type, level;
+};
+
 struct DnsConfig {
   std::vector<std::string> servers;
   std::vector<std::string> searches;
@@ -66,6 +70,7 @@ struct PodSecurity {
   bool privileged = false;
   std::optional<SecurityProfile> seccomp;
   std::optional<SecurityProfile> apparmor;
+  std::optional<SelinuxOptions> selinux;
 };
 
 struct PodConfig {
@@ -141,6 +146,7 @@ struct ContainerSecurity {
   std::vector<std::string> readonlyPaths;
   std::optional<SecurityProfile> seccomp;  // absent: unconfined
   std::optional<SecurityProfile> apparmor;
+  std::optional<SelinuxOptions> selinux;
 };
 
 struct ContainerConfig {

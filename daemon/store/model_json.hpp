@@ -28,13 +28,14 @@ namespace userpod {
 
 // Fields absent in a record written by an older version keep their defaults.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SecurityProfile, type, localhostRef)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SelinuxOptions, user, role, type, level)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DnsConfig, servers, searches, options)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PortMapping, protocol, containerPort, hostPort, hostIp)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Resources, cpuPeriod, cpuQuota, cpuShares, memoryLimit, memorySwapLimit,
                                                 oomScoreAdj, cpusetCpus, cpusetMems, hugepageLimits, unified)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(NamespaceOptions, network, pid, ipc, targetId)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodSecurity, namespaces, runAsUser, runAsGroup, supplementalGroups,
-                                                readonlyRootfs, privileged, seccomp, apparmor)
+                                                readonlyRootfs, privileged, seccomp, apparmor, selinux)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PodConfig, name, uid, nameSpace, attempt, hostname, logDirectory, dns,
                                                 ports, labels, annotations, cgroupParent, sysctls, security, overhead,
                                                 resources)
@@ -47,7 +48,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CapabilityConfig, add, drop, add
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerSecurity, capabilities, privileged, namespaces, runAsUser,
                                                 runAsUsername, runAsGroup, supplementalGroups, strictGroups,
                                                 readonlyRootfs, noNewPrivs, maskedPaths, readonlyPaths, seccomp,
-                                                apparmor)
+                                                apparmor, selinux)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ContainerConfig, name, attempt, image, userSpecifiedImage, command,
                                                 args, workingDirectory, environment, mounts, devices, cdiDevices,
                                                 labels, annotations, logPath, stdinOpen, stdinOnce, tty, resources,

@@ -53,6 +53,7 @@ class OciSpec : public ::testing::Test {
     input.targetPid = targetPid_;
     input.pidsLimit = pidsLimit_;
     input.volumes = volumes_;
+    if (modules_ != nullptr) input.modules = modules_;
     auto built = buildSpec(input);
     warnings_ = input.warnings;
     if (built) json_ = Json::parse(built->json);
@@ -73,6 +74,7 @@ class OciSpec : public ::testing::Test {
     return std::find(list.begin(), list.end(), word) != list.end();
   }
 
+  const policy::SecurityModules* modules_ = nullptr;
   std::string top_;
   PodRecord pod_;
   ContainerRecord record_;
@@ -321,8 +323,74 @@ TEST_F(OciSpec, Security) {
   config_.security = {};
   ASSERT_TRUE(build());
   EXPECT_FALSE(json_["linux"].contains("seccomp")) << "absent: unconfined";
-  config_.security.apparmor = SecurityProfile{SecurityProfile::Type::Localhost, "mine"};
+}
+
+// A host with both security modules, or without.
+class OtherHost final : public policy::SecurityModules {
+ public:
+  bool hasAppArmor() const override { return modules; }
+  bool hasSelinux() const override { return modules; }
+  Status tryAppArmor(const std::string& profile) const override {
+    if (profile == "loaded") return {};
+    return Error(Code::NotSupported, "AppArmor profile " + profile + " is not loaded");
+  }
+  Status relabel(const std::string& path, const std::string& label) const override {
+    relabelled.emplace_back(path, label);
+    return {};
+  }
+
+  bool modules = true;
+  mutable std::vector<std::pair<std::string, std::string>> relabelled;
+};
+
+TEST_F(OciSpec, AppArmor) {
+  OtherHost host;
+  modules_ = &host;
+  auto& profile = config_.security.apparmor;
+  profile = SecurityProfile{SecurityProfile::Type::Localhost, "loaded"};
+  ASSERT_TRUE(build());
+  EXPECT_EQ(json_["process"]["apparmorProfile"], "loaded");
+  profile->localhostRef = "other";
   EXPECT_EQ(failure(), Code::NotSupported);
+  host.modules = false;
+  profile->localhostRef = "loaded";
+  EXPECT_EQ(failure(), Code::NotSupported);
+  for (auto type : {SecurityProfile::Type::RuntimeDefault, SecurityProfile::Type::Unconfined}) {
+    profile->type = type;
+    ASSERT_TRUE(build());
+    EXPECT_FALSE(json_["process"].contains("apparmorProfile"));
+  }
+  profile->type = SecurityProfile::Type::Localhost;
+  config_.security.privileged = true;
+  EXPECT_TRUE(build());
+}
+
+TEST_F(OciSpec, Selinux) {
+  OtherHost host;
+  modules_ = &host;
+  pod_.id = "001002" + std::string(58, '0');
+  config_.mounts = {{"/a", top_ + "/data", false, false, true, 0, "", ""},
+                    {"/b", top_ + "/data/sub", false, false, false, 0, "", ""}};
+  config_.security.selinux = SelinuxOptions{"", "", "own_t", ""};
+  ASSERT_TRUE(build());
+  EXPECT_EQ(json_["process"]["selinuxLabel"], "system_u:system_r:own_t:s0:c1,c2");
+  const std::string files = "system_u:object_r:container_file_t:s0:c1,c2";
+  EXPECT_EQ(json_["linux"]["mountLabel"], files);
+  EXPECT_EQ(*mountLabel(pod_, record_), files);
+  EXPECT_EQ(host.relabelled,
+            (std::vector<std::pair<std::string, std::string>>{{top_ + "/pod", files}, {top_ + "/data", files}}));
+  config_.security.selinux = SelinuxOptions{"u", "r", "t", "s0:c3,c4"};
+  ASSERT_TRUE(build());
+  EXPECT_EQ(json_["process"]["selinuxLabel"], "u:r:t:s0:c3,c4");
+  config_.security.selinux->type = "a b";
+  EXPECT_EQ(failure(), Code::InvalidArgument);
+  config_.security.selinux->type = "t";
+  host.modules = false;
+  EXPECT_EQ(failure(), Code::NotSupported);
+  config_.security.privileged = true;
+  ASSERT_TRUE(build());
+  EXPECT_FALSE(json_["process"].contains("selinuxLabel"));
+  EXPECT_EQ(*mountLabel(pod_, record_), "");
 }
 
 TEST_F(OciSpec, Resources) {

@@ -10,10 +10,12 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -21,6 +23,7 @@
 
 #include "daemon/sys/fd.hpp"
 #include "policy/capabilities.hpp"
+#include "policy/lsm.hpp"
 #include "policy/seccomp.hpp"
 
 namespace userpod::policy {
@@ -36,6 +39,40 @@ TEST(Capabilities, NamesAndNumbers) {
             (std::vector<std::string>{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
                                       "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"}));
   EXPECT_TRUE(allCapabilities().has("SYS_ADMIN"));
+}
+
+TEST(SecurityModules, RelabelTreatsLinksAsSuch) {
+  std::string top = "/var/tmp/userpod-lsm-XXXXXX";
+  ASSERT_NE(::mkdtemp(top.data()), nullptr);
+  std::filesystem::create_directories(top + "/tree/sub");
+  std::ofstream(top + "/tree/sub/file") << "x";
+  std::ofstream(top + "/outside") << "x";
+  std::filesystem::create_symlink(top + "/outside", top + "/tree/link");
+  const std::string label = "system_u:object_r:container_file_t:s0";
+  auto labelled = hostSecurityModules().relabel(top + "/tree", label);
+  auto labelOf = [](const std::string& path) {
+    std::array<char, 256> value{};
+    ssize_t size = ::lgetxattr(path.c_str(), "security.selinux", value.data(), value.size());
+    return std::string(value.data(), size > 0 ? static_cast<std::size_t>(size) - 1 : 0);
+  };
+  if (labelled) {
+    EXPECT_EQ(labelOf(top + "/tree/sub/file"), label);
+    EXPECT_TRUE(hostSecurityModules().relabel(top + "/tree", label)) << "again";
+  } else {  // an ordinary user, without SELinux
+    EXPECT_EQ(labelled.error().code(), Code::AccessDenied);
+    EXPECT_NE(labelled.error().text().find(top + "/tree"), std::string::npos);
+  }
+  EXPECT_NE(labelOf(top + "/outside"), label);
+  EXPECT_FALSE(hostSecurityModules().relabel(top + "/none", label));
+  std::filesystem::remove_all(top);
+}
+
+TEST(SecurityModules, AppArmorOfThisHost) {
+  auto tried = hostSecurityModules().tryAppArmor("userpod-no-such-profile");
+  ASSERT_FALSE(tried);
+  if (hostSecurityModules().hasAppArmor()) {
+    EXPECT_NE(tried.error().text().find("is not loaded"), std::string::npos) << tried.error().text();
+  }
 }
 
 TEST(Capabilities, Requests) {
