@@ -46,8 +46,9 @@ inline void privilegedPod(v1::PodSandboxConfig& c) {
   c.mutable_linux()->mutable_security_context()->set_privileged(true);
 }
 // A mount of a host path.
-inline Edit mount(const std::string& source, const std::string& target,
-                  const std::function<void(v1::Mount&)>& edit = [](v1::Mount&) {}) {
+inline Edit mount(
+    const std::string& source, const std::string& target,
+    const std::function<void(v1::Mount&)>& edit = [](v1::Mount&) {}) {
   return [=](Config& c) {
     auto* added = c.add_mounts();
     added->set_host_path(source);
@@ -64,7 +65,8 @@ template <typename... Edits>
 void expectRefused(const Pod& pod, const Codes& codes, const std::string& pattern, Edits&&... edits) {
   auto config = containerConfig(pod, std::forward<Edits>(edits)...);
   expectFailure(createRequest(pod, config), codes, pattern);
-  auto listed = call(with<v1::ListContainersRequest>([&](auto& r) { r.mutable_filter()->set_pod_sandbox_id(pod.id()); }));
+  auto listed =
+      call(with<v1::ListContainersRequest>([&](auto& r) { r.mutable_filter()->set_pod_sandbox_id(pod.id()); }));
   for (const auto& left : listed.containers())
     EXPECT_NE(left.metadata().name(), config.metadata().name()) << "a refused container is in the list";
 }

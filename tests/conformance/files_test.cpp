@@ -86,7 +86,7 @@ TEST(CreateContainer, ShmIsSharedInThePodAndWithNoOther) {
 TEST(CreateContainer, CgroupIsReadOnlyAndItsOwn) {
   PROMISE("1.3 cgroup");
   Pod pod;
-  auto ended = runToEnd(pod, shell("cat /proc/self/cgroup; mkdir /sys/fs/cgroup/x 2>/dev/null || echo refused;"
+  auto ended = runToEnd(pod, shell("grep ^0: /proc/self/cgroup; mkdir /sys/fs/cgroup/x 2>/dev/null || echo refused;"
                                    "grep -cx $$ /sys/fs/cgroup/cgroup.procs; ls -d /sys/fs/cgroup/pods 2>/dev/null"));
   EXPECT_EQ(ended.out, "0::/\nrefused\n1\n");
 }
@@ -100,10 +100,11 @@ TEST(CreateContainer, SysIsReadOnly) {
 TEST(CreateContainer, UsualDevicesAreThereAndWork) {
   PROMISE("1.3 dev");
   Pod pod;
-  auto ended = runToEnd(pod, shell("for d in null zero full random urandom tty ptmx; do test -c /dev/$d || echo no $d; done;"
-                                   "for l in fd stdin stdout stderr; do test -L /dev/$l || echo no $l; done;"
-                                   "head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 4 /dev/urandom | wc -c;"
-                                   "for m in pts shm mqueue; do grep -q \" /dev/$m \" /proc/mounts || echo no $m; done"));
+  auto ended =
+      runToEnd(pod, shell("for d in null zero full random urandom tty ptmx; do test -c /dev/$d || echo no $d; done;"
+                          "for l in fd stdin stdout stderr; do test -L /dev/$l || echo no $l; done;"
+                          "head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 4 /dev/urandom | wc -c;"
+                          "for m in pts shm mqueue; do grep -q \" /dev/$m \" /proc/mounts || echo no $m; done"));
   EXPECT_EQ(ended.out, "3\n4\n") << ended.err;
 }
 
@@ -148,8 +149,9 @@ TEST(CreateContainer, DevicePermissionsAreCheckedAndPathsToo) {
 TEST(CreateContainer, DirectoryOfDevices) {
   PROMISE("1.3 devices directory");
   Pod pod;
-  EXPECT_EQ(runToEnd(pod, device("/dev/net", "/dev/nets"), shell("ls /dev/nets; test -c /dev/nets/tun && echo device")).out,
-            "tun\ndevice\n");
+  EXPECT_EQ(
+      runToEnd(pod, device("/dev/net", "/dev/nets"), shell("ls /dev/nets; test -c /dev/nets/tun && echo device")).out,
+      "tun\ndevice\n");
 }
 
 // ---- CDI, by a specification made for the test in a directory that the specification of CDI names.
@@ -160,10 +162,10 @@ class CdiSpec {
     std::filesystem::create_directories("/var/run/cdi");
     directory_ = scratchDirectory();
     writeFile(directory_ + "/file", "of the device\n");
-    nlohmann::json edits{{"env", {"CDI_DEVICE=one"}},
-                         {"deviceNodes", {{{"path", "/dev/of-cdi"}, {"hostPath", "/dev/fuse"}}}},
-                         {"mounts",
-                          {{{"hostPath", directory_}, {"containerPath", "/of-cdi"}, {"options", {"ro", "bind"}}}}}};
+    nlohmann::json edits{
+        {"env", {"CDI_DEVICE=one"}},
+        {"deviceNodes", {{{"path", "/dev/of-cdi"}, {"hostPath", "/dev/fuse"}}}},
+        {"mounts", {{{"hostPath", directory_}, {"containerPath", "/of-cdi"}, {"options", {"ro", "bind"}}}}}};
     nlohmann::json spec{{"cdiVersion", "0.5.0"},
                         {"kind", "conformance.userpod1.org/" + kind_},
                         {"containerEdits", {{"env", {"CDI_ALL=yes"}}}},
@@ -173,7 +175,9 @@ class CdiSpec {
   ~CdiSpec() { std::filesystem::remove(path_); }
   CdiSpec(const CdiSpec&) = delete;
   CdiSpec& operator=(const CdiSpec&) = delete;
-  std::string name(const std::string& device = "one") const { return "conformance.userpod1.org/" + kind_ + "=" + device; }
+  std::string name(const std::string& device = "one") const {
+    return "conformance.userpod1.org/" + kind_ + "=" + device;
+  }
 
  private:
   std::string path_, directory_;

@@ -22,8 +22,9 @@ Edit imageMount(const std::string& name, const std::string& target, const std::s
 TEST(CreateContainer, ImageVolumeShowsTheImage) {
   PROMISE("1.3 image volume");
   Pod pod;
-  auto ended = runToEnd(pod, imageMount(kImage, "/volume"),
-                        shell("cat /volume/data/kept /volume/again; echo; stat -c %u:%g:%a /volume/owned; ls /volume/data"));
+  auto ended =
+      runToEnd(pod, imageMount(kImage, "/volume"),
+               shell("cat /volume/data/kept /volume/again; echo; stat -c %u:%g:%a /volume/owned; ls /volume/data"));
   EXPECT_EQ(ended.out, "second\nfourth\n1000:2000:600\nkept\nuntouched\n") << ended.err;
 }
 
@@ -31,16 +32,16 @@ TEST(CreateContainer, ImageVolumeByName) {
   PROMISE("1.3 image volume");
   Pod pod;
   image(kImage);
-  auto ended = runToEnd(pod, imageMount(kImage, "/volume"), shell("cat /volume/data/kept"), [](Config& c) {
-    c.mutable_mounts(0)->mutable_image()->set_image(imageName(kImage));
-  });
+  auto ended = runToEnd(pod, imageMount(kImage, "/volume"), shell("cat /volume/data/kept"),
+                        [](Config& c) { c.mutable_mounts(0)->mutable_image()->set_image(imageName(kImage)); });
   EXPECT_EQ(ended.out, "second\n");
 }
 
 TEST(CreateContainer, ImageVolumeCannotBeWritten) {
   PROMISE("1.3 image volume readonly");
   Pod pod;
-  auto script = shell("touch /volume/new || echo no; echo x > /volume/data/kept || echo no; rm /volume/again || echo no");
+  auto script =
+      shell("touch /volume/new || echo no; echo x > /volume/data/kept || echo no; rm /volume/again || echo no");
   EXPECT_EQ(runToEnd(pod, imageMount(kImage, "/volume"), script).out, "no\nno\nno\n");
 }
 
@@ -109,7 +110,8 @@ TEST(CreateContainer, ImageVolumeTogetherWithAHostPathIsRefused) {
   Pod pod;
   expectRefused(pod, {}, "host_path", imageMount(kImage, "/volume"),
                 [](Config& c) { c.mutable_mounts(0)->set_host_path(scratchDirectory()); });
-  expectRefused(pod, {}, "image_sub_path", mount(scratchDirectory(), "/d", [](v1::Mount& m) { m.set_image_sub_path("a"); }));
+  expectRefused(pod, {}, "image_sub_path",
+                mount(scratchDirectory(), "/d", [](v1::Mount& m) { m.set_image_sub_path("a"); }));
 }
 
 TEST(RemoveImage, OfAMountedVolumeIsRefusedOrTheVolumeStays) {
@@ -126,9 +128,8 @@ TEST(ContainerStatus, ShowsTheImageOfAVolume) {
   PROMISE("1.1.14 mounts image_ref");
   Pod pod;
   image(kImage);
-  Container container(pod, imageMount(kImage, "/volume", "data"), [](Config& c) {
-    c.mutable_mounts(0)->mutable_image()->set_image(imageName(kImage));
-  });
+  Container container(pod, imageMount(kImage, "/volume", "data"),
+                      [](Config& c) { c.mutable_mounts(0)->mutable_image()->set_image(imageName(kImage)); });
   auto status = container.status();
   ASSERT_EQ(status.mounts_size(), 1);
   EXPECT_EQ(status.mounts(0).image().image(), imageName(kImage));

@@ -78,7 +78,8 @@ TEST(CreateContainer, ReadonlyMountCannotBeWritten) {
   PROMISE("1.3 mount readonly");
   Pod pod;
   auto directory = directoryWithFile();
-  auto ended = runToEnd(pod, mount(directory, "/d", readOnly), shell("cat /d/here; echo x > /d/made; echo x > /d/here"));
+  auto ended =
+      runToEnd(pod, mount(directory, "/d", readOnly), shell("cat /d/here; echo x > /d/made; echo x > /d/here"));
   EXPECT_EQ(ended.out, "content\n");
   EXPECT_FALSE(fs::exists(directory + "/made"));
   EXPECT_EQ(readFile(directory + "/here"), "content\n");
@@ -153,7 +154,8 @@ TEST(CreateContainer, ReadonlyMountLeavesWhatIsBelowWritable) {
   Pod pod;
   auto directory = scratchDirectory();
   HostMount below(directory + "/sub");
-  auto ended = runToEnd(pod, mount(directory, "/d", readOnly), shell("touch /d/x || echo refused; touch /d/sub/x && echo made"));
+  auto ended =
+      runToEnd(pod, mount(directory, "/d", readOnly), shell("touch /d/x || echo refused; touch /d/sub/x && echo made"));
   EXPECT_EQ(ended.out, "refused\nmade\n") << ended.err;
 }
 
@@ -162,7 +164,8 @@ TEST(CreateContainer, RecursiveReadOnlyHoldsForWhatIsBelow) {
   Pod pod;
   auto directory = scratchDirectory();
   HostMount below(directory + "/sub");
-  auto ended = runToEnd(pod, mount(directory, "/d", recursively), shell("touch /d/x || echo no; touch /d/sub/x || echo no"));
+  auto ended =
+      runToEnd(pod, mount(directory, "/d", recursively), shell("touch /d/x || echo no; touch /d/sub/x || echo no"));
   EXPECT_EQ(ended.out, "no\nno\n");
   EXPECT_TRUE(fs::is_empty(directory + "/sub"));
 }
@@ -249,7 +252,8 @@ TEST(CreateContainer, MountPathsMustBeAbsolute) {
 TEST(CreateContainer, MountOverTheRootIsRefused) {
   PROMISE("1.3 mount paths");
   Pod pod;
-  for (const auto* target : {"/", "//", "/."}) expectRefused(pod, {}, "container_path", mount(scratchDirectory(), target));
+  for (const auto* target : {"/", "//", "/."})
+    expectRefused(pod, {}, "container_path", mount(scratchDirectory(), target));
 }
 
 TEST(CreateContainer, UnknownPropagationIsRefused) {

@@ -115,8 +115,7 @@ TEST(CreateContainer, EnvValueThatIsNotUtf8ArrivesOrIsRefusedByName) {
 TEST(CreateContainer, EnvNameMayNotBeEmptyOrHaveAnEqualsSign) {
   PROMISE("1.3 env-name");
   Pod pod;
-  for (const auto* name : {"", "A=B"})
-    expectRefused(pod, {StatusCode::INVALID_ARGUMENT}, "envs", variable(name, "x"));
+  for (const auto* name : {"", "A=B"}) expectRefused(pod, {StatusCode::INVALID_ARGUMENT}, "envs", variable(name, "x"));
 }
 
 TEST(CreateContainer, HostnameIsInTheEnvironment) {

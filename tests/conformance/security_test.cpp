@@ -72,7 +72,8 @@ TEST(CreateContainer, AddedCapabilitiesAreBoundingPermittedAndEffective) {
   Pod pod;
   auto before = bits(statusIn(pod), "CapBnd");
   auto status = statusIn(pod, capabilities({"SYS_PTRACE", "NET_ADMIN"}, {}));
-  for (const auto* set : {"CapBnd", "CapPrm", "CapEff"}) EXPECT_EQ(bits(status, set), before | kSysPtrace | kNetAdmin) << set;
+  for (const auto* set : {"CapBnd", "CapPrm", "CapEff"})
+    EXPECT_EQ(bits(status, set), before | kSysPtrace | kNetAdmin) << set;
   EXPECT_EQ(bits(status, "CapAmb"), 0U);
 }
 
@@ -164,8 +165,9 @@ TEST(CreateContainer, PrivilegedHasAllCapabilitiesAndNoSeccomp) {
 TEST(CreateContainer, PrivilegedMayWriteSysAndCgroup) {
   PROMISE("1.3 privileged");
   Pod pod(privilegedPod);
-  auto ended = runToEnd(pod, privileged, shell("grep -E ' /sys(/fs/cgroup)? ' /proc/mounts | cut -d' ' -f2,4 | cut -d, -f1;"
-                                               "mkdir /sys/fs/cgroup/made && rmdir /sys/fs/cgroup/made && echo made"));
+  auto ended = runToEnd(pod, privileged,
+                        shell("grep -E ' /sys(/fs/cgroup)? ' /proc/mounts | cut -d' ' -f2,4 | cut -d, -f1;"
+                              "mkdir /sys/fs/cgroup/made && rmdir /sys/fs/cgroup/made && echo made"));
   EXPECT_EQ(ended.out, "/sys rw\n/sys/fs/cgroup rw\nmade\n") << ended.err;
 }
 
@@ -212,7 +214,8 @@ TEST(CreateContainer, MaskedFileIsEmpty) {
 TEST(CreateContainer, MaskedDirectoryIsEmptyAndReadOnly) {
   PROMISE("1.3 masked_paths");
   Pod pod;
-  auto ended = runToEnd(pod, masked({"/sbin"}), shell("ls -A /sbin | wc -l; touch /sbin/x 2>/dev/null || echo refused"));
+  auto ended =
+      runToEnd(pod, masked({"/sbin"}), shell("ls -A /sbin | wc -l; touch /sbin/x 2>/dev/null || echo refused"));
   EXPECT_EQ(ended.out, "0\nrefused\n");
 }
 
@@ -225,8 +228,9 @@ TEST(CreateContainer, MaskedPathThatIsMissingIsNoError) {
 TEST(CreateContainer, EmptyListMasksNothing) {
   PROMISE("1.3 masked_paths none");
   Pod pod;
-  EXPECT_EQ(runToEnd(pod, shell("test -c /proc/timer_list && echo masked; cut -d' ' -f2 /proc/mounts | grep ^/proc/")).out,
-            "");
+  EXPECT_EQ(
+      runToEnd(pod, shell("test -c /proc/timer_list && echo masked; cut -d' ' -f2 /proc/mounts | grep ^/proc/")).out,
+      "");
 }
 
 TEST(CreateContainer, ReadonlyPathCannotBeWritten) {
@@ -242,7 +246,8 @@ TEST(CreateContainer, ReadonlyPathCannotBeWritten) {
 TEST(CreateContainer, ReadonlyPathOfProcCannotBeWritten) {
   PROMISE("1.3 readonly_paths");
   Pod pod;
-  auto script = shell("grep -c ' /proc/sys proc ro' /proc/mounts; echo 1 > /proc/sys/net/ipv4/ip_forward && echo written");
+  auto script =
+      shell("grep -c ' /proc/sys proc ro' /proc/mounts; echo 1 > /proc/sys/net/ipv4/ip_forward && echo written");
   auto admin = capabilities({"NET_ADMIN"}, {});
   EXPECT_EQ(runToEnd(pod, admin, readonlyPaths({"/proc/sys"}), script).out, "1\n");
   auto free = runToEnd(pod, admin, script);

@@ -17,10 +17,8 @@ template <typename... Edits>
 Ids idsOf(const Pod& pod, Edits&&... edits) {
   auto ended = runToEnd(pod, command({"/bin/cat", "/proc/self/status"}), std::forward<Edits>(edits)...);
   auto first = [](const std::string& ids) { return ids.substr(0, ids.find('\t')); };
-  Ids ids{first(statusField(ended.out, "Uid")),
-          first(statusField(ended.out, "Gid")),
-          wordsOf(statusField(ended.out, "Groups")),
-          ended.status.user().linux()};
+  Ids ids{first(statusField(ended.out, "Uid")), first(statusField(ended.out, "Gid")),
+          wordsOf(statusField(ended.out, "Groups")), ended.status.user().linux()};
   ids.groups.erase(ids.gid);
   return ids;
 }
@@ -191,8 +189,9 @@ TEST(ContainerStatus, TellsTheUserTheProcessHas) {
 TEST(CreateContainer, UserWithoutPasswdLineGetsOne) {
   PROMISE("1.3 passwd");
   Pod pod;
-  EXPECT_EQ(runToEnd(pod, user(4321), group(8765), shell("id -u; grep -c ':x:4321:8765:' /etc/passwd; "
-                                                         "grep -c '^root:' /etc/passwd"))
+  EXPECT_EQ(runToEnd(pod, user(4321), group(8765),
+                     shell("id -u; grep -c ':x:4321:8765:' /etc/passwd; "
+                           "grep -c '^root:' /etc/passwd"))
                 .out,
             "4321\n1\n1\n");
 }
