@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t kOutputLimit = 16 << 20;  // a stream; what comes after is read and dropped (CVE-2022-1708)
 constexpr std::size_t kConfigLimit = 16 << 20;
 constexpr std::chrono::seconds kDrainTime{2};
+constexpr const char* kNodePid = "/proc/1/ns/pid";
 constexpr std::chrono::milliseconds kKillTime{200};
 
 std::atomic<std::uint64_t> sessionCounter = 0;  // of all loops: cgroups are named by it
@@ -42,6 +43,7 @@ struct ExecLoop::Session {
   std::uint64_t number = 0;
   std::string cgroup;  // of this exec alone: its kill reaches whatever the command has started
   UniqueFd process;    // process.json
+  UniqueFd pidFile;    // where userpod-exec reads the command's number
   UniqueFd log;        // the runtime's own words, apart from the command's
   UniqueFd out;
   UniqueFd err;
@@ -96,6 +98,8 @@ Result<ExecLoop::Template> ExecLoop::readTemplate(const ExecInput& input) {
   process.erase("consoleSize");
   process.erase("args");
   Template pattern{process.dump(), config["linux"]["cgroupsPath"].get<std::string>()};
+  for (const auto& entry : config["linux"]["namespaces"])
+    if (entry.value("type", "") == "pid") pattern.ofNode = entry.value("path", "") == kNodePid;
   templates_[input.id] = pattern;
   return pattern;
 }
@@ -104,6 +108,22 @@ Status ExecLoop::prepareCgroup(const SessionPointer& session, const Template& pa
   std::string path = fmt::format("{}{}/exec-{}", node_.cgroupRoot, pattern.cgroup, session->number);
   if (::mkdir(path.c_str(), 0755) < 0 && errno != EEXIST) return sysError("make cgroup " + path);
   session->cgroup = path;
+  return {};
+}
+
+// The runtime's command line; where the container has no PID namespace of its own, with userpod-exec in front.
+Status ExecLoop::addCommand(const SessionPointer& session, const Template& pattern, SpawnOptions& options) {
+  options.argv = session->handler.command();
+  options.argv.insert(options.argv.end(), {"--log=/proc/self/fd/4", "exec", "--process=/proc/self/fd/3",
+                                           "--cgroup=" + session->cgroup.substr(session->cgroup.rfind('/') + 1)});
+  if (pattern.ofNode) {
+    USERPOD_TRY(number, memoryFile("pid", ""));
+    session->pidFile = std::move(number);
+    options.descriptors.emplace_back(session->pidFile.get(), 5);
+    options.argv.insert(options.argv.end(), {"--detach", "--pid-file=/proc/self/fd/5"});
+    options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/5"});
+  }
+  options.argv.push_back(session->input.id);
   return {};
 }
 
@@ -126,13 +146,10 @@ Status ExecLoop::launch(const SessionPointer& session) {
   USERPOD_TRY(out, makePipe());
   USERPOD_TRY(err, makePipe());
   SpawnOptions options;
-  options.argv = session->handler.command();
-  options.argv.insert(options.argv.end(),
-                      {"--log=/proc/self/fd/4", "exec", "--process=/proc/self/fd/3",
-                       "--cgroup=" + session->cgroup.substr(session->cgroup.rfind('/') + 1), input.id});
   options.environment = toolEnvironment(paths_);
   options.descriptors = {
       {out.write.get(), 1}, {err.write.get(), 2}, {session->process.get(), 3}, {session->log.get(), 4}};
+  USERPOD_CHECK(addCommand(session, pattern, options));
   options.cgroup = leaf_;
   options.cgroupNamespace = node_.cgroupNamespace.get();
   options.directory = "/";

@@ -23,6 +23,7 @@ class ExecLoop {
   struct Template {
     std::string process;  // JSON, without args
     std::string cgroup;
+    bool ofNode = false;  // it has the node's PID namespace
   };
   struct Session;
   using SessionPointer = std::shared_ptr<Session>;
@@ -30,6 +31,7 @@ class ExecLoop {
   ExecLoop(const Paths& paths, const NodeInside& node, int leaf) : paths_(paths), node_(node), leaf_(leaf) {}
   Result<Template> readTemplate(const ExecInput& input);
   Status launch(const SessionPointer& session);
+  static Status addCommand(const SessionPointer& session, const Template& pattern, SpawnOptions& options);
   Status prepareCgroup(const SessionPointer& session, const Template& pattern);
   Status watch(const SessionPointer& session);
   void read(const SessionPointer& session, UniqueFd& pipe, std::string& into);

@@ -75,7 +75,7 @@ Status RuntimeImpl::prepare(const Settings& settings) {
     return sysError("conmon " + settings.conmon + ", as configured,").as(Code::HelperMissing);
   }
   pause_ = paths_.node + "/bin/userpod-pause";
-  if (auto bound = bindReadOnly(USERPOD_PAUSE, pause_); !bound)
+  if (auto bound = bindReadOnly(USERPOD_LIBEXEC "/userpod-pause", pause_); !bound)
     logWarning("pods cannot share a PID namespace: {}", bound.error().text());
   USERPOD_CHECK(makeDirectories(paths_.exits(), 0700));
   // Calls and execs of a daemon that was killed: nobody reads their answers any more. An empty cgroup stays: the one
