@@ -200,7 +200,9 @@ TEST(StartContainer, FailureIsAnEndWithItsReason) {
   Pod pod;
   // What waits in the created container is gone: there is nothing that could be started.
   auto container = Container::created(pod);
-  kill(container.pid(), SIGKILL);
+  auto pid = container.pid();
+  kill(pid, SIGKILL);
+  waitUntil([&] { return kill(pid, 0) != 0; }, "the end of the process");
   expectFailure(ofContainer<v1::StartContainerRequest>(container.id()));
   auto status = container.ended();
   EXPECT_NE(status.exit_code(), 0);
