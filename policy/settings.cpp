@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -59,6 +60,14 @@ Reader texts(std::vector<std::string> Settings::* field) {
   };
 }
 
+Reader flag(bool Settings::* field) {
+  return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
+    if (!node.is_boolean()) return badKey(file, node, "value", "must be true or false");
+    settings.*field = *node.value<bool>();
+    return {};
+  };
+}
+
 Reader limit(std::int64_t Settings::* field) {
   return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
     auto value = node.value<std::int64_t>();
@@ -66,6 +75,24 @@ Reader limit(std::int64_t Settings::* field) {
     settings.*field = *value;
     return {};
   };
+}
+
+Status readFileLimit(const std::string& file, const toml::node& node, Settings& settings) {
+  auto text = node.value<std::string>().value_or("");
+  FileLimit limit;
+  auto colon = text.find(':');
+  auto number = [](std::string_view digits, std::uint64_t& value) {
+    auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    return parsed.ec == std::errc() && parsed.ptr == digits.data() + digits.size() && value > 0;
+  };
+  std::string_view whole = text;
+  bool good = node.is_string() && colon != std::string::npos && number(whole.substr(0, colon), limit.soft) &&
+              number(whole.substr(colon + 1), limit.hard) && limit.soft <= limit.hard;
+  if (!good)
+    return badKey(file, node, "value", "must be \"SOFT:HARD\", two numbers of which the second is not the smaller");
+  settings.nofile = limit;
+  settings.nofileSet = true;
+  return {};
 }
 
 Status readMirrors(const std::string& file, const toml::node& node, Settings& settings) {
@@ -112,6 +139,8 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"image-size-limit", limit(&Settings::imageSizeLimit)},
       {"image-entries-limit", limit(&Settings::imageEntriesLimit)},
       {"image-ratio-limit", limit(&Settings::imageRatioLimit)},
+      {"nofile", readFileLimit},
+      {"allow-runtime-directory-mounts", flag(&Settings::allowRuntimeDirectoryMounts)},
       {"pids-limit", limit(&Settings::pidsLimit)},
   };
   return table;

@@ -37,6 +37,16 @@ struct RuntimeHandler {
   std::string path;  // of the OCI runtime
 };
 
+// RLIMIT_NOFILE of a container's processes. Programs written for a service manager raise the soft limit themselves;
+// servers in images that were made on Docker, containerd 1.x or CRI-O do not, as both limits are 1048576 there: a soft
+// limit of 1024, as containerd 2 passes on from systemd, has stopped databases, proxies and .NET programs. On the other
+// side are old programs that close every descriptor up to the limit: a million takes them some 50 ms, the 2^30 of
+// "infinity" minutes. So a million, and no more than this user may have, which is often systemd's 524288.
+struct FileLimit {
+  std::uint64_t soft = 1U << 20;
+  std::uint64_t hard = 1U << 20;
+};
+
 struct Settings {
   std::string logLevel = "info";        // error, warning, notice, info, debug
   std::string uplink = "slirp4netns";   // slirp4netns, none
@@ -52,6 +62,9 @@ struct Settings {
   std::int64_t imageSizeLimit = 64LL << 30;            // bytes that a pull may unpack; 0: no limit
   std::int64_t imageEntriesLimit = 5'000'000;  // files, directories and links that a pull may unpack; 0: no limit
   std::int64_t imageRatioLimit = 250;          // a layer above 256 MiB to its compressed size; 0: no limit
+  FileLimit nofile;                            // of containers
+  bool nofileSet = false;                      // by the user: then one that cannot be had is worth a warning
+  bool allowRuntimeDirectoryMounts = false;    // such a container controls all others
   std::int64_t pidsLimit = 0;                  // per container when the request has none; 0: no limit
 };
 

@@ -169,6 +169,9 @@ Status bindFixedPaths(const Paths& paths) {
     }
     USERPOD_CHECK(bindMount(paths.data + "/node/" + fixed.name, fixed.path));
   }
+  // What kubelet and storage drivers in pods mount there has to reach each other and other pods: mount propagation
+  // HostToContainer and Bidirectional of Kubernetes.
+  if (isDirectory("/var/lib/kubelet")) USERPOD_CHECK(setPropagation("/var/lib/kubelet", MS_SHARED));
   return pathExists("/opt/cni/bin") ? linkPlugins("/opt/cni/bin") : Status();
 }
 

@@ -143,7 +143,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   ContainerRecord& record = made.record;
   USERPOD_TRY(layers, images_->layers(plan.image->id));
   record.layers = layers;
-  USERPOD_TRY(label, oci::mountLabel(plan.pod, record));
+  USERPOD_TRY(label, oci::mountLabel(policy::hostSecurityModules(), plan.pod, record));
   USERPOD_TRY(rootfs, storage_->mountContainer(record.id, layers, label));
   USERPOD_TRY(server, storage_->server(record.id));
   made.serverPidfd = std::move(server);
@@ -158,6 +158,9 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
   input.volumes = std::move(volumes);
   input.pidsLimit = parts_.settings.pidsLimit;
+  input.allowRuntimeDirectoryMounts = parts_.settings.allowRuntimeDirectoryMounts;
+  input.nofile = parts_.settings.nofile;
+  input.nofileSet = parts_.settings.nofileSet;
   USERPOD_TRY(spec, oci::buildSpec(input));
   for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});
   std::string bundle = parts_.paths.containerDirectory(record.id);

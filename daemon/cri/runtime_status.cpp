@@ -1,4 +1,6 @@
 // RuntimeService: the calls about the runtime itself.
+#include <fmt/core.h>
+
 #include "daemon/cri/info.hpp"
 #include "daemon/cri/runtime_service.hpp"
 
@@ -83,6 +85,8 @@ std::string configInfo(const core::Core& core) {
                     {"imageSizeLimit", settings.imageSizeLimit},
                     {"imageEntriesLimit", settings.imageEntriesLimit},
                     {"imageRatioLimit", settings.imageRatioLimit},
+                    {"nofile", fmt::format("{}:{}", settings.nofile.soft, settings.nofile.hard)},
+                    {"allowRuntimeDirectoryMounts", settings.allowRuntimeDirectoryMounts},
                     {"pidsLimit", settings.pidsLimit}});
 }
 

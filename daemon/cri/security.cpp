@@ -9,6 +9,14 @@ namespace {
 
 enum class ProfileKind { Seccomp, AppArmor };
 
+// With one kubelet gives 65536 ids; whatever it gives, the root of the pod must be among them.
+Status checkIdMaps(const std::string& field, const google::protobuf::RepeatedPtrField<v1::IDMapping>& maps) {
+  if (maps.size() != 1) return invalidField(field, fmt::format("has {} ranges; give exactly one", maps.size()));
+  if (maps[0].length() == 0) return invalidField(field, "has a range of length 0");
+  if (maps[0].container_id() != 0) return invalidField(field, "does not map id 0 of the container");
+  return {};
+}
+
 Status checkUserNamespace(const std::string& field, const v1::UserNamespace& options) {
   if (options.mode() == v1::NODE) {
     if (options.uids_size() > 0 || options.gids_size() > 0)
@@ -16,6 +24,8 @@ Status checkUserNamespace(const std::string& field, const v1::UserNamespace& opt
     return {};
   }
   if (options.mode() != v1::POD) return invalidField(field + ".mode", "must be POD or NODE");
+  USERPOD_CHECK(checkIdMaps(field + ".uids", options.uids()));
+  USERPOD_CHECK(checkIdMaps(field + ".gids", options.gids()));
   return unsupportedField(
       field + ".mode",
       "POD asks for a user namespace of the pod's own, which this runtime does not make and does not "

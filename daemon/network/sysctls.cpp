@@ -57,6 +57,13 @@ Result<std::vector<Sysctl>> checkSysctls(const StringMap& sysctls, const Namespa
     if (value.size() > kLongestValue || value.find_first_of(std::string_view("\n\0", 2)) != std::string::npos)
       return Error(Code::InvalidArgument,
                    fmt::format("sysctl {}: its value must be one line of at most {} bytes", name, kLongestValue));
+    if (path == "kernel/hostname")
+      return Error(Code::InvalidArgument,
+                   "sysctl kernel.hostname is not for a pod: config.hostname sets its host name");
+    if (path == "kernel/domainname")
+      return Error(Code::NotSupported,
+                   "sysctl kernel.domainname: in a user namespace the kernel lets only the machine's root set it; "
+                   "dns_config.searches is what programs look at");
     if (!ofNetwork(path) && !ofIpc(path))
       return Error(Code::InvalidArgument,
                    fmt::format("sysctl {} has no namespace: it would change the whole machine. A pod may set net.*, "

@@ -26,15 +26,18 @@ struct SpecInput {
   network::PodNamespaces namespaces;
   std::string podDirectory;  // resolv.conf, hosts, hostname, shm below it
   std::string hostname;
-  std::string runtimeDirectory;       // userpod's own: a mount of it is refused
+  std::string runtimeDirectory;       // userpod's own: a mount of it is refused, unless allowed
   std::string controllers;            // delegated ones: a limit without its controller is left out, with a warning
   std::vector<std::string> warnings;  // filled: what was asked and cannot be, in words
-  std::int64_t pidsLimit = 0;         // pids.max when the request has none; 0: no limit
-  pid_t targetPid = 0;                // of the container whose PID namespace NamespaceMode::Target joins
+  FileLimit nofile;                   // clamped to what this user may have
+  bool nofileSet = false;
+  std::int64_t pidsLimit = 0;  // pids.max when the request has none; 0: no limit
+  pid_t targetPid = 0;         // of the container whose PID namespace NamespaceMode::Target joins
   const policy::SecurityModules* modules = &policy::hostSecurityModules();
   bool recursiveReadOnly = true;               // Runtime::recursiveReadOnly of the pod's handler
-  std::string nodeDirectory = "/run/userpod";  // Paths::node: a mount of it is refused too
-  std::vector<std::string> volumes;            // paths to bind, one for each mount of an image, in their order
+  std::string nodeDirectory = "/run/userpod";  // Paths::node, alike
+  bool allowRuntimeDirectoryMounts = false;
+  std::vector<std::string> volumes;  // paths to bind, one for each mount of an image, in their order
 };
 
 // What the spec decided and status shows.
@@ -46,10 +49,10 @@ struct BuiltSpec {
   int stopSignal = 15;
   std::optional<Resources> resources;  // what is enforced of those asked for
 };
-// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, adds a line for a user or group that
-// they lack, and /etc/mtab; makes missing host paths of
-// mounts and the empty <podDirectory>/containerenv. Any worker thread. NamespaceMode::Pod for PID is what the pod has:
-// its shared namespace, the node's, or one for each container.
+// InvalidArgument names the field and the mend. Reads passwd and group in the rootfs, adds a line for a user or group
+// that they lack, and /etc/mtab; makes missing host paths of mounts and the empty <podDirectory>/containerenv. Any
+// worker thread. NamespaceMode::Pod for PID is what the pod has: its shared namespace, the node's, or one for each
+// container.
 Result<BuiltSpec> buildSpec(SpecInput& input);
 
 // The process that keeps a pod's shared PID namespace: PID 1 in it. Nobody's child but the node's.
@@ -64,8 +67,9 @@ std::string pauseCgroup(const PodRecord& pod);  // whose removal ends it
 // Whether the host has what the profile and the options need. NotSupported and AccessDenied say what is missing.
 Status checkModules(const policy::SecurityModules& modules, const std::optional<SecurityProfile>& apparmor,
                     const std::optional<SelinuxOptions>& selinux);
-// The SELinux label of the container's files; empty: none is asked for.
-Result<std::string> mountLabel(const PodRecord& pod, const ContainerRecord& container);
+// The SELinux label of the container's files; empty: none is asked for. Errors of checkModules().
+Result<std::string> mountLabel(const policy::SecurityModules& modules, const PodRecord& pod,
+                               const ContainerRecord& container);
 
 struct CreateInput {
   std::string id;

@@ -54,9 +54,11 @@ Status checkModules(const policy::SecurityModules& modules, const std::optional<
                                        "; ask for RuntimeDefault or Unconfined");
 }
 
-Result<std::string> mountLabel(const PodRecord& pod, const ContainerRecord& container) {
+Result<std::string> mountLabel(const policy::SecurityModules& modules, const PodRecord& pod,
+                               const ContainerRecord& container) {
   const auto& security = container.config.security;
   if (security.privileged || !security.selinux) return std::string();
+  USERPOD_CHECK(checkModules(modules, std::nullopt, security.selinux));
   USERPOD_TRY(labels, selinuxLabels(*security.selinux, pod.id));
   return labels.file;
 }

@@ -112,10 +112,13 @@ Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
     return Error(Code::InvalidArgument, "a mount has a path that is not UTF-8, which the OCI runtime needs; rename it");
   if (!request.image.empty()) return volumeMount(parts, target);
   USERPOD_TRY(source, resolveSource(request.hostPath));
-  if (overlapsPrivate(source, parts.input.runtimeDirectory) || overlapsPrivate(source, parts.input.nodeDirectory))
-    return Error(Code::AccessDenied, named + ": that is, contains or lies in userpod's own directory " +
-                                         parts.input.runtimeDirectory +
-                                         ", with which a container would control all others; mount something narrower");
+  const SpecInput& input = parts.input;
+  if (!input.allowRuntimeDirectoryMounts &&
+      (overlapsPrivate(source, input.runtimeDirectory) || overlapsPrivate(source, input.nodeDirectory)))
+    return Error(Code::AccessDenied,
+                 named + ": that is, contains or lies in userpod's own directory " + parts.input.runtimeDirectory +
+                     ", with which a container would control all others; mount something narrower, or let "
+                     "userpod.toml say allow-runtime-directory-mounts = true");
   Options options = {"rbind"};
   USERPOD_TRY(propagation, propagationOption(request, source));
   options.push_back(propagation);

@@ -54,11 +54,17 @@ std::int64_t clampOomScore(SpecInput& input, std::int64_t wanted) {
   return std::clamp<std::int64_t>(std::max(wanted, own), -1000, 1000);
 }
 
-// Containers expect what a service manager gives: a soft limit above 1024, as far as the user may go.
-Json fileLimit() {
+Json fileLimit(SpecInput& input) {
   rlimit own{};
   if (::getrlimit(RLIMIT_NOFILE, &own) < 0) return Json::array();
-  return Json::array({{{"type", "RLIMIT_NOFILE"}, {"soft", own.rlim_max}, {"hard", own.rlim_max}}});
+  FileLimit limit{std::min<std::uint64_t>(input.nofile.soft, own.rlim_max),
+                  std::min<std::uint64_t>(input.nofile.hard, own.rlim_max)};
+  if (input.nofileSet && limit.hard < input.nofile.hard)
+    input.warnings.push_back(
+        fmt::format("nofile {} of userpod.toml is more than this user may have and becomes {}; raise "
+                    "LimitNOFILE= of user@.service",
+                    input.nofile.hard, limit.hard));
+  return Json::array({{{"type", "RLIMIT_NOFILE"}, {"soft", limit.soft}, {"hard", limit.hard}}});
 }
 
 Result<std::string> workingDirectory(const SpecInput& input) {
@@ -130,7 +136,7 @@ Status addProcess(SpecParts& parts) {
   process["cwd"] = directory;
   process["user"] = {{"uid", who.user.uid}, {"gid", who.user.gid}, {"additionalGids", who.user.groups}};
   process["oomScoreAdj"] = clampOomScore(input, config.resources ? config.resources->oomScoreAdj : 0);
-  process["rlimits"] = fileLimit();
+  process["rlimits"] = fileLimit(input);
   parts.spec["process"] = std::move(process);
   parts.built.args = args;
   parts.built.workingDirectory = directory;

@@ -135,8 +135,19 @@ TEST(CriPod, WhatIsNotDoneIsRefusedByName) {
         config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options();
     options->set_mode(v1::POD);
     options->add_uids()->set_length(65536);
+    options->add_gids()->set_length(65536);
   };
   EXPECT_TRUE(names(podError(userNamespace, Code::NotSupported), "userns_options"));
+  auto twoRanges = [&](v1::PodSandboxConfig& config) {
+    userNamespace(config);
+    config.mutable_linux()
+        ->mutable_security_context()
+        ->mutable_namespace_options()
+        ->mutable_userns_options()
+        ->add_gids()
+        ->set_length(1);
+  };
+  EXPECT_TRUE(names(podError(twoRanges), "userns_options.gids"));
 }
 
 TEST(CriPod, OldSpellingOfSeccomp) {

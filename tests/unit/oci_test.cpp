@@ -376,7 +376,7 @@ TEST_F(OciSpec, Selinux) {
   EXPECT_EQ(json_["process"]["selinuxLabel"], "system_u:system_r:own_t:s0:c1,c2");
   const std::string files = "system_u:object_r:container_file_t:s0:c1,c2";
   EXPECT_EQ(json_["linux"]["mountLabel"], files);
-  EXPECT_EQ(*mountLabel(pod_, record_), files);
+  EXPECT_EQ(*mountLabel(host, pod_, record_), files);
   EXPECT_EQ(host.relabelled,
             (std::vector<std::pair<std::string, std::string>>{{top_ + "/pod", files}, {top_ + "/data", files}}));
   config_.security.selinux = SelinuxOptions{"u", "r", "t", "s0:c3,c4"};
@@ -390,7 +390,7 @@ TEST_F(OciSpec, Selinux) {
   config_.security.privileged = true;
   ASSERT_TRUE(build());
   EXPECT_FALSE(json_["process"].contains("selinuxLabel"));
-  EXPECT_EQ(*mountLabel(pod_, record_), "");
+  EXPECT_EQ(*mountLabel(host, pod_, record_), "");
 }
 
 TEST_F(OciSpec, Resources) {

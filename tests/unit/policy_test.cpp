@@ -25,6 +25,7 @@
 #include "policy/capabilities.hpp"
 #include "policy/lsm.hpp"
 #include "policy/seccomp.hpp"
+#include "policy/settings.hpp"
 
 namespace userpod::policy {
 namespace {
@@ -39,6 +40,40 @@ TEST(Capabilities, NamesAndNumbers) {
             (std::vector<std::string>{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
                                       "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"}));
   EXPECT_TRUE(allCapabilities().has("SYS_ADMIN"));
+}
+
+class SettingsFile : public testing::Test {
+ protected:
+  SettingsFile() { EXPECT_NE(::mkdtemp(directory_.data()), nullptr); }
+  ~SettingsFile() override { std::filesystem::remove_all(directory_); }
+  Result<Settings> load(const std::string& text) {
+    std::ofstream(directory_ + "/userpod.toml") << text;
+    Paths paths;
+    paths.config = directory_;
+    return loadSettings(paths);
+  }
+  std::string directory_ = "/var/tmp/userpod-settings-XXXXXX";
+};
+
+TEST_F(SettingsFile, FileLimit) {
+  EXPECT_EQ(load("")->nofile.soft, 1048576U);
+  EXPECT_FALSE(load("")->nofileSet);
+  auto settings = load("nofile = \"1024:524288\"");
+  ASSERT_TRUE(settings) << settings.error().text();
+  EXPECT_EQ(settings->nofile.soft, 1024U);
+  EXPECT_EQ(settings->nofile.hard, 524288U);
+  EXPECT_TRUE(settings->nofileSet);
+  for (const char* bad : {"1024", "\"1024\"", "\"2:1\"", "\"0:5\"", "\"a:5\"", "\"1:5x\"", "\"-1:5\"", "\":\""}) {
+    auto refused = load(std::string("nofile = ") + bad);
+    ASSERT_FALSE(refused) << bad;
+    EXPECT_NE(refused.error().text().find("SOFT:HARD"), std::string::npos) << refused.error().text();
+  }
+}
+
+TEST_F(SettingsFile, Flag) {
+  EXPECT_FALSE(load("")->allowRuntimeDirectoryMounts);
+  EXPECT_TRUE(load("allow-runtime-directory-mounts = true")->allowRuntimeDirectoryMounts);
+  EXPECT_FALSE(load("allow-runtime-directory-mounts = \"yes\""));
 }
 
 TEST(SecurityModules, RelabelTreatsLinksAsSuch) {
