@@ -89,7 +89,7 @@ void CoreImpl::updatePod(const std::string& key, std::optional<Resources> overhe
                            if (applied) {
                              PodRecord record = *pod->record;
                              record.config = std::move(*wanted);
-                             reachStage("pod.update-written", record.id);
+                             reachStage("update.pod-written", record.id);
                              commit(pod, std::move(record));
                            }
                            pod->operations.release();

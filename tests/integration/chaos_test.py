@@ -86,7 +86,8 @@ class Client(threading.Thread):
         script = TASK if name == 'task' else SERVICE
         return {'pod_sandbox_id': self.pod, 'sandbox_config': self.pod_config(), 'config': {
             'metadata': {'name': name}, 'image': {'image': self.image}, 'command': ['/bin/sh', '-c', script],
-            'log_path': f'{name}.log', 'linux': {}}}
+            'log_path': f'{name}.log', 'linux': {},
+            'mounts': [{'container_path': '/volume', 'readonly': True, 'image': {'image': self.image}}]}}
 
     def make(self, name):
         made = self.call('CreateContainer', name, **self.container_request(name)).container_id
