@@ -28,7 +28,6 @@ struct Options {
   std::string scratch;   // a directory that the runtime sees under the same path: host paths and logs
   std::string results;   // a file: one "STATUS<tab>Test.Name<tab>reason" a line
   std::string restart;   // a shell command that starts the runtime anew; without it such tests are skipped
-  std::string state;     // a directory for what is compared across a restart; see persistence_test.cpp
   int jobs = 1;
   bool slow = false;  // sanitizers, emulation: waits are four times as long
 };

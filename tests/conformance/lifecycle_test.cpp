@@ -263,6 +263,21 @@ TEST(ContainerStatus, TimeOfTheEndIsThatOfTheEnd) {
   EXPECT_LE(status.finished_at() - status.started_at(), patience(milliseconds(2500)) / std::chrono::nanoseconds(1));
 }
 
+TEST(ContainerStatus, LostMonitorIsAnEndWithItsReason) {
+  PROMISE("1.5 lost");
+  Pod pod;
+  Container container(pod);
+  auto pid = container.up().pid();
+  kill(parentOf(pid), SIGKILL);
+  waitUntil([&] { return container.state() != v1::CONTAINER_RUNNING; }, "another state");
+  auto status = container.status();
+  EXPECT_THAT(status.state(), testing::AnyOf(v1::CONTAINER_EXITED, v1::CONTAINER_UNKNOWN));
+  EXPECT_NE(status.exit_code(), 0);
+  EXPECT_NE(status.reason(), "");
+  waitUntil([&] { return kill(pid, 0) != 0; }, "the end of the process");
+  EXPECT_EQ(pod.status().state(), v1::SANDBOX_READY);
+}
+
 TEST(ContainerStatus, UnknownIsNotFound) {
   PROMISE("1.1.14 unknown");
   expectFailure(ofContainer<v1::ContainerStatusRequest>(kUnknown), {StatusCode::NOT_FOUND});

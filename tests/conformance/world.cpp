@@ -314,6 +314,11 @@ bool hasController(const Container& container, const std::string& name) {
   return false;
 }
 
+pid_t parentOf(pid_t pid) {
+  auto text = readFile("/proc/" + std::to_string(pid) + "/stat");
+  return std::stoi(text.substr(text.rfind(')') + 4));  // "PID (NAME) STATE PPID ..."
+}
+
 std::string namespaceOf(pid_t pid, const std::string& name) {
   return fs::read_symlink("/proc/" + std::to_string(pid) + "/ns/" + name).string();
 }

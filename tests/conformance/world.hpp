@@ -192,6 +192,8 @@ std::vector<pid_t> processesWith(const std::string& text);
 std::string cgroupOf(pid_t pid);
 // The controllers that a container's control group has.
 bool hasController(const Container& container, const std::string& name);
+// Its parent: of a container's first process the monitor.
+pid_t parentOf(pid_t pid);
 // The link /proc/PID/ns/NAME.
 std::string namespaceOf(pid_t pid, const std::string& name);
 

@@ -14,8 +14,7 @@ conformanceTests() {
   say "$name: conformance tests"
   # The leak check traces the process, which a user namespace does not allow everywhere.
   ASAN_OPTIONS=${ASAN_OPTIONS:-}${ASAN_OPTIONS:+:}detect_leaks=0 timeout -k 20 900 \
-    "$dir/prefix/bin/userpodctl" enter -- "$dir/$conformance" --endpoint "unix://$XDG_RUNTIME_DIR/userpod/cri.sock" \
-    --registry "$USERPOD_REGISTRY" --jobs "$jobs" --results "$work/conformance" --gtest_brief=1 "${options[@]}" \
+    "$root/tests/conformance/in-node" "$dir" --jobs "$jobs" --results "$work/conformance" --gtest_brief=1 "${options[@]}" \
     > "$work/conformance.log" 2>&1 < /dev/null || status=$?
   [ "$status" -eq 0 ] || tail -n 150 "$work/conformance.log"
   touch "$work/conformance"
