@@ -190,6 +190,51 @@ TEST(ExecSync, RunsInTheNamespacesAndControlGroupOfTheContainer) {
   running.get();
 }
 
+std::int64_t usage(const Container& container, const std::string& file, const std::string& key = "") {
+  std::istringstream words(readFile(cgroupOf(container.pid()) + "/" + file));
+  std::string word;
+  while (!key.empty() && words >> word && word != key) {
+  }
+  std::int64_t value = -1;
+  words >> value;
+  return value;
+}
+
+TEST(ExecSync, ProcessorTimeIsAccountedToTheContainer) {
+  PROMISE("1.1.17 accounting");
+  Pod pod;
+  Container container(pod);
+  container.up();
+  auto before = usage(container, "cpu.stat", "usage_usec");
+  container.text(
+      "dd if=/dev/zero of=/dev/null bs=1M count=5000 2>/dev/null; i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done");
+  EXPECT_GT(usage(container, "cpu.stat", "usage_usec"), before + 50'000);
+}
+
+TEST(ExecSync, MemoryIsAccountedToTheContainer) {
+  PROMISE("1.1.17 accounting");
+  Pod pod;
+  Container container(pod);
+  if (!hasController(container, "memory")) GTEST_SKIP() << "the memory controller is not delegated here";
+  container.up();
+  auto before = usage(container, "memory.current");
+  container.text("head -c 40000000 /dev/zero > /dev/shm/fill");
+  EXPECT_GT(usage(container, "memory.current"), before + 35'000'000);
+}
+
+TEST(ExecSync, BeyondTheMemoryLimitItEndsAlone) {
+  PROMISE("1.1.17 accounting");
+  Pod pod;
+  Container container(pod,
+                      [](auto& c) { c.mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(64 << 20); });
+  if (!hasController(container, "memory")) GTEST_SKIP() << "the memory controller is not delegated here";
+  container.up();
+  EXPECT_NE(container.exec("exec dd if=/dev/zero of=/dev/null bs=200M count=1").code, 0);
+  EXPECT_EQ(container.text("echo goes on"), "goes on");
+  container.stop(20);
+  EXPECT_EQ(container.status().reason(), "Completed");
+}
+
 // ---- Caps
 
 TEST(ExecSync, OutputIsCappedAndTheCommandGoesOn) {

@@ -1,12 +1,14 @@
-# Sourced by tests/run: the suite `uml`, what needs the cpu, memory and pids controllers, in the machine that
+# Sourced by tests/run: the suite `uml`, integration and conformance tests that need the cpu, memory and pids controllers, in the machine that
 # tests/testbed/uml boots once.  The user in the test bed makes ready what the machine then sees; root boots it.
 
 umlTests=(limits_test)
+umlConformance=('UpdateContainerResources.*' 'UpdatePodSandboxResources.*' '*.Cpu*' '*.*Memory*' '*.*Swap*' '*.*Unified*' '*.*Limit*'
+  '*.*Oom*' '*.*Accounted*')
 
 # umlPrepare, as the user: builds and installs in $build, makes the images.
 umlPrepare() {
   if [ -z "${USERPOD_TESTS_ROOT:-}" ]; then result SKIP uml/boot "user-mode-linux is booted by root: run tests/run as root"; return; fi
-  configureAndBuild "$build" product -Doptimization=1 || { result FAIL build/plain "does not build"; return; }
+  configureAndBuild "$build" "product $conformance" -Doptimization=1 || { result FAIL build/plain "does not build"; return; }
   meson install -C "$build" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; result FAIL uml/install "see above"; return; }
   rm -rf "$build/images"
   if "$root/tests/testbed/registry" up "$build/images" > /dev/null && "$root/tests/testbed/registry" down "$build/images"; then return; fi
@@ -17,6 +19,8 @@ umlPrepare() {
 umlSuite() {
   local user=$1 build=$2 test tests=()
   for test in "${umlTests[@]}"; do ! chosen "$test" || tests+=("$test"); done
+  for test in "${only[@]}"; do case $test in *.*) tests+=("$test") ;; esac; done
+  [ ${#only[@]} -gt 0 ] || tests+=("${umlConformance[@]}")
   [ ${#tests[@]} -gt 0 ] || return 0
   [ -d "$build/images" ] || { echo "== uml: nothing to run: see above"; return 1; }
   echo "== uml: boot"
