@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::size_t kMiB = 1 << 20;
 constexpr std::size_t kLargestMessage = 16 * kMiB;  // what clients of Kubernetes take
-const std::string kUnknown(64, 'c');
 
 v1::ExecSyncRequest request(const std::string& id, const std::vector<std::string>& words, int timeout = 0) {
   return with<v1::ExecSyncRequest>([&](auto& r) {

@@ -13,7 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kUnknown(64, 'e');
 
 std::int64_t now() {
   return std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);

@@ -10,7 +10,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kUnknown(64, 'b');
 
 // A line every 20 ms, numbered.
 auto writer() {

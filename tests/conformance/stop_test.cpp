@@ -8,7 +8,6 @@
 namespace userpod::conformance {
 namespace {
 
-const std::string kUnknown(64, 'd');
 
 // Ends with a code for each signal.
 const std::string kSignals =

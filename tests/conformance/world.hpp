@@ -20,6 +20,9 @@ namespace userpod::conformance {
 // Label of all pods and containers that the suite makes.
 inline constexpr const char* kLabel = "org.userpod1.conformance";
 
+// An id that nothing has.
+inline const std::string kUnknown(64, 'f');
+
 // Polls until the condition is true, and throws by name after the time.
 void waitUntil(const std::function<bool()>& condition, const std::string& what, milliseconds time = seconds(10));
 
