@@ -22,26 +22,8 @@ Edit cdi(const std::string& name) {
 
 }  // namespace
 
-TEST(CreateContainer, ResolvConfIsThere) {
-  PROMISE("1.3 files");
-  Pod pod([](auto& c) { c.mutable_dns_config()->add_servers("10.9.8.7"); });
-  EXPECT_EQ(runToEnd(pod, shell("grep ^nameserver /etc/resolv.conf")).out, "nameserver 10.9.8.7\n");
-}
-
-TEST(CreateContainer, HostsKnowsLocalhost) {
-  PROMISE("1.3 files");
-  Pod pod;
-  EXPECT_EQ(runToEnd(pod, shell("grep -cE '^127.0.0.1[[:space:]].*localhost' /etc/hosts")).out, "1\n");
-}
-
-TEST(CreateContainer, HostnameFileIsThere) {
-  PROMISE("1.3 files");
-  Pod pod([](auto& c) { c.set_hostname("named"); });
-  EXPECT_EQ(runToEnd(pod, shell("cat /etc/hostname")).out, "named\n");
-}
-
 TEST(CreateContainer, HostsOfTheRequestWins) {
-  PROMISE("1.3 files request");
+  PROMISE("1.3 files");
   Pod pod;
   auto directory = scratchDirectory();
   writeFile(directory + "/hosts", "192.0.2.1 mine\n");
@@ -49,38 +31,22 @@ TEST(CreateContainer, HostsOfTheRequestWins) {
 }
 
 TEST(CreateContainer, FilesOfThePodAreReadOnlyWithAReadOnlyRoot) {
-  PROMISE("1.3 files readonly");
+  PROMISE("1.3 files");
   Pod pod;
   auto script = shell("for f in resolv.conf hosts hostname; do echo '# x' >> /etc/$f && echo $f; done");
   EXPECT_EQ(runToEnd(pod, script, [](Config& c) { securityOf(c)->set_readonly_rootfs(true); }).out, "");
 }
 
 TEST(CreateContainer, ContainerenvIsThere) {
-  PROMISE("1.3 containerenv");
+  PROMISE("1.3 files");
   Pod pod;
   EXPECT_EQ(runToEnd(pod, shell("test -f /run/.containerenv && echo there")).out, "there\n");
 }
 
 TEST(CreateContainer, MtabLeadsToTheMounts) {
-  PROMISE("1.3 mtab");
+  PROMISE("1.3 files");
   Pod pod;
   EXPECT_EQ(runToEnd(pod, shell("readlink /etc/mtab; grep -c ' / ' /etc/mtab")).out, "/proc/mounts\n1\n");
-}
-
-TEST(CreateContainer, ShmIs64MiBForAll) {
-  PROMISE("1.3 shm");
-  Pod pod;
-  EXPECT_EQ(runToEnd(pod, shell("stat -c %a /dev/shm; df -k /dev/shm | awk 'NR==2 {print $1,$2}'")).out,
-            "1777\nshm 65536\n");
-}
-
-TEST(CreateContainer, ShmIsSharedInThePodAndWithNoOther) {
-  PROMISE("1.3 shm");
-  Pod pod, other;
-  Container writer(pod), reader(pod), stranger(other);
-  writer.up().text("echo secret > /dev/shm/shared");
-  EXPECT_EQ(reader.up().text("cat /dev/shm/shared"), "secret");
-  EXPECT_EQ(stranger.up().text("ls /dev/shm"), "");
 }
 
 TEST(CreateContainer, CgroupIsReadOnlyAndItsOwn) {
@@ -147,7 +113,7 @@ TEST(CreateContainer, DevicePermissionsAreCheckedAndPathsToo) {
 }
 
 TEST(CreateContainer, DirectoryOfDevices) {
-  PROMISE("1.3 devices directory");
+  PROMISE("1.3 devices");
   Pod pod;
   EXPECT_EQ(
       runToEnd(pod, device("/dev/net", "/dev/nets"), shell("ls /dev/nets; test -c /dev/nets/tun && echo device")).out,

@@ -38,7 +38,7 @@ using Groups = std::multiset<std::string>;
 }  // namespace
 
 TEST(CreateContainer, ImageWithoutUserRunsAsRoot) {
-  PROMISE("1.3 user-image");
+  PROMISE("1.3 image user");
   Pod pod;
   auto ids = idsOf(pod);
   EXPECT_EQ(ids.uid, "0");
@@ -46,7 +46,7 @@ TEST(CreateContainer, ImageWithoutUserRunsAsRoot) {
 }
 
 TEST(CreateContainer, UserOfTheImageByName) {
-  PROMISE("1.3 user-image");
+  PROMISE("1.3 image user");
   Pod pod;
   auto ids = idsOf(pod, ofImage(kUserImage));
   EXPECT_EQ(ids.uid, "1234");
@@ -55,7 +55,7 @@ TEST(CreateContainer, UserOfTheImageByName) {
 }
 
 TEST(CreateContainer, UserOfTheImageByNumber) {
-  PROMISE("1.3 user-image");
+  PROMISE("1.3 image user");
   Pod pod;
   auto ids = idsOf(pod, ofImage("test/user-numeric:latest"));
   EXPECT_EQ(ids.uid, "1234");
@@ -63,7 +63,7 @@ TEST(CreateContainer, UserOfTheImageByNumber) {
 }
 
 TEST(CreateContainer, UserOfTheImageThatIsMissingIsRefusedByName) {
-  PROMISE("1.3 user-missing");
+  PROMISE("1.3 image user");
   Pod pod;
   expectRefused(pod, {}, "nosuchuser", ofImage("test/user-missing:latest"));
 }
@@ -161,17 +161,6 @@ TEST(CreateContainer, UnknownSupplementalGroupsPolicyIsRefused) {
   Pod pod;
   expectRefused(pod, {StatusCode::INVALID_ARGUMENT}, "supplemental_groups_policy",
                 supplemental({}, static_cast<v1::SupplementalGroupsPolicy>(7)));
-}
-
-TEST(CreateContainer, ExecHasTheGroupsOfTheContainer) {
-  PROMISE("1.3 exec-groups");
-  Pod pod;
-  Container container(pod, ofImage(kUserImage), user(1234), group(77), supplemental({3000}));
-  auto status = container.up().text("cat /proc/self/status");
-  EXPECT_EQ(statusField(status, "Gid").substr(0, 3), "77\t");
-  auto groups = wordsOf(statusField(status, "Groups"));
-  groups.erase("77");
-  EXPECT_EQ(groups, (Groups{"1236", "3000"}));
 }
 
 TEST(ContainerStatus, TellsTheUserTheProcessHas) {
