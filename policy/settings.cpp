@@ -68,6 +68,15 @@ Reader flag(bool Settings::* field) {
   };
 }
 
+Reader directories(std::vector<std::string> Settings::* field) {
+  return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
+    USERPOD_CHECK(texts(field)(file, node, settings));
+    for (const auto& path : settings.*field)
+      if (!path.starts_with("/")) return badKey(file, node, "\"" + path + "\"", "is not an absolute path");
+    return {};
+  };
+}
+
 Reader limit(std::int64_t Settings::* field) {
   return [field](const std::string& file, const toml::node& node, Settings& settings) -> Status {
     auto value = node.value<std::int64_t>();
@@ -141,6 +150,7 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"image-ratio-limit", limit(&Settings::imageRatioLimit)},
       {"nofile", readFileLimit},
       {"allow-runtime-directory-mounts", flag(&Settings::allowRuntimeDirectoryMounts)},
+      {"cdi-spec-dirs", directories(&Settings::cdiSpecDirs)},
       {"pids-limit", limit(&Settings::pidsLimit)},
   };
   return table;
@@ -185,6 +195,7 @@ Result<Paths> userPaths() {
 Result<Settings> loadSettings(const Paths& paths) {
   Settings settings;
   settings.runtimes["crun"] = {};
+  settings.cdiSpecDirs.push_back(paths.config + "/cdi");
   USERPOD_CHECK(readSettings("/etc/userpod/userpod.toml", settings));
   USERPOD_CHECK(readSettings(paths.config + "/userpod.toml", settings));
   std::vector<std::string> dropIns;

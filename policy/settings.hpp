@@ -65,7 +65,8 @@ struct Settings {
   FileLimit nofile;                            // of containers
   bool nofileSet = false;                      // by the user: then one that cannot be had is worth a warning
   bool allowRuntimeDirectoryMounts = false;    // such a container controls all others
-  std::int64_t pidsLimit = 0;                  // per container when the request has none; 0: no limit
+  std::vector<std::string> cdiSpecDirs = {"/etc/cdi", "/var/run/cdi"};  // and <config>/cdi; later ones win
+  std::int64_t pidsLimit = 0;  // per container when the request has none; 0: no limit
 };
 
 // Defaults, then /etc/userpod/userpod.toml, then <config>/userpod.toml, then <config>/userpod.toml.d/*.toml in order.

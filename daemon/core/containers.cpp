@@ -157,6 +157,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   if (plan.targetPid > 0) input.targetPid = plan.targetPid;
   input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
   input.volumes = std::move(volumes);
+  input.cdiSpecDirs = parts_.settings.cdiSpecDirs;
   input.pidsLimit = parts_.settings.pidsLimit;
   input.allowRuntimeDirectoryMounts = parts_.settings.allowRuntimeDirectoryMounts;
   input.nofile = parts_.settings.nofile;

@@ -37,7 +37,8 @@ struct SpecInput {
   bool recursiveReadOnly = true;               // Runtime::recursiveReadOnly of the pod's handler
   std::string nodeDirectory = "/run/userpod";  // Paths::node, alike
   bool allowRuntimeDirectoryMounts = false;
-  std::vector<std::string> volumes;  // paths to bind, one for each mount of an image, in their order
+  std::vector<std::string> cdiSpecDirs = {};  // Settings::cdiSpecDirs
+  std::vector<std::string> volumes;           // paths to bind, one for each mount of an image, in their order
 };
 
 // What the spec decided and status shows.

@@ -28,14 +28,21 @@ struct ResolvedUser {
   bool userKnown = true;  // to the image's passwd and group
   bool groupKnown = true;
 };
-Result<ResolvedUser> resolveUser(const SpecInput& input);          // spec_user.cpp
+Result<ResolvedUser> resolveUser(const SpecInput& input);  // spec_user.cpp
+Status checkGroupMapped(std::uint32_t gid);
 Status addFiles(const SpecInput& input, const ResolvedUser& who);  // spec_files.cpp
 Status addMounts(SpecParts& parts);                                // spec_mounts.cpp
-Status addDevices(SpecParts& parts);                               // spec_devices.cpp
-Status addResources(SpecParts& parts);                             // spec_resources.cpp
-Status addNamespaces(SpecParts& parts);                            // spec_namespaces.cpp
-Status addSecurity(SpecParts& parts);                              // spec_security.cpp
-Status addLabels(SpecParts& parts);                        // spec_labels.cpp
+// Whether a container may have this path of the node; `named` is the mount in an error.
+Status checkSource(const SpecInput& input, const std::string& named, const std::string& source);
+std::string cleanPath(const std::string& path);  // "/a//b/./c/" -> "/a/b/c", and ".." stays
+void sortMounts(Json& mounts);                   // what lies deeper comes later: no mount hides another
+Status addDevices(SpecParts& parts);             // spec_devices.cpp
+Status addDevice(SpecParts& parts, const DeviceConfig& device);
+Status addCdiDevices(SpecParts& parts);  // spec_cdi.cpp
+Status addResources(SpecParts& parts);   // spec_resources.cpp
+Status addNamespaces(SpecParts& parts);  // spec_namespaces.cpp
+Status addSecurity(SpecParts& parts);    // spec_security.cpp
+Status addLabels(SpecParts& parts);      // spec_labels.cpp
 struct SelinuxLabels {
   std::string process;  // "user:role:type:level"
   std::string file;

@@ -51,6 +51,8 @@ void bindTree(SpecParts& parts, const std::string& source, const std::string& ta
   }
 }
 
+}  // namespace
+
 Status addDevice(SpecParts& parts, const DeviceConfig& device) {
   struct stat info{};
   if (::stat(device.hostPath.c_str(), &info) < 0)
@@ -74,13 +76,8 @@ Status addDevice(SpecParts& parts, const DeviceConfig& device) {
   return {};
 }
 
-}  // namespace
-
 Status addDevices(SpecParts& parts) {
   const auto& config = parts.input.container.config;
-  if (!config.cdiDevices.empty())
-    return Error(Code::NotSupported, "CDI_devices: no CDI specification is read for " +
-                                         config.cdiDevices.front().substr(0, 128) + "; name the device in devices");
   if (config.security.privileged) bindTree(parts, "/dev", "/dev", 0);
   for (const auto& device : config.devices) USERPOD_CHECK(addDevice(parts, device));
   return {};

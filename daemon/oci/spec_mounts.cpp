@@ -36,14 +36,6 @@ bool groupMapped(unsigned gid) {
   return false;
 }
 
-// "/a//b/./c/" -> "/a/b/c". ".." stays for the runtime, which resolves it inside the rootfs.
-std::string cleanPath(const std::string& path) {
-  std::string result;
-  for (const auto& part : split(path, '/'))
-    if (!part.empty() && part != ".") result += "/" + part;
-  return result.empty() ? "/" : result;
-}
-
 bool atOrBelow(const std::string& path, const std::string& above) {
   return path == above || above == "/" || path.starts_with(above + "/");
 }
@@ -112,13 +104,7 @@ Result<Json> requestedMount(SpecParts& parts, const MountConfig& request) {
     return Error(Code::InvalidArgument, "a mount has a path that is not UTF-8, which the OCI runtime needs; rename it");
   if (!request.image.empty()) return volumeMount(parts, target);
   USERPOD_TRY(source, resolveSource(request.hostPath));
-  const SpecInput& input = parts.input;
-  if (!input.allowRuntimeDirectoryMounts &&
-      (overlapsPrivate(source, input.runtimeDirectory) || overlapsPrivate(source, input.nodeDirectory)))
-    return Error(Code::AccessDenied,
-                 named + ": that is, contains or lies in userpod's own directory " + parts.input.runtimeDirectory +
-                     ", with which a container would control all others; mount something narrower, or let "
-                     "userpod.toml say allow-runtime-directory-mounts = true");
+  USERPOD_CHECK(checkSource(parts.input, named, source));
   Options options = {"rbind"};
   USERPOD_TRY(propagation, propagationOption(request, source));
   options.push_back(propagation);
@@ -147,6 +133,33 @@ void dropReplaced(std::vector<Json>& defaults, const std::string& target) {
 
 }  // namespace
 
+Status checkSource(const SpecInput& input, const std::string& named, const std::string& source) {
+  if (input.allowRuntimeDirectoryMounts ||
+      (!overlapsPrivate(source, input.runtimeDirectory) && !overlapsPrivate(source, input.nodeDirectory)))
+    return {};
+  return Error(Code::AccessDenied,
+               named + ": that is, contains or lies in userpod's own directory " + input.runtimeDirectory +
+                   ", with which a container would control all others; mount something narrower, or "
+                   "let userpod.toml say allow-runtime-directory-mounts = true");
+}
+
+std::string cleanPath(const std::string& path) {
+  std::string result;
+  for (const auto& part : split(path, '/'))
+    if (!part.empty() && part != ".") result += "/" + part;
+  return result.empty() ? "/" : result;
+}
+
+void sortMounts(Json& mounts) {
+  std::stable_sort(mounts.begin(), mounts.end(), [](const Json& left, const Json& right) {
+    auto depth = [](const Json& entry) {
+      const auto& path = entry["destination"].get_ref<const std::string&>();
+      return std::count(path.begin(), path.end(), '/');
+    };
+    return depth(left) < depth(right);
+  });
+}
+
 Status addMounts(SpecParts& parts) {
   auto mounts = kernelMounts(parts.input);
   USERPOD_TRY(files, fileMounts(parts.input));
@@ -159,15 +172,8 @@ Status addMounts(SpecParts& parts) {
   }
   if (parts.spec["linux"]["rootfsPropagation"].is_null()) parts.spec["linux"].erase("rootfsPropagation");
   mounts.insert(mounts.end(), requested.begin(), requested.end());
-  // What lies deeper comes later, whatever the order of the request: a mount must not hide another one.
-  std::stable_sort(mounts.begin(), mounts.end(), [](const Json& left, const Json& right) {
-    auto depth = [](const Json& entry) {
-      const auto& path = entry["destination"].get_ref<const std::string&>();
-      return std::count(path.begin(), path.end(), '/');
-    };
-    return depth(left) < depth(right);
-  });
   parts.spec["mounts"] = std::move(mounts);
+  sortMounts(parts.spec["mounts"]);
   return {};
 }
 

@@ -147,6 +147,10 @@ Status checkMapped(const char* file, const char* what, std::uint32_t id) {
 
 }  // namespace
 
+Status checkGroupMapped(std::uint32_t gid) {
+  return checkMapped("/proc/self/gid_map", "group", gid);
+}
+
 Result<ResolvedUser> resolveUser(const SpecInput& input) {
   USERPOD_TRY(rootfs, openRootfs(input));
   USERPOD_TRY(users, readUsers(rootfs.get()));
@@ -182,8 +186,8 @@ Result<ResolvedUser> resolveUser(const SpecInput& input) {
   if (user.home.starts_with("/") && isUtf8(user.home)) result.home = user.home;
   USERPOD_CHECK(addGroups(input, user, groups, result.user));
   USERPOD_CHECK(checkMapped("/proc/self/uid_map", "user", result.user.uid));
-  USERPOD_CHECK(checkMapped("/proc/self/gid_map", "group", result.user.gid));
-  for (auto gid : result.user.groups) USERPOD_CHECK(checkMapped("/proc/self/gid_map", "group", gid));
+  USERPOD_CHECK(checkGroupMapped(result.user.gid));
+  for (auto gid : result.user.groups) USERPOD_CHECK(checkGroupMapped(gid));
   return result;
 }
 
