@@ -200,7 +200,7 @@ TEST(StartContainer, FailureIsAnEndWithItsReason) {
   // What waits in the created container is gone: there is nothing that could be started.
   auto container = Container::created(pod);
   auto pid = container.pid();
-  kill(pid, SIGKILL);
+  killProcess(pid);
   waitUntil([&] { return kill(pid, 0) != 0; }, "the end of the process");
   expectFailure(ofContainer<v1::StartContainerRequest>(container.id()));
   auto status = container.ended();
@@ -248,7 +248,7 @@ TEST(ContainerStatus, EndBySignalIs128AndTheSignal) {
   Pod pod;
   Container container(pod, shell("echo up; exec sleep 3600"));
   container.up();
-  kill(container.pid(), SIGKILL);
+  killProcess(container.pid());
   auto status = container.ended();
   EXPECT_EQ(status.exit_code(), 137);
   EXPECT_EQ(status.reason(), "Error");
@@ -267,7 +267,7 @@ TEST(ContainerStatus, LostMonitorIsAnEndWithItsReason) {
   Pod pod;
   Container container(pod);
   auto pid = container.up().pid();
-  kill(parentOf(pid), SIGKILL);
+  killProcess(parentOf(pid));
   waitUntil([&] { return container.state() != v1::CONTAINER_RUNNING; }, "another state");
   auto status = container.status();
   EXPECT_THAT(status.state(), testing::AnyOf(v1::CONTAINER_EXITED, v1::CONTAINER_UNKNOWN));

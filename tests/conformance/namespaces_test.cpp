@@ -176,7 +176,7 @@ TEST(PidNamespace, PodIsOverWhenItsFirstProcessIs) {
   auto first = firstOf(of(container, "pid"));
   ASSERT_GT(first, 1);
   ASSERT_NE(first, getpid());
-  kill(first, SIGKILL);
+  killProcess(first);
   waitUntil([&] { return pod.status().state() == v1::SANDBOX_NOTREADY; }, "a pod that is not ready");
   EXPECT_EQ(container.ended().exit_code(), 137);
   expectFailure(createRequest(pod, containerConfig(pod)));

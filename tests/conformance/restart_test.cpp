@@ -137,11 +137,11 @@ TEST(AloneRestart, ListsAndStatusAreTheSame) {
   killed.up().stop(0);
   auto failed = Container::created(full);
   auto process = failed.pid();
-  kill(process, SIGKILL);
+  killProcess(process);
   waitUntil([&] { return kill(process, 0) != 0; }, "the end of a process");
   attempt(ofContainer<v1::StartContainerRequest>(failed.id()));
   Container lost(full);
-  kill(parentOf(lost.up().pid()), SIGKILL);
+  killProcess(parentOf(lost.up().pid()));
   EXPECT_NE(lost.ended().message(), "");
   zero.ended();
   seven.ended();

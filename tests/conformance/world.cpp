@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -312,6 +313,11 @@ bool hasController(const Container& container, const std::string& name) {
   for (std::string one; names >> one;)
     if (one == name) return true;
   return false;
+}
+
+void killProcess(pid_t pid) {
+  if (pid <= 1) throw std::runtime_error("no process of a container has the number " + std::to_string(pid));
+  kill(pid, SIGKILL);
 }
 
 pid_t parentOf(pid_t pid) {

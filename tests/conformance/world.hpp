@@ -197,6 +197,8 @@ std::string cgroupOf(pid_t pid);
 bool hasController(const Container& container, const std::string& name);
 // Its parent: of a container's first process the monitor.
 pid_t parentOf(pid_t pid);
+// SIGKILL; throws for 0 and 1, which would be this process's group or all that runs here.
+void killProcess(pid_t pid);
 // The link /proc/PID/ns/NAME.
 std::string namespaceOf(pid_t pid, const std::string& name);
 
