@@ -151,6 +151,7 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"nofile", readFileLimit},
       {"allow-runtime-directory-mounts", flag(&Settings::allowRuntimeDirectoryMounts)},
       {"cdi-spec-dirs", directories(&Settings::cdiSpecDirs)},
+      {"hooks-dir", directories(&Settings::hooksDirs)},
       {"pids-limit", limit(&Settings::pidsLimit)},
   };
   return table;

@@ -66,6 +66,7 @@ struct Settings {
   bool nofileSet = false;                      // by the user: then one that cannot be had is worth a warning
   bool allowRuntimeDirectoryMounts = false;    // such a container controls all others
   std::vector<std::string> cdiSpecDirs = {"/etc/cdi", "/var/run/cdi"};  // and <config>/cdi; later ones win
+  std::vector<std::string> hooksDirs;                                   // of hook files: oci-hooks(5)
   std::int64_t pidsLimit = 0;  // per container when the request has none; 0: no limit
 };
 

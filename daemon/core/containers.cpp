@@ -158,6 +158,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
   input.volumes = std::move(volumes);
   input.cdiSpecDirs = parts_.settings.cdiSpecDirs;
+  input.hooksDirs = parts_.settings.hooksDirs;
   input.pidsLimit = parts_.settings.pidsLimit;
   input.allowRuntimeDirectoryMounts = parts_.settings.allowRuntimeDirectoryMounts;
   input.nofile = parts_.settings.nofile;

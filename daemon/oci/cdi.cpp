@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::array<std::string_view, 8> kVersions = {"0.3.0", "0.4.0", "0.5.0", "0.6.0",
                                                        "0.7.0", "0.8.0", "1.0.0", "1.1.0"};
-constexpr std::size_t kFiles = 1000;  // in all directories
+constexpr std::size_t kCdiFiles = 1000;  // in all directories
 
 bool isLetter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
@@ -165,8 +165,8 @@ Result<Loaded> load(const std::vector<std::string>& configured) {
     for (const auto& directory : documentDirectories(entry)) {
       auto& specs = loaded.directories.emplace_back();
       for (const auto& file : documentsIn(directory, {".json", ".yaml"})) {
-        if (++files > kFiles)
-          return Error(Code::LimitsExceeded, fmt::format("there are more than {} CDI files; remove some", kFiles));
+        if (++files > kCdiFiles)
+          return Error(Code::LimitsExceeded, fmt::format("there are more than {} CDI files; remove some", kCdiFiles));
         auto text = readDocument(file);
         auto spec = text ? parseCdi(*text, file.ends_with(".yaml")) : Result<CdiSpec>(std::move(text).error());
         if (!spec) {

@@ -38,6 +38,7 @@ struct SpecInput {
   std::string nodeDirectory = "/run/userpod";  // Paths::node, alike
   bool allowRuntimeDirectoryMounts = false;
   std::vector<std::string> cdiSpecDirs = {};  // Settings::cdiSpecDirs
+  std::vector<std::string> hooksDirs = {};    // Settings::hooksDirs
   std::vector<std::string> volumes;           // paths to bind, one for each mount of an image, in their order
 };
 

@@ -18,6 +18,7 @@ Result<BuiltSpec> buildSpec(SpecInput& input) {
   USERPOD_CHECK(addMounts(parts));
   USERPOD_CHECK(addDevices(parts));
   USERPOD_CHECK(addCdiDevices(parts));
+  USERPOD_CHECK(addHooks(parts));
   USERPOD_CHECK(addResources(parts));
   USERPOD_CHECK(addNamespaces(parts));
   USERPOD_CHECK(addSecurity(parts));

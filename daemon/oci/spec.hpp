@@ -38,6 +38,7 @@ std::string cleanPath(const std::string& path);  // "/a//b/./c/" -> "/a/b/c", an
 void sortMounts(Json& mounts);                   // what lies deeper comes later: no mount hides another
 Status addDevices(SpecParts& parts);             // spec_devices.cpp
 Status addDevice(SpecParts& parts, const DeviceConfig& device);
+Status addHooks(SpecParts& parts);       // spec_hooks.cpp
 Status addCdiDevices(SpecParts& parts);  // spec_cdi.cpp
 Status addResources(SpecParts& parts);   // spec_resources.cpp
 Status addNamespaces(SpecParts& parts);  // spec_namespaces.cpp

@@ -140,5 +140,68 @@ devices:
         self.assertEqual(len(self.cri.ListContainers(filter={'pod_sandbox_id': pod}).containers), 1)
 
 
+class Hooks(Devices):
+    def setUp(self):
+        super().setUp()
+        self.hooks = [f'{self.files}/{name}' for name in ('first', 'second')]
+        for directory in self.hooks:
+            os.mkdir(directory)
+        drop_ins = f'{running.CONFIG_DIR}/userpod.toml.d'
+        os.makedirs(drop_ins, exist_ok=True)
+        self.write(f'{drop_ins}/99-test-hooks.toml', f'hooks-dir = {json.dumps(self.hooks)}\n')
+        self.addCleanup(self.connect)
+        self.addCleanup(running.restart_daemon)
+        self.addCleanup(shutil.rmtree, drop_ins)
+        self.addCleanup(self.remove_pods)
+        running.restart_daemon()
+        self.connect()
+
+    def hook(self, path, program, when, *stages, **more):
+        self.write(path, json.dumps({'version': '1.0.0', 'hook': {'path': program, **more}, 'when': when, 'stages': stages}))
+
+    def ran(self):
+        with open(f'{self.files}/ran', encoding='utf-8') as f:
+            return f.read().split('\n')[:-1]
+
+    def test_run(self):
+        """In order, where they are meant, in the node: with the state of the container that is being made."""
+        program = self.program('hook', f'id=$(grep -o "[0-9a-f]\\{{64\\}}" | head -n 1); echo "$1 $WHO $id" >> {self.files}/ran')
+        first, second = self.hooks
+        self.hook(f'{first}/20-B.json', program, {'always': True}, 'createRuntime', args=['hook', 'b'], env=['WHO=me', 'PATH=/usr/bin:/bin'], timeout=20)
+        self.hook(f'{first}/10-a.json', program, {'annotations': {'^org\\.example\\.': 'gpu'}}, 'createRuntime', 'poststop', args=['hook', 'a'])
+        self.hook(f'{first}/30-c.json', program, {'always': True}, 'createRuntime', args=['hook', 'hidden'])
+        self.hook(f'{second}/30-c.json', program, {'hasBindMounts': True, 'commands': ['^/bin/sh$']}, 'createContainer', args=['hook', 'c'])
+        pod = self.pod(annotations={'org.example.pod': 'a gpu'})
+        container = self.container(pod, 'true', mounts=[{'container_path': '/x', 'host_path': self.files}])
+        cri.wait_until(lambda: self.state(container) == 'EXITED', what='the exit')
+        self.cri.RemoveContainer(container_id=container)
+        self.assertEqual(self.ran(), [f'a  {container}', f'b me {container}', f'c  {container}', f'a  {container}'])
+        os.unlink(f'{self.files}/ran')
+        other = self.container(self.pod('other'), 'true', start=False)
+        self.assertEqual(self.ran(), [f'b me {other}'])
+
+    def test_refused(self):
+        """The container is not made, and the error names the file; once it is mended, no restart is needed."""
+        pod, file = self.pod(), f'{self.hooks[0]}/hook.json'
+        failing = self.program('failing', 'exit 3')
+        precondition = cri.Code.FAILED_PRECONDITION
+        for text, program, when, code, words in (
+                ('{', '', {}, precondition, (file, 'line 1', 'correct it')),
+                ('', '/bin/true', {'commands': ['(']}, precondition, (file, 'when.commands', 'missing )')),
+                ('', '/not/there', {'always': True}, precondition, (file, '/not/there', 'install it')),
+                ('', failing, {'always': True}, cri.Code.UNKNOWN, ('hook',))):
+            if text:
+                self.write(file, text)
+            else:
+                self.hook(file, program, when, 'createRuntime')
+            got, said = self.refusal(pod)
+            self.assertEqual(got, code, said)
+            for word in words:
+                self.assertIn(word, said)
+            self.assertEqual(list(self.cri.ListContainers().containers), [])
+        self.hook(file, '/not/there', {'commands': ['never']}, 'createRuntime')
+        self.assertEqual(self.run_to_end(pod, 'echo runs'), ['runs'])
+
+
 if __name__ == '__main__':
     running.main()
