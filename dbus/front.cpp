@@ -226,6 +226,16 @@ void Front::startContainer(const Reply<>& reply, const std::string& id, const st
                 [this, reply, id](const ContainerRecord&) { core_.startContainer(id, doneReply(reply)); });
 }
 
+void Front::pauseContainer(const Reply<>& reply, const std::string& id, bool pause, const std::string& sender,
+                           const VariantMap& options) {
+  withContainer(reply, id, sender, options, [this, reply, id, pause](const ContainerRecord&) {
+    if (pause)
+      core_.pauseContainer(id, doneReply(reply));
+    else
+      core_.resumeContainer(id, doneReply(reply));
+  });
+}
+
 void Front::killContainer(const Reply<>& reply, const std::string& id, std::int32_t signal, const std::string& whom,
                           const std::string& sender, const VariantMap& options) {
   if (signal < 1 || signal > SIGRTMAX)

@@ -52,6 +52,8 @@ class Front {
   // Container
   void startContainer(const Reply<>& reply, const std::string& id, const std::string& sender,
                       const VariantMap& options);
+  void pauseContainer(const Reply<>& reply, const std::string& id, bool pause, const std::string& sender,
+                      const VariantMap& options);
   void killContainer(const Reply<>& reply, const std::string& id, std::int32_t signal, const std::string& whom,
                      const std::string& sender, const VariantMap& options);
   void stopContainer(const JobReply& reply, const std::string& id, const std::string& sender,

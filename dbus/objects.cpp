@@ -16,6 +16,14 @@ void ContainerObject::Start(sdbus::Result<>&& result, VariantMap options) {
   front_.startContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
+void ContainerObject::Pause(sdbus::Result<>&& result, VariantMap options) {
+  front_.pauseContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, true, sender(), options);
+}
+
+void ContainerObject::Resume(sdbus::Result<>&& result, VariantMap options) {
+  front_.pauseContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, false, sender(), options);
+}
+
 void ContainerObject::Kill(sdbus::Result<>&& result, std::int32_t signal, std::string whom, VariantMap options) {
   front_.killContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, signal, whom, sender(), options);
 }
@@ -81,13 +89,13 @@ void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, Vari
 }
 
 std::vector<std::string> ManagerObject::Features() {
-  return {"Container.Kill:force-managed",  "Container.Remove:force",        "Container.Remove:force-managed",
-          "Container.Start:force-managed", "Container.Stop:force-managed",  "Container.Stop:timeout-usec",
-          "Manager.ListContainers:fields", "Manager.ListContainers:labels", "Manager.ListContainers:pod",
-          "Manager.ListContainers:state",  "Manager.ListImages:fields",     "Manager.ListImages:labels",
-          "Manager.ListPods:fields",       "Manager.ListPods:labels",       "Manager.ListPods:state",
-          "Manager.PullImage:password",    "Manager.PullImage:username",    "Pod.Remove:force-managed",
-          "Pod.Stop:force-managed"};
+  return {"Container.Kill:force-managed",   "Container.Pause:force-managed",  "Container.Remove:force",
+          "Container.Remove:force-managed", "Container.Resume:force-managed", "Container.Start:force-managed",
+          "Container.Stop:force-managed",   "Container.Stop:timeout-usec",    "Manager.ListContainers:fields",
+          "Manager.ListContainers:labels",  "Manager.ListContainers:pod",     "Manager.ListContainers:state",
+          "Manager.ListImages:fields",      "Manager.ListImages:labels",      "Manager.ListPods:fields",
+          "Manager.ListPods:labels",        "Manager.ListPods:state",         "Manager.PullImage:password",
+          "Manager.PullImage:username",     "Pod.Remove:force-managed",       "Pod.Stop:force-managed"};
 }
 
 sdbus::Struct<std::string, std::string> ManagerObject::OciRuntime() {

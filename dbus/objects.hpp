@@ -95,6 +95,8 @@ class ContainerObject final
 
  private:
   void Start(sdbus::Result<>&& result, VariantMap options) override;
+  void Pause(sdbus::Result<>&& result, VariantMap options) override;
+  void Resume(sdbus::Result<>&& result, VariantMap options) override;
   void Kill(sdbus::Result<>&& result, std::int32_t signal, std::string whom, VariantMap options) override;
   void Stop(JobResult&& result, VariantMap options) override;
   void Remove(JobResult&& result, VariantMap options) override;

@@ -151,7 +151,7 @@ ContainerView makeContainerView(const ContainerRecord& record, const std::string
   view.origin = originName(record.origin);
   view.labels = cleanMap(record.config.labels);
   view.annotations = cleanMap(record.config.annotations);
-  view.state = containerState(record.state);
+  view.state = record.paused ? "paused" : containerState(record.state);
   view.pid = static_cast<std::uint32_t>(std::max<pid_t>(hostPid, 0));
   view.exitCode = record.exitCode;
   view.exitSignal = signalOf(record);
@@ -239,7 +239,7 @@ ManagerView makeManagerView(const core::Snapshot& snapshot) {
   for (const auto& container : snapshot.containers) {
     if (!isShown(*container)) continue;
     ++view.containerCount;
-    if (container->state == ContainerRecord::State::Running) ++view.runningCount;
+    if (container->state == ContainerRecord::State::Running && !container->paused) ++view.runningCount;
   }
   view.imageCount = static_cast<std::uint32_t>(snapshot.images.size());
   return view;

@@ -1,5 +1,6 @@
 #include "userns/drain.hpp"
 
+#include <fmt/core.h>
 #include <poll.h>
 #include <signal.h>
 #include <systemd/sd-daemon.h>
@@ -8,6 +9,7 @@
 #include <cerrno>
 
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/util.hpp"
 #include "userns/fork.hpp"
 
 namespace userpod {
@@ -30,11 +32,26 @@ UniqueFd openTarget(const StopTarget& target) {
   return std::move(*pidfd);
 }
 
-std::vector<Waiting> signalAll(const std::vector<StopTarget>& targets) {
+// A paused container would not see its signal. /proc tells the cgroup as the host has it, the mount here begins at the
+// node's.
+void thaw(pid_t pid, const std::string& nodeCgroup) {
+  auto text = readFile(fmt::format("/proc/{}/cgroup", pid), 16 << 10);
+  std::string prefix = "0::" + nodeCgroup + "/";
+  std::string path;
+  for (const auto& line : split(text ? *text : std::string(), '\n'))
+    if (line.starts_with(prefix)) path = line.substr(prefix.size() - 1);
+  for (; path.size() > 1; path.resize(path.rfind('/'))) {
+    std::string file = "/sys/fs/cgroup" + path + "/cgroup.freeze";
+    if (auto frozen = readFile(file, 16); frozen && trim(*frozen) == "1") (void)writeFile(file, "0");
+  }
+}
+
+std::vector<Waiting> signalAll(const std::vector<StopTarget>& targets, const std::string& nodeCgroup) {
   std::vector<Waiting> list;
   for (const auto& target : targets) {
     UniqueFd pidfd = openTarget(target);
     if (!pidfd || !signalPidfd(pidfd.get(), target.signal)) continue;
+    thaw(target.pid, nodeCgroup);
     logInfo("stopping {} with signal {}, grace {:.1f} s", target.name, target.signal,
             static_cast<double>(target.grace.count()) / 1000);
     list.push_back({&target, std::move(pidfd)});
@@ -107,7 +124,7 @@ void waitForMonitors(const Node& node) {
 Status drainNode(const Node& node, const std::vector<StopTarget>& targets) {
   if (targets.empty()) return {};
   askForTime(targets);
-  USERPOD_TRY(child, forkInside(node, {}, [&] { return waitForAll(signalAll(targets)); }));
+  USERPOD_TRY(child, forkInside(node, {}, [&] { return waitForAll(signalAll(targets, node.state().cgroup)); }));
   USERPOD_TRY(status, child.wait());
   waitForMonitors(node);
   if (status.code != 0) return Error(Code::Internal, "the process that stops the containers failed");

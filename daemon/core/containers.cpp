@@ -345,6 +345,8 @@ void CoreImpl::execSync(const std::string& key, std::vector<std::string> command
     const ContainerPointer& container = containers_.at((*record)->id);
     if (container->record->state != ContainerRecord::State::Running || (container->stop && container->stop->killed))
       return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
+    if (container->record->paused)
+      return done(Error(Code::InvalidState, "container " + (*record)->id + " is paused: resume it first"));
     oci::ExecInput input{(*record)->id, handlerOf(**record), parts_.paths.containerDirectory((*record)->id),
                          std::move(command), timeout};
     runtime_->exec(input, std::move(done));

@@ -125,6 +125,11 @@ class Core {
   // Grace in milliseconds; 0 kills at once. A shorter grace shortens a running stop, a longer one does not extend it.
   virtual void stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) = 0;
   virtual void removeContainer(const std::string& key, DoneCallback done) = 0;
+  // Freezes a running container's cgroup, and thaws it; done already is success. A stop thaws it first, a kill needs
+  // not to, an exec is refused, other signals wait. InvalidState: it does not run, or is being stopped. Timeout: a
+  // process waits for a device and cannot be frozen; nothing is frozen then. The CRI calls a paused container running.
+  virtual void pauseContainer(const std::string& key, DoneCallback done) = 0;
+  virtual void resumeContainer(const std::string& key, DoneCallback done) = 0;
   // whole: every process of the container's cgroup, else its first process only.
   virtual void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) = 0;
   // Limits of a created or running container; see oci::updateResources for what stays and what fails.

@@ -111,6 +111,8 @@ class CoreImpl final : public Core {
   void startContainer(const std::string& key, DoneCallback done) override;
   void stopContainer(const std::string& key, std::chrono::milliseconds grace, DoneCallback done) override;
   void removeContainer(const std::string& key, DoneCallback done) override;
+  void pauseContainer(const std::string& key, DoneCallback done) override;
+  void resumeContainer(const std::string& key, DoneCallback done) override;
   void killContainer(const std::string& key, int signal, bool whole, DoneCallback done) override;
   void updateContainer(const std::string& key, Resources wanted, DoneCallback done) override;
   void reopenContainerLog(const std::string& key, DoneCallback done) override;
@@ -237,6 +239,11 @@ class CoreImpl final : public Core {
   Status applyPodUpdate(const PodRecord& before, const PodConfig& wanted);  // worker
   void withLiving(const std::string& key, DoneCallback done,
                   std::function<void(const ContainerPointer&, DoneCallback)> operation);
+
+  // freezer.cpp
+  void setPaused(const std::string& key, bool paused, DoneCallback done);
+  void thawForStop(const ContainerPointer& container);
+  bool isPaused(const ContainerRecord& record) const;
 
   // oom.cpp
   void watchOom(const ContainerPointer& container);

@@ -123,6 +123,11 @@ void CoreImpl::adopt(const ContainerPointer& container) {
     started.startedAt = nowNanos();
     commit(container, std::move(started));
   }
+  if (isPaused(*container->record)) {
+    ContainerRecord paused = *container->record;
+    paused.paused = true;
+    container->record = std::make_shared<const ContainerRecord>(std::move(paused));
+  }
   auto server = storage_->server(container->record->id);
   container->rootLost = !server;
   if (pathExists(parts_.paths.exits() + "/" + container->record->id)) return exitFileSeen(container->record->id);

@@ -69,6 +69,7 @@ void CoreImpl::stopEntity(const ContainerPointer& container, std::chrono::millis
 }
 
 void CoreImpl::beginStop(const ContainerPointer& container, std::chrono::milliseconds grace) {
+  thawForStop(container);
   const ContainerRecord& record = *container->record;
   container->stop->deadline = EventLoop::Clock::now() + grace;
   // A container that was never started waits inside the OCI runtime: there is nobody to be asked.
@@ -171,6 +172,7 @@ void CoreImpl::commitLostExit(const ContainerPointer& container) {
 
 void CoreImpl::commitEnd(const ContainerPointer& container, ContainerRecord record) {
   record.state = ContainerRecord::State::Exited;
+  record.paused = false;
   record.finishedAt = std::max({record.finishedAt, record.startedAt, record.createdAt});
   record.pid = 0;
   reachStage("exit.seen", record.id);

@@ -96,13 +96,10 @@ void fillStatus(const ContainerRecord& container, v1::ContainerStatus* status) {
 }
 
 std::string containerInfo(const ContainerRecord& container, pid_t hostPid, const std::string& spec) {
-  nlohmann::json info{{"sandboxID", container.podId},
-                      {"pid", hostPid},
-                      {"nodePid", container.pid},
-                      {"cgroup", container.cgroup},
-                      {"privileged", container.config.security.privileged},
-                      {"oomKills", container.oomKills},
-                      {"imageID", container.imageId},
+  nlohmann::json info{{"sandboxID", container.podId},     {"pid", hostPid},
+                      {"nodePid", container.pid},         {"cgroup", container.cgroup},
+                      {"paused", container.paused},       {"privileged", container.config.security.privileged},
+                      {"oomKills", container.oomKills},   {"imageID", container.imageId},
                       {"runtimeSpec", parseForInfo(spec)}};
   return printInfo(info);
 }

@@ -195,6 +195,7 @@ struct ContainerRecord {
   std::string workingDirectory;
   EffectiveUser user;
   int stopSignal = 15;          // effective
+  bool paused = false;          // not stored: its cgroup says so
   std::int32_t pid = 0;         // in the node's PID namespace; 0 unless created or running
   std::uint64_t pidStart = 0;   // field 22 of /proc/PID/stat, to tell a recycled pid
   std::int32_t monitorPid = 0;  // conmon's, alike

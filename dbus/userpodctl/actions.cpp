@@ -1,4 +1,4 @@
-// start, stop, rm, rmi, pull: what changes.
+// start, pause, resume, stop, rm, rmi, pull: what changes.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -62,6 +62,16 @@ Result<Json> runJob(BusClient& bus, const std::string& path, const std::string& 
   USERPOD_TRY(answer, bus.call(path, interface.c_str(), method, arguments));
   if (!answer.is_array() || answer.size() != 2) return Error(Code::Internal, "the daemon answered without a job");
   return bus.waitForJob(answer[1].get<std::string>(), progress);
+}
+
+// A method of containers that answers nothing.
+int callEach(const ActOptions& options, const Display& display, const char* verb, const char* method) {
+  return forEach(options, display, verb, [&](BusClient& bus, const std::string& key) -> Result<std::string> {
+    USERPOD_TRY(object, bus.find(key, {"Container"}));
+    USERPOD_TRY(done, bus.call(object.path, object.interface.c_str(), method, flags(options, false)));
+    (void)done;
+    return object.path;
+  });
 }
 
 // What a running pull says, on one line of a terminal.
@@ -133,12 +143,15 @@ Status pull(const PullOptions& options, const Display& display) {
 }  // namespace
 
 int runStart(const ActOptions& options, const Display& display) {
-  return forEach(options, display, "started", [&](BusClient& bus, const std::string& key) -> Result<std::string> {
-    USERPOD_TRY(object, bus.find(key, {"Container"}));
-    USERPOD_TRY(done, bus.call(object.path, object.interface.c_str(), "Start", flags(options, false)));
-    (void)done;
-    return object.path;
-  });
+  return callEach(options, display, "started", "Start");
+}
+
+int runPause(const ActOptions& options, const Display& display) {
+  return callEach(options, display, "paused", "Pause");
+}
+
+int runResume(const ActOptions& options, const Display& display) {
+  return callEach(options, display, "resumed", "Resume");
 }
 
 int runStop(const ActOptions& options, const Display& display) {

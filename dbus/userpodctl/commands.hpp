@@ -38,6 +38,8 @@ struct ActOptions {
   bool forceManaged = false;      // also what a kubelet manages
 };
 int runStart(const ActOptions& options, const Display& display);
+int runPause(const ActOptions& options, const Display& display);
+int runResume(const ActOptions& options, const Display& display);
 int runStop(const ActOptions& options, const Display& display);
 int runRemove(const ActOptions& options, const Display& display);
 int runRemoveImages(const ActOptions& options, const Display& display);

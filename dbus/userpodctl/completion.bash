@@ -3,11 +3,11 @@ _userpodctl() {
   local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]:-} words=''
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words='containers doctor enter images inspect pods ps pull reset rm rmi start status stop version --help --version'
+    words='containers doctor enter images inspect pause pods ps pull reset resume rm rmi start status stop version --help --version'
   elif [[ $cur == -* ]]; then
     words='--help --json'
     case $command in
-    start) words+=' --force-managed' ;;
+    start|pause|resume) words+=' --force-managed' ;;
     stop) words+=' --force-managed --time' ;;
     rm) words+=' --force --force-managed' ;;
     reset) words+=' --yes' ;;
@@ -17,7 +17,7 @@ _userpodctl() {
     # Ids are asked for only where the daemon runs: completion starts nothing.
     systemctl --user -q is-active userpod.service 2>/dev/null || return 0
     case $command in
-    start) words=$(userpodctl containers 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
+    start|pause|resume) words=$(userpodctl containers 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     stop|rm|inspect) words=$({ userpodctl containers; userpodctl pods; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
     rmi) words=$(userpodctl images 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     enter) mapfile -t COMPREPLY < <(compgen -c -- "$cur"); return 0 ;;

@@ -114,6 +114,10 @@ void addChangeCommands(CLI::App& app, Request& request) {
   constexpr const char* kManaged = "Also what a kubelet or another client of the CRI manages";
   addAct(app, request, "start", "Start created containers", runStart)
       ->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  addAct(app, request, "pause", "Freeze containers", runPause)
+      ->add_flag("--force-managed", request.act.forceManaged, kManaged);
+  addAct(app, request, "resume", "Let paused containers go on", runResume)
+      ->add_flag("--force-managed", request.act.forceManaged, kManaged);
   auto* stop = addAct(app, request, "stop", "Stop containers or pods", runStop);
   stop->add_flag("--force-managed", request.act.forceManaged, kManaged);
   stop->add_option("-t,--time", request.act.grace, "Seconds between a container's stop signal and the kill")

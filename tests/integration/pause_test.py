@@ -1,119 +1,142 @@
 #!/usr/bin/python3
-"""A PID namespace that the containers of a pod share: what is in it, who its first process is, and how it ends."""
-import os
-import signal
+"""Pause and resume, over the bus and by userpodctl; what a paused container does with a stop, a kill and an exec."""
+import json
+import subprocess
+import time
+import unittest
 
 import cri
 import running
 
-SLEEP = 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done'
-
-
-def pid_mode(mode):
-    return {'linux': {'security_context': {'namespace_options': {'pid': mode}}}}
+LOOP = 'i=0; while :; do i=$((i + 1)); echo $i; sleep 0.02; done'
+COUNT = f'trap "echo bye; exit 7" TERM; {LOOP}'
+DEAF = f'trap "" TERM; {LOOP}'
+CONTAINER = 'org.userpod1.Container'
+MANAGED = ('a{sv}', 1, 'force-managed', 'b', 'true')
 
 
 class Pause(running.Running):
-    def script(self, container, script):
-        result = self.cri.ExecSync(container_id=container, cmd=['sh', '-c', script])
-        self.assertEqual(result.exit_code, 0, result)
-        return result.stdout.decode().strip()
+    def path(self, container):
+        return f'/org/userpod1/containers/{container}'
 
-    def pause_of(self, pod):
-        """Host pid of the pod's pause process: none of the host's own processes has its cgroup."""
-        found = [int(p) for p in os.listdir('/proc') if p.isdigit() and self.is_pause(p, pod)]
-        self.assertLessEqual(len(found), 1)
-        return found[0] if found else None
+    def call(self, container, method, options=MANAGED):
+        cri.bus_call(self.path(container), CONTAINER, method, *options)
 
-    @staticmethod
-    def is_pause(pid, pod):
-        try:
-            with open(f'/proc/{pid}/comm', encoding='utf-8') as comm, open(f'/proc/{pid}/cgroup', encoding='utf-8') as cgroup:
-                return comm.read() == 'pause\n' and pod in cgroup.read()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+    def shown(self, container):
+        return cri.bus_get(self.path(container), CONTAINER, 'State')
 
-    def wait_for_pod(self, pod, ready):
-        cri.wait_until(lambda: (self.pod_status(pod).state == cri.api().SANDBOX_READY) == ready, what=f'pod ready: {ready}')
+    def counting(self, name='main', script=COUNT, pod=None):
+        container = self.container(pod or self.pod(name), script, name)
+        self.where = {'pod': 'pod' if pod else name, 'name': name}
+        self.wait_for_line('1', **self.where)
+        return container
 
-    def test_containers_see_each_other(self):
-        pod = self.pod(linux={'security_context': {'namespace_options': {'pid': 'POD'}, 'run_as_user': {'value': 1234},
-                                                   'run_as_group': {'value': 2345}, 'supplemental_groups': [3456]}})
-        one = self.container(pod, 'exec sleep 4321', name='one', **pid_mode('POD'))
-        two = self.container(pod, SLEEP, name='two', **pid_mode('POD'))
-        own = self.container(pod, SLEEP, name='own', **pid_mode('CONTAINER'))
-        self.assertIn('sleep 4321', self.script(two, 'cat /proc/[0-9]*/cmdline | tr "\\0" " "'))
-        self.assertNotIn('sleep 4321', self.script(own, 'cat /proc/[0-9]*/cmdline | tr "\\0" " "'))
-        self.assertEqual(self.script(two, 'cat /proc/1/comm'), 'pause')
-        status = self.script(two, 'cat /proc/1/status')
-        for line in ('Uid:\t1234\t1234\t1234\t1234', 'Gid:\t2345\t2345\t2345\t2345', 'Groups:\t3456', 'CapPrm:\t0000000000000000',
-                     'CapBnd:\t0000000000000000', 'NoNewPrivs:\t1', 'Seccomp:\t2'):
-            self.assertIn(line, status)
-        self.assertNotEqual(self.cri.ExecSync(container_id=two, cmd=['ls', '/proc/1/root/']).exit_code, 0)
-        # Neither a signal of a container ends it, nor do its orphans stay zombies.
-        self.script(two, 'kill -TERM 1; kill -INT 1; kill -KILL 1; (sleep 0 &); sleep 0.3; ! grep -l "^State:.Z" /proc/[0-9]*/status')
-        self.wait_for_pod(pod, True)
-        self.cri.StopContainer(container_id=one, timeout=0)
-        self.assertEqual(self.state(two), 'RUNNING')
+    def exec(self, container, *command):
+        return self.cri.ExecSync(container_id=container, cmd=command).exit_code
 
-    def test_stops_only_what_is_its_own(self):
-        """The end of a container's first process takes all of its tree, and nothing of the others'."""
-        pod = self.pod(**pid_mode('POD'))
-        one = self.container(pod, 'sleep 4321 & sleep 4322 & exit 3', name='one', **pid_mode('POD'))
-        two = self.container(pod, SLEEP, name='two', **pid_mode('POD'))
-        cri.wait_until(lambda: self.state(one) == 'EXITED', what='an exit')
-        self.assertEqual(self.status(one).exit_code, 3)
-        cri.wait_until(lambda: 'sleep' not in self.script(two, 'cat /proc/[0-9]*/comm').replace('usleep', ''), what='no orphan')
-        self.assertEqual(self.state(two), 'RUNNING')
+    def stands_still(self):
+        before = len(self.texts(**self.where))
+        time.sleep(0.4)
+        return len(self.texts(**self.where)) == before
 
-    def test_survives_the_daemon(self):
-        pod = self.pod(**pid_mode('POD'))
-        container = self.container(pod, SLEEP, **pid_mode('POD'))
-        before = self.pause_of(pod)
-        running.restart_daemon()
+    def last_line(self):
+        return self.texts(**self.where)[-1]
+
+    def refused(self, code, words, call, *args, **fields):
+        with self.assertRaises(cri.grpc.RpcError) as caught:
+            call(*args, **fields)
+        self.assertEqual(caught.exception.code(), code, caught.exception.details())
+        self.assertRegex(caught.exception.details(), words)
+
+    def test_pause_and_resume(self):
+        container = self.counting()
+        self.assertFalse(self.stands_still())
+        with self.assertRaisesRegex(RuntimeError, 'force-managed'):
+            self.call(container, 'Pause', ('a{sv}', 0))
+        self.call(container, 'Pause')
+        self.assertTrue(self.stands_still())
+        self.assertEqual((self.shown(container), self.state(container)), ('paused', 'RUNNING'))
+        self.assertTrue(json.loads(self.cri.ContainerStatus(container_id=container, verbose=True).info['info'])['paused'])
+        self.call(container, 'Pause')
+        self.refused(cri.Code.FAILED_PRECONDITION, 'is paused: resume it first', self.exec, container, 'true')
+        # The cgroup says so, not the daemon's store.
+        cri.systemctl('restart', running.DAEMON)
         self.connect()
-        self.assertEqual(self.pause_of(pod), before)
-        self.assertEqual(self.state(container), 'RUNNING')
-        self.container(pod, SLEEP, name='late', **pid_mode('POD'))
+        self.assertEqual(self.shown(container), 'paused')
+        self.assertTrue(self.stands_still())
+        self.call(container, 'Resume')
+        self.call(container, 'Resume')
+        self.assertEqual(self.shown(container), 'running')
+        self.assertFalse(self.stands_still())
+        self.assertEqual(self.exec(container, 'true'), 0)
 
-    def test_its_death_ends_the_pod(self):
-        for daemon_lives in (True, False):
-            name = 'watched' if daemon_lives else 'unwatched'
-            pod = self.pod(name, **pid_mode('POD'))
-            shared = self.container(pod, SLEEP, name='shared', **pid_mode('POD'))
-            own = self.container(pod, SLEEP, name='own', **pid_mode('CONTAINER'))
-            if not daemon_lives:
-                cri.systemctl('stop', running.SOCKET, running.DAEMON)
-            os.kill(self.pause_of(pod), signal.SIGKILL)
-            if not daemon_lives:
-                self.connect()
-            self.wait_for_pod(pod, False)
-            cri.wait_until(lambda c=shared: self.state(c) == 'EXITED', what='an exit')
-            cri.wait_until(lambda c=own: self.state(c) == 'EXITED', what='an exit')
-            self.assertEqual(self.status(shared).exit_code, 137)
-            self.assertEqual(self.status(own).exit_code, 0)
-            self.assertEqual(cri.code_of(lambda p=pod: self.container(p, SLEEP, name='late')), cri.Code.FAILED_PRECONDITION)
-            self.cri.RemovePodSandbox(pod_sandbox_id=pod)
+    def test_command_line(self):
+        container = self.counting()
+        ctl = f'{running.PREFIX}/bin/userpodctl'
+        self.assertIn('paused', cri.run(ctl, 'pause', '--force-managed', container[:12]))
+        self.assertIn('paused', cri.run(ctl, 'containers'))
+        self.assertIn('resumed', cri.run(ctl, 'resume', '--force-managed', container[:12]))
+        self.assertEqual(self.shown(container), 'running')
+        failed = subprocess.run([ctl, 'pause', '--force-managed', 'f' * 64], capture_output=True, check=False)
+        self.assertEqual(failed.returncode, 66)
 
-    def test_ends_with_the_pod(self):
-        pod = self.pod(**pid_mode('POD'))
-        self.assertIsNotNone(self.pause_of(pod))
+    def test_stop_resumes(self):
+        container = self.counting()
+        self.call(container, 'Pause')
+        begin = time.monotonic()
+        self.cri.StopContainer(container_id=container, timeout=20)
+        self.assertLess(time.monotonic() - begin, 10)
+        status = self.status(container)
+        self.assertEqual((status.exit_code, self.last_line()), (7, 'bye'))
+        self.assertEqual(self.shown(container), 'exited')
+
+    def test_stop_kills_in_the_end(self):
+        container = self.counting(script=DEAF)
+        self.call(container, 'Pause')
+        self.cri.StopContainer(container_id=container, timeout=1)
+        self.assertEqual(self.status(container).exit_code, 137)
+
+    def test_kill_while_paused(self):
+        for name, kill in (('stop', lambda c: self.cri.StopContainer(container_id=c, timeout=0)),
+                           ('main', lambda c: cri.bus_call(self.path(c), CONTAINER, 'Kill', 'isa{sv}', 9, 'main', *MANAGED[1:])),
+                           ('all', lambda c: cri.bus_call(self.path(c), CONTAINER, 'Kill', 'isa{sv}', 9, 'all', *MANAGED[1:]))):
+            container = self.counting(name)
+            self.call(container, 'Pause')
+            kill(container)
+            cri.wait_until(lambda c=container: self.state(c) == 'EXITED', what=f'the end by {name}')
+            self.assertEqual((self.status(container).exit_code, self.shown(container)), (137, 'exited'))
+
+    def test_not_during_a_stop(self):
+        container = self.counting(script=DEAF)
+        stop = self.cri.future('StopContainer', container_id=container, timeout=3)
+        time.sleep(0.3)
+        with self.assertRaisesRegex(RuntimeError, 'being stopped'):
+            self.call(container, 'Pause')
+        stop.result()
+        with self.assertRaisesRegex(RuntimeError, 'not created or running'):
+            self.call(container, 'Pause')
+
+    def test_not_before_the_start(self):
+        container = self.container(self.pod(), COUNT, start=False)
+        with self.assertRaisesRegex(RuntimeError, 'has not been started'):
+            self.call(container, 'Pause')
+
+    def test_removal_and_the_pods_stop(self):
+        pod = self.pod()
+        first, second = self.counting('first', pod=pod), self.counting('second', pod=pod)
+        for container in (first, second):
+            self.call(container, 'Pause')
+        self.cri.RemoveContainer(container_id=first)
         self.cri.StopPodSandbox(pod_sandbox_id=pod)
-        self.assertIsNone(self.pause_of(pod))
-        for mode in ('CONTAINER', 'NODE'):
-            other = self.pod(mode.lower(), **pid_mode(mode))
-            self.assertIsNone(self.pause_of(other))
+        self.assertEqual(self.status(second).exit_code, 7)
 
-    def test_a_user_that_is_not_mapped_is_named(self):
-        with self.assertRaises(Exception) as caught:
-            self.pod(linux={'security_context': {'run_as_user': {'value': 4000000000}}})
-        self.assertIn('run_as_user', str(caught.exception))
-
-    def test_pod_mode_is_what_the_pod_has(self):
-        node = self.container(self.pod('node', **pid_mode('NODE')), SLEEP)
-        self.assertGreater(int(self.script(node, 'ls -d /proc/[0-9]* | wc -l')), 5)
-        own = self.container(self.pod('own', **pid_mode('CONTAINER')), SLEEP)
-        self.assertEqual(self.script(own, 'cat /proc/1/comm'), 'sh')
+    def test_stop_of_the_node(self):
+        """Every container gets its signal there, a paused one too."""
+        container = self.counting()
+        self.call(container, 'Pause')
+        cri.systemctl('stop', running.NODE)
+        self.connect()
+        self.assertEqual((self.status(container).exit_code, self.last_line()), (7, 'bye'))
 
 
 if __name__ == '__main__':

@@ -128,6 +128,8 @@ class TestCore final : public core::Core {
     strand_->post([done = std::move(done)] { done({}); });
   }
   void createContainer(const std::string&, ContainerConfig, Origin, core::Callback<std::string>) override {}
+  void pauseContainer(const std::string&, core::DoneCallback done) override { held = std::move(done); }
+  void resumeContainer(const std::string&, core::DoneCallback done) override { held = std::move(done); }
   void startContainer(const std::string&, core::DoneCallback done) override { held = std::move(done); }
   void stopContainer(const std::string&, std::chrono::milliseconds grace, core::DoneCallback done) override {
     lastGrace = grace.count();

@@ -71,6 +71,8 @@ class FakeCore final : public core::Core {
     told.push_back("create in " + podKey);
     done(std::string(64, 'd'));
   }
+  void pauseContainer(const std::string&, core::DoneCallback done) override { done({}); }
+  void resumeContainer(const std::string&, core::DoneCallback done) override { done({}); }
   void startContainer(const std::string& key, core::DoneCallback done) override { record("start " + key, done); }
   void stopContainer(const std::string& key, std::chrono::milliseconds grace, core::DoneCallback done) override {
     record("stop " + key + " " + std::to_string(grace.count()), done);
