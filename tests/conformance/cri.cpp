@@ -27,7 +27,7 @@ const Stubs& stubs() {
   return made;
 }
 
-void prepare(grpc::ClientContext& context, seconds deadline) {
+void prepare(grpc::ClientContext& context, milliseconds deadline) {
   context.set_deadline(std::chrono::system_clock::now() + patience(deadline));
   context.set_wait_for_ready(true);  // across a restart of the runtime
 }
@@ -48,26 +48,26 @@ CallFailed::CallFailed(const std::string& call, const grpc::Status& status)
                          status.error_message()),
       code_(status.error_code()) {}
 
-#define USERPOD_DEFINE(service, name)                                                      \
-  Answer<v1::name##Response> attempt(const v1::name##Request& request, seconds deadline) { \
-    grpc::ClientContext context;                                                           \
-    prepare(context, deadline);                                                            \
-    Answer<v1::name##Response> answer;                                                     \
-    answer.status = stubs().service->name(&context, request, &answer.value);               \
-    return answer;                                                                         \
+#define USERPOD_DEFINE(service, name)                                                           \
+  Answer<v1::name##Response> attempt(const v1::name##Request& request, milliseconds deadline) { \
+    grpc::ClientContext context;                                                                \
+    prepare(context, deadline);                                                                 \
+    Answer<v1::name##Response> answer;                                                          \
+    answer.status = stubs().service->name(&context, request, &answer.value);                    \
+    return answer;                                                                              \
   }
 USERPOD_CONFORMANCE_CALLS(USERPOD_DEFINE)
 #undef USERPOD_DEFINE
 
-#define USERPOD_DEFINE(service, name)                                                                   \
-  Answer<std::vector<v1::name##Response>> attempt(const v1::name##Request& request, seconds deadline) { \
-    grpc::ClientContext context;                                                                        \
-    prepare(context, deadline);                                                                         \
-    Answer<std::vector<v1::name##Response>> answer;                                                     \
-    auto reader = stubs().service->name(&context, request);                                             \
-    for (v1::name##Response one; reader->Read(&one);) answer.value.push_back(one);                      \
-    answer.status = reader->Finish();                                                                   \
-    return answer;                                                                                      \
+#define USERPOD_DEFINE(service, name)                                                                        \
+  Answer<std::vector<v1::name##Response>> attempt(const v1::name##Request& request, milliseconds deadline) { \
+    grpc::ClientContext context;                                                                             \
+    prepare(context, deadline);                                                                              \
+    Answer<std::vector<v1::name##Response>> answer;                                                          \
+    auto reader = stubs().service->name(&context, request);                                                  \
+    for (v1::name##Response one; reader->Read(&one);) answer.value.push_back(one);                           \
+    answer.status = reader->Finish();                                                                        \
+    return answer;                                                                                           \
   }
 USERPOD_CONFORMANCE_STREAMS(USERPOD_DEFINE)
 #undef USERPOD_DEFINE

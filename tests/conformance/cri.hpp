@@ -27,7 +27,10 @@ struct Options {
   std::string registry;  // host:port with the images of tests/testbed/registry
   std::string scratch;   // a directory that the runtime sees under the same path: host paths and logs
   std::string results;   // a file: one "STATUS<tab>Test.Name<tab>reason" a line
-  std::string restart;   // a shell command that starts the runtime anew; without it such tests are skipped
+  // Shell commands; without them the tests that need them are skipped. To pause and resume, an id is added.
+  std::string restart;  // starts the runtime anew
+  std::string pause;
+  std::string resume;
   int jobs = 1;
   bool slow = false;  // sanitizers, emulation: waits are four times as long
 };
@@ -102,18 +105,18 @@ constexpr seconds kCallTime{60};
   X(Image, StreamImages)
 
 #define USERPOD_DECLARE(service, name) \
-  Answer<v1::name##Response> attempt(const v1::name##Request& request, seconds deadline = kCallTime);
+  Answer<v1::name##Response> attempt(const v1::name##Request& request, milliseconds deadline = kCallTime);
 USERPOD_CONFORMANCE_CALLS(USERPOD_DECLARE)
 #undef USERPOD_DECLARE
 
 #define USERPOD_DECLARE(service, name) \
-  Answer<std::vector<v1::name##Response>> attempt(const v1::name##Request& request, seconds deadline = kCallTime);
+  Answer<std::vector<v1::name##Response>> attempt(const v1::name##Request& request, milliseconds deadline = kCallTime);
 USERPOD_CONFORMANCE_STREAMS(USERPOD_DECLARE)
 #undef USERPOD_DECLARE
 
 // The call's answer; CallFailed when it fails.
 template <typename Request>
-auto call(const Request& request, seconds deadline = kCallTime) {
+auto call(const Request& request, milliseconds deadline = kCallTime) {
   auto answer = attempt(request, deadline);
   if (!answer.status.ok()) throw CallFailed(Request().GetTypeName(), answer.status);
   return std::move(answer.value);

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <limits>
 #include <sstream>
 
 #include "tests/conformance/world.hpp"
@@ -299,6 +300,15 @@ TEST(ExecSync, TimeoutThatIsNotReachedIsNone) {
   EXPECT_EQ(got.answer.value.stdout(), "in time\n");
   EXPECT_EQ(got.answer.value.exit_code(), 0);
   EXPECT_LE(got.took, patience(seconds(5)));
+}
+
+TEST(ExecSync, LargestTimeoutIsNone) {
+  PROMISE("1.1.17 timeout");
+  Pod pod;
+  Container container(pod);
+  auto largest = script(container, "echo in time");
+  largest.set_timeout(std::numeric_limits<std::int64_t>::max());
+  EXPECT_EQ(call(largest).stdout(), "in time\n");
 }
 
 TEST(ExecSync, TimeoutOfZeroIsNone) {

@@ -13,7 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-
 std::int64_t now() {
   return std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
@@ -66,6 +65,16 @@ TEST(CreateContainer, SameMetadataAtOnceIsOneContainer) {
   auto ids = atOnce(8, [&] { return createContainer(pod, config); });
   EXPECT_THAT(ids, testing::Each(ids[0]));
   EXPECT_EQ(containersOf(pod).size(), 1U);
+}
+
+TEST(CreateContainer, RetryFindsWhatALostClientMade) {
+  PROMISE("1.1.8 retry");
+  Pod pod;
+  auto config = containerConfig(pod);
+  for (int patient = 1; patient <= 40; patient += 5) attempt(createRequest(pod, config), milliseconds(patient));
+  Container container(pod, config, Start::Yes);
+  EXPECT_EQ(containersOf(pod), std::set<std::string>{container.id()});
+  EXPECT_EQ(container.up().out(), "up\n");
 }
 
 TEST(CreateContainer, AnotherAttemptOrPodIsAnotherContainer) {

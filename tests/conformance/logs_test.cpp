@@ -1,4 +1,5 @@
 // A container's log: its format, its file, and ReopenContainerLog.
+#include <signal.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -9,7 +10,6 @@ namespace userpod::conformance {
 namespace {
 
 namespace fs = std::filesystem;
-
 
 // A line every 20 ms, numbered.
 auto writer() {
@@ -180,6 +180,23 @@ TEST(ReopenContainerLog, EndedContainerIsAnErrorOrHasANewFile) {
   fs::rename(container.logPath(), container.logPath() + ".old");
   auto answer = attempt(ofContainer<v1::ReopenContainerLogRequest>(container.id()));
   EXPECT_EQ(answer.status.ok(), fs::exists(container.logPath()));
+}
+
+TEST(ReopenContainerLog, AnswersThoughTheMonitorHangs) {
+  PROMISE("1.1.16 bounded");
+  Pod pod;
+  Container container(pod, writer());
+  waitUntil([&] { return hasOutput(container.logPath()); }, "output");
+  auto monitor = parentOf(container.pid());
+  kill(monitor, SIGSTOP);
+  fs::rename(container.logPath(), container.logPath() + ".old");
+  auto answer = attempt(ofContainer<v1::ReopenContainerLogRequest>(container.id()), seconds(20));
+  bool made = fs::exists(container.logPath());
+  kill(monitor, SIGCONT);
+  EXPECT_NE(answer.status.error_code(), StatusCode::OK);
+  EXPECT_NE(answer.status.error_message(), "Deadline Exceeded");
+  EXPECT_FALSE(made);
+  EXPECT_EQ(container.state(), v1::CONTAINER_RUNNING);
 }
 
 TEST(ReopenContainerLog, UnknownIsNotFound) {

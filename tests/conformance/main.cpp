@@ -1,7 +1,9 @@
 // userpod-conformance: what the CRI v1 promises of pods and containers, against the runtime behind a socket.
 //
 //   userpod-conformance --endpoint unix:///run/user/1000/userpod/cri.sock --registry 127.0.0.1:5000 [--jobs 4]
-//                       [--scratch DIR] [--restart COMMAND] [--results FILE] [--slow] [--gtest_filter=...]
+//                       [--scratch DIR] [--restart COMMAND] [--pause COMMAND --resume COMMAND] [--results FILE]
+//                       [--slow]
+//                       [--gtest_filter=...]
 //
 // It runs where the runtime's processes, control groups, pod networks and host paths are seen as the runtime sees them:
 // in userpod's node (userpodctl enter), as root beside a runtime of the system. Its images are those of
@@ -143,6 +145,8 @@ int run(int argc, char** argv) {
   app.add_option("--registry", given.registry, "host:port of tests/testbed/registry")->required();
   app.add_option("--scratch", given.scratch, "A directory for host paths and logs (default: one in /var/tmp)");
   app.add_option("--restart", given.restart, "A shell command that starts the runtime anew");
+  app.add_option("--pause", given.pause, "A shell command that pauses the container whose id follows");
+  app.add_option("--resume", given.resume, "A shell command that resumes it");
   app.add_option("--results", given.results, "Write a line for each test there");
   app.add_option("--jobs", given.jobs, "So many tests side by side")->check(CLI::Range(1, 32))->take_last();
   app.add_flag("--slow", given.slow, "Wait longer");

@@ -309,6 +309,14 @@ TEST(Network, HostsFileNamesThePod) {
   EXPECT_THAT(hosts, testing::ContainsRegex(pod.status().network().ip() + "[ \t]+named"));
 }
 
+TEST(Network, PodWithTheNodesNetworkHasTheNodesHosts) {
+  PROMISE("1.3 hosts");
+  Pod pod(kNodeNetwork);
+  auto hosts = readFile("/etc/hosts");
+  if (hosts.empty()) GTEST_SKIP() << "the node has no hosts file";
+  EXPECT_EQ(Container(pod).exec("cat /etc/hosts").out, hosts);
+}
+
 TEST(Network, StoppedPodHasNoNetwork) {
   PROMISE("1.1.3 network");
   Pod pod;

@@ -40,7 +40,6 @@ auto selecting(const std::map<std::string, std::string>& labels) {
   return [=](v1::PodSandboxFilter& filter) { filter.mutable_label_selector()->insert(labels.begin(), labels.end()); };
 }
 
-
 }  // namespace
 
 // ---- StopPodSandbox

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <memory>
 #include <regex>
+#include <set>
 #include <sstream>
 
 #include "tests/conformance/world.hpp"
@@ -80,6 +82,31 @@ TEST(RunPodSandbox, SameMetadataAtOnceIsOnePod) {
   auto ids = atOnce(8, [&] { return runPod(config); });
   EXPECT_THAT(ids, testing::Each(ids[0]));
   removePod(ids[0]);
+}
+
+TEST(RunPodSandbox, ManyAtOnceAreManyPods) {
+  PROMISE("1.1.2 ready");
+  auto pods = atOnce(12, [] { return std::make_shared<Pod>(); });
+  std::set<std::string> ids, addresses;
+  for (const auto& pod : pods) {
+    EXPECT_TRUE(ids.insert(pod->id()).second);
+    EXPECT_TRUE(addresses.insert(pod->status().network().ip()).second) << pod->status().network().ip();
+  }
+}
+
+TEST(RunPodSandbox, RetryFindsWhatALostClientMade) {
+  PROMISE("1.1.2 retry");
+  auto config = podConfig();
+  for (int patient = 1; patient <= 12; patient += 2) attempt(runRequest(config), milliseconds(patient));
+  auto id = runPod(config);
+  v1::ListPodSandboxRequest list;
+  (*list.mutable_filter()->mutable_label_selector())[kLabel] = "1";
+  auto listed = call(list);
+  int found = 0;
+  for (const auto& item : listed.items()) found += item.metadata().name() == config.metadata().name() ? 1 : 0;
+  EXPECT_EQ(found, 1);
+  EXPECT_EQ(podStatus(id).state(), v1::SANDBOX_READY);
+  removePod(id);
 }
 
 TEST(RunPodSandbox, AnotherAttemptIsAnotherPod) {

@@ -3,7 +3,9 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <signal.h>
 
+#include <cstdlib>
 #include <memory>
+#include <set>
 
 #include "tests/conformance/edits.hpp"
 
@@ -143,6 +145,10 @@ TEST(AloneRestart, ListsAndStatusAreTheSame) {
   Container lost(full);
   killProcess(parentOf(lost.up().pid()));
   EXPECT_NE(lost.ended().message(), "");
+  Container paused(full), writing(full, shell("i=0; while :; do i=$((i + 1)); echo line $i; usleep 50000; done"));
+  if (!options().pause.empty()) {
+    EXPECT_EQ(std::system((options().pause + " " + paused.up().id()).c_str()), 0);
+  }
   zero.ended();
   seven.ended();
   failed.ended();
@@ -172,11 +178,30 @@ TEST(AloneRestart, ListsAndStatusAreTheSame) {
 
   // What runs goes on, and its end is seen.
   EXPECT_EQ(everything.text("id -u"), "1234");
-  EXPECT_EQ(everything.log().size(), 1U);
+  EXPECT_EQ(everything.out(), "up\n");
   created.start();
   created.stop(0);
   alone.up().stop(20);
   EXPECT_EQ(alone.status().exit_code(), 0);
+  auto lines = writing.log().size();
+  waitUntil([&] { return writing.log().size() > lines + 3; }, "more output");
+  call(ofContainer<v1::ReopenContainerLogRequest>(writing.id()));
+  EXPECT_EQ(writing.exec("exit 4").code, 4);
+  writing.stop(0);
+  if (!options().pause.empty()) {
+    paused.stop(20);
+    EXPECT_EQ(paused.status().exit_code(), 0);
+  }
+  // Addresses are still taken.
+  std::set<std::string> addresses;
+  Pod another;
+  EXPECT_TRUE(addresses.insert(another.status().network().ip()).second);
+  for (const auto& one : pods) {
+    auto address = one->status().network().ip();
+    if (!address.empty() && one->status().state() == v1::SANDBOX_READY) {
+      EXPECT_TRUE(addresses.insert(address).second) << address;
+    }
+  }
   // Names are still taken, and free when what had them is removed.
   EXPECT_EQ(runPod(full.config()), full.id());
   EXPECT_EQ(createContainer(full, everything.config()), everything.id());

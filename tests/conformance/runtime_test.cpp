@@ -40,6 +40,29 @@ TEST(Status, NamesEachHandlerOnceAndTheDefault) {
   EXPECT_GE(names.size(), 2U) << "the default has no name of its own";
 }
 
+// Each feature that is told of works, and one that is not is refused with the word that kubelet knows.
+TEST(Status, RecursiveReadOnlyMountsAreAsEachHandlerSays) {
+  PROMISE("1.1.28 features");
+  auto status = call(v1::StatusRequest());
+  for (const auto& handler : status.runtime_handlers()) {
+    Pod pod(podConfig(), handler.name());
+    auto config = containerConfig(pod, [](auto& c) {
+      auto* mount = c.add_mounts();
+      mount->set_host_path(scratchDirectory());
+      mount->set_container_path("/mnt");
+      mount->set_readonly(true);
+      mount->set_recursive_read_only(true);
+    });
+    auto made = attempt(createRequest(pod, config));
+    EXPECT_EQ(made.status.ok(), handler.features().recursive_read_only_mounts())
+        << handler.name() << ": " << made.status.error_message();
+    if (!made.status.ok()) {
+      EXPECT_THAT(made.status.error_message(), testing::HasSubstr("RROUnsupported"));
+    }
+  }
+  EXPECT_TRUE(status.features().supplemental_groups_policy()) << "Strict works";
+}
+
 TEST(Status, InfoOnlyWhenVerbose) {
   PROMISE("1.1.28 info");
   EXPECT_EQ(call(v1::StatusRequest()).info_size(), 0);

@@ -1,13 +1,14 @@
 // StopContainer: signals, graces, and that all ends.
 #include <signal.h>
 
+#include <cstdlib>
 #include <future>
+#include <limits>
 
 #include "tests/conformance/world.hpp"
 
 namespace userpod::conformance {
 namespace {
-
 
 // Ends with a code for each signal.
 const std::string kSignals =
@@ -224,6 +225,49 @@ TEST(StopContainer, EndsACreatedOne) {
   EXPECT_GT(container.status().finished_at(), 0);
 }
 
+TEST(StopContainer, LargestTimeoutIsAGrace) {
+  PROMISE("1.1.10 grace");
+  Pod pod;
+  for (auto grace : {std::int64_t{1} << 40, std::numeric_limits<std::int64_t>::max()}) {
+    Container container(pod, shell(kSignals));
+    container.up();
+    call(with<v1::StopContainerRequest>([&](auto& r) {
+      r.set_container_id(container.id());
+      r.set_timeout(grace);
+    }));
+    EXPECT_EQ(container.status().exit_code(), 3);
+  }
+}
+
+TEST(StopContainer, ResumesAPausedContainerFirst) {
+  PROMISE("1.1.10 paused");
+  if (options().pause.empty()) GTEST_SKIP() << "no --pause command";
+  Pod pod;
+  Container container(pod, shell(kSignals));
+  container.up();
+  ASSERT_EQ(std::system((options().pause + " " + container.id()).c_str()), 0);
+  EXPECT_THAT(readFile(cgroupOf(container.pid()) + "/cgroup.events"), testing::HasSubstr("frozen 1"));
+  EXPECT_EQ(container.state(), v1::CONTAINER_RUNNING);
+  container.stop(30);
+  EXPECT_EQ(container.status().exit_code(), 3);
+}
+
+TEST(StopContainer, KillsAPausedContainer) {
+  PROMISE("1.1.10 paused");
+  if (options().pause.empty()) GTEST_SKIP() << "no --pause command";
+  Pod pod;
+  Container killed(pod, shell(kDeaf)), removed(pod, shell(kDeaf)), resumed(pod, shell(kSignals));
+  for (const auto* one : {&killed, &removed, &resumed}) {
+    one->up();
+    ASSERT_EQ(std::system((options().pause + " " + one->id()).c_str()), 0);
+  }
+  EXPECT_LE(timeOf([&] { killed.stop(0); }), patience(seconds(3)));
+  EXPECT_EQ(killed.status().exit_code(), 137);
+  removed.remove();
+  ASSERT_EQ(std::system((options().resume + " " + resumed.id()).c_str()), 0);
+  EXPECT_EQ(resumed.text("echo again"), "again");
+}
+
 // ---- Processes
 
 TEST(StopContainer, WholeTreeEnds) {
@@ -276,6 +320,30 @@ TEST(StopContainer, ExecWorksDuringTheGrace) {
     r.set_container_id(container.id());
     r.add_cmd("true");
   }));
+}
+
+// The monitor cannot tell of the end as long as it is stopped itself: so long the kill goes on.
+TEST(StopContainer, NoExecAfterTheKillBegan) {
+  PROMISE("1.1.10 exec");
+  Pod pod;
+  Container container(pod, shell(kDeaf));
+  auto pid = container.up().pid(), monitor = parentOf(pid);
+  kill(monitor, SIGSTOP);
+  auto stopping = inBackground([&] { container.stop(0); });
+  auto killed = [&] {
+    auto text = readFile("/proc/" + std::to_string(pid) + "/stat");
+    return text[text.rfind(')') + 2] == 'Z';
+  };
+  waitUntil(killed, "the end of the process");
+  auto exec = attempt(with<v1::ExecSyncRequest>([&](auto& r) {
+    r.set_container_id(container.id());
+    r.add_cmd("true");
+  }));
+  kill(monitor, SIGCONT);
+  stopping.get();
+  // Refused for its state, and not tried in vain.
+  EXPECT_THAT(exec.status.error_code(), testing::AnyOf(StatusCode::FAILED_PRECONDITION, StatusCode::NOT_FOUND))
+      << exec.status.error_message();
 }
 
 TEST(StopContainer, ExecUnderWayEndsAfterTheContainer) {
