@@ -139,6 +139,8 @@ class Core {
   virtual void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                         Callback<oci::ExecResult> done) = 0;
   virtual std::string containerSpec(const std::string& id) const = 0;  // config.json, "" when gone
+  // Paths in the node; they lead somewhere while the pod is ready.
+  virtual network::PodNamespaces podNamespaces(const PodRecord& pod) const = 0;
 
   // Images.
   virtual void pullImage(images::PullRequest request, Callback<std::string> done) = 0;  // image id

@@ -119,6 +119,9 @@ class CoreImpl final : public Core {
   void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                 Callback<oci::ExecResult> done) override;
   std::string containerSpec(const std::string& id) const override;
+  network::PodNamespaces podNamespaces(const PodRecord& pod) const override {
+    return network_->namespacesOf(pod.id, pod.config);
+  }
 
   void pullImage(images::PullRequest request, Callback<std::string> done) override;
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {

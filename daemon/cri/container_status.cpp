@@ -96,12 +96,31 @@ void fillStatus(const ContainerRecord& container, v1::ContainerStatus* status) {
 }
 
 std::string containerInfo(const ContainerRecord& container, pid_t hostPid, const std::string& spec) {
-  nlohmann::json info{{"sandboxID", container.podId},     {"pid", hostPid},
-                      {"nodePid", container.pid},         {"cgroup", container.cgroup},
-                      {"paused", container.paused},       {"privileged", container.config.security.privileged},
-                      {"oomKills", container.oomKills},   {"imageID", container.imageId},
-                      {"runtimeSpec", parseForInfo(spec)}};
-  return printInfo(info);
+  const ContainerConfig& config = container.config;
+  nlohmann::json linux = nlohmann::json::object();
+  if (config.resources) linux["resources"] = resourcesInfo(*config.resources);
+  return printInfo({{"sandboxID", container.podId},
+                    {"pid", hostPid},
+                    {"nodePid", container.pid},
+                    {"cgroup", container.cgroup},
+                    {"paused", container.paused},
+                    {"privileged", config.security.privileged},
+                    {"oomKills", container.oomKills},
+                    {"imageID", container.imageId},
+                    {"config",
+                     {{"metadata", {{"name", config.name}, {"attempt", config.attempt}}},
+                      {"image", {{"image", config.image}, {"user_specified_image", config.userSpecifiedImage}}},
+                      {"command", config.command},
+                      {"args", config.args},
+                      {"working_dir", config.workingDirectory},
+                      {"labels", config.labels},
+                      {"annotations", config.annotations},
+                      {"log_path", config.logPath},
+                      {"stdin", config.stdinOpen},
+                      {"stdin_once", config.stdinOnce},
+                      {"tty", config.tty},
+                      {"linux", std::move(linux)}}},
+                    {"runtimeSpec", parseForInfo(spec)}});
 }
 
 }  // namespace userpod::cri

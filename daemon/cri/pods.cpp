@@ -175,18 +175,38 @@ void fillStatus(const PodRecord& pod, v1::PodSandboxStatus* status) {
   fillNamespaces(pod.config.security.namespaces, status->mutable_linux()->mutable_namespaces()->mutable_options());
 }
 
-std::string podInfo(const PodRecord& pod) {
-  nlohmann::json info{{"sandboxID", pod.id},
-                      {"cgroup", pod.cgroup},
-                      {"hostname", pod.config.hostname},
-                      {"logDirectory", pod.config.logDirectory},
-                      {"runtimeHandler", pod.runtimeHandler},
-                      {"addresses", pod.addresses},
-                      {"node", pod.node}};
-  auto& linux = info["config"]["linux"];
-  if (pod.config.overhead) linux["overhead"] = resourcesInfo(*pod.config.overhead);
-  if (pod.config.resources) linux["resources"] = resourcesInfo(*pod.config.resources);
-  return printInfo(info);
+std::string podInfo(const PodRecord& pod, pid_t hostPid, const network::PodNamespaces& namespaces) {
+  const PodConfig& config = pod.config;
+  nlohmann::json linux{{"cgroup_parent", config.cgroupParent}, {"sysctls", config.sysctls}};
+  if (config.overhead) linux["overhead"] = resourcesInfo(*config.overhead);
+  if (config.resources) linux["resources"] = resourcesInfo(*config.resources);
+  nlohmann::json spec{{"hostname", config.hostname},
+                      {"linux", {{"cgroupsPath", pod.cgroup}, {"sysctl", config.sysctls}}}};
+  auto& list = spec["linux"]["namespaces"] = nlohmann::json::array();
+  if (pod.state == PodRecord::State::Ready)
+    for (const auto& [type, path] : {std::pair{"network", namespaces.network},
+                                     {"ipc", namespaces.ipc},
+                                     {"uts", namespaces.uts},
+                                     {"pid", pod.pausePid > 0 ? fmt::format("/proc/{}/ns/pid", pod.pausePid) : ""}})
+      if (!path.empty()) list.push_back({{"type", type}, {"path", path}});
+  return printInfo(
+      {{"sandboxID", pod.id},
+       {"pid", hostPid},
+       {"nodePid", pod.pausePid},
+       {"image", ""},
+       {"cgroup", pod.cgroup},
+       {"runtimeHandler", pod.runtimeHandler},
+       {"addresses", pod.addresses},
+       {"node", pod.node},
+       {"config",
+        {{"metadata",
+          {{"name", config.name}, {"namespace", config.nameSpace}, {"uid", config.uid}, {"attempt", config.attempt}}},
+         {"hostname", config.hostname},
+         {"log_directory", config.logDirectory},
+         {"labels", config.labels},
+         {"annotations", config.annotations},
+         {"linux", std::move(linux)}}},
+       {"runtimeSpec", std::move(spec)}});
 }
 
 }  // namespace userpod::cri

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "api.pb.h"
+#include "daemon/network/network.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
 
@@ -20,7 +21,9 @@ bool matches(const v1::PodSandboxFilter& filter, const PodRecord& pod);
 void fillItem(const PodRecord& pod, v1::PodSandbox* item);
 void fillStatus(const PodRecord& pod, v1::PodSandboxStatus* status);
 // JSON for people: the key "info" of a verbose status.
-std::string podInfo(const PodRecord& pod);
+// As crictl inspectp shows it, with the keys of CRI-O and containerd: pid of the pod's first process as the host sees
+// it (0 for most pods, which have none), runtimeSpec with what a specification of the pod would say, config.
+std::string podInfo(const PodRecord& pod, pid_t hostPid, const network::PodNamespaces& namespaces);
 
 // Whether `labels` has every pair of the selector.
 template <typename Selector>

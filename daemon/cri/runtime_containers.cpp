@@ -43,6 +43,13 @@ Result<RuntimeService::ContainerPointer> RuntimeService::findContainer(const std
   return std::move(container);
 }
 
+// An empty node pid, or a process that has just gone, has no number on the host.
+pid_t RuntimeService::hostPidOf(pid_t nodePid) const {
+  auto hostPid = nodePid > 0 ? core_.hostPid(nodePid) : Result<pid_t>(0);
+  if (!hostPid) logDebug("host pid of process {} of the node: {}", nodePid, hostPid.error().text());
+  return hostPid ? *hostPid : 0;
+}
+
 Result<std::string> RuntimeService::endingContainer(const std::string& key) const {
   auto container = findContainer(key, false);
   if (container) return (*container)->id;
@@ -121,11 +128,8 @@ grpc::ServerUnaryReactor* RuntimeService::ContainerStatus(Context* context, cons
   const ContainerRecord& container = **found;
   fillStatus(container, response->mutable_status());
   if (request->verbose()) {
-    // An empty node pid, or a process that has just gone, has no number on the host.
-    auto hostPid = container.pid > 0 ? core_.hostPid(container.pid) : Result<pid_t>(0);
-    if (!hostPid) logDebug("host pid of container {}: {}", container.id, hostPid.error().text());
     (*response->mutable_info())["info"] =
-        containerInfo(container, hostPid ? *hostPid : 0, core_.containerSpec(container.id));
+        containerInfo(container, hostPidOf(container.pid), core_.containerSpec(container.id));
   }
   return answer(context, name, {});
 }

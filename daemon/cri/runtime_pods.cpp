@@ -96,7 +96,8 @@ grpc::ServerUnaryReactor* RuntimeService::PodSandboxStatus(Context* context, con
   auto pod = findPod(request->pod_sandbox_id(), true);
   if (!pod) return answer(context, name, std::move(pod).error());
   fillStatus(**pod, response->mutable_status());
-  if (request->verbose()) (*response->mutable_info())["info"] = podInfo(**pod);
+  if (request->verbose())
+    (*response->mutable_info())["info"] = podInfo(**pod, hostPidOf((*pod)->pausePid), core_.podNamespaces(**pod));
   return answer(context, name, {});
 }
 

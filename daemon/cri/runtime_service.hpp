@@ -79,6 +79,7 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   // By id or prefix. Objects of the bus do not exist here. `whole` leaves out those still being made.
   Result<PodPointer> findPod(const std::string& key, bool whole) const;
   Result<ContainerPointer> findContainer(const std::string& key, bool whole) const;
+  pid_t hostPidOf(pid_t nodePid) const;
   // The whole id of a pod that is told to end, "" when it is unknown, which is success.
   Result<std::string> endingPod(const std::string& key) const;
   Result<std::string> endingContainer(const std::string& key) const;

@@ -142,6 +142,7 @@ class TestCore final : public core::Core {
   void reopenContainerLog(const std::string&, core::DoneCallback) override {}
   void execSync(const std::string&, std::vector<std::string>, std::chrono::milliseconds,
                 core::Callback<oci::ExecResult>) override {}
+  network::PodNamespaces podNamespaces(const PodRecord&) const override { return {}; }
   std::string containerSpec(const std::string&) const override { return ""; }
   void pullImage(images::PullRequest, core::Callback<std::string>) override {}
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
