@@ -104,6 +104,15 @@ class Everywhere(Limits):
         self.ended(over)
         self.refused(cri.Code.FAILED_PRECONDITION, 'not created or running', self.update, over)
 
+    def test_update_is_of_limits_only(self):
+        """The score of a process that runs stays, as with other runtimes; annotations of an update are hints to others."""
+        container = self.limited(oom_score_adj=900)
+        before = self.status(container)
+        self.cri.UpdateContainerResources(container_id=container, linux={'oom_score_adj': 950}, annotations={'hint': 'x'})
+        self.assertEqual(self.status(container), before)
+        info = json.loads(self.cri.ContainerStatus(container_id=container, verbose=True).info['info'])
+        self.assertEqual(read(f'/proc/{info["pid"]}/oom_score_adj'), '900')
+
     def test_oom_score(self):
         """As wanted, but never below that of the user's own services."""
         pod = self.pod()
