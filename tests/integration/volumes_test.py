@@ -47,8 +47,8 @@ class Volumes(running.Running):
                 self.connect()
                 pod = self.pod(driver)
                 lines = self.run_to_end(
-                    pod, 'cat /whole/site/pages/index; ls /whole; stat -c "%u:%g %a" /whole/own; cat /part/index; cat /file; cat /linked/index;'
-                         'touch /whole/x /part/x /root/bin/x 2>&1; echo x 2>&1 > /file; /root/bin/busybox echo runs; rm /whole/own 2>&1; echo $?', 'all',
+                    pod, 'all=$(cat /whole/site/pages/index; ls /whole; stat -c "%u:%g %a" /whole/own; cat /part/index; cat /file; cat /linked/index;'
+                         'touch /whole/x /part/x /root/bin/x 2>&1; echo x 2>&1 > /file; /root/bin/busybox echo runs; rm /whole/own 2>&1; echo $?); echo "$all"', 'all',
                     mounts=[mount('/whole', VOLUME), mount('/part', self.volume, 'site/pages'), mount('/file', self.volume, 'inside/index'),
                             mount('/linked', self.volume, 'inside'), mount('/root', self.image)])
                 readonly = 'Read-only file system'
