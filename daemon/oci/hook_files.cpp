@@ -73,9 +73,9 @@ Result<HookFile> parseHookFile(std::string_view text) {
 
 bool matches(const HookFile& file, const HookSubject& subject) {
   if (file.always == false || (file.hasBindMounts && !(*file.hasBindMounts && subject.bindMounts))) return false;
-  for (const auto& [key, value] : file.annotations) {
+  for (const auto& wanted : file.annotations) {
     bool found = std::any_of(subject.annotations.begin(), subject.annotations.end(), [&](const auto& entry) {
-      return RE2::PartialMatch(entry.first, *key) && RE2::PartialMatch(entry.second, *value);
+      return RE2::PartialMatch(entry.first, *wanted.first) && RE2::PartialMatch(entry.second, *wanted.second);
     });
     if (!found) return false;
   }
