@@ -52,7 +52,7 @@ TEST(ExecSync, StreamsAndExitCodeAreApart) {
   EXPECT_EQ(got.out, "out\n");
   EXPECT_EQ(got.err, "err\n");
   EXPECT_EQ(got.code, 7);
-  EXPECT_EQ(container.out(), "up\n") << "in the container's log";
+  EXPECT_EQ(container.up().out(), "up\n") << "in the container's log";
 }
 
 TEST(ExecSync, OutputIsByteForByte) {
