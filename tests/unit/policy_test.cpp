@@ -55,6 +55,19 @@ class SettingsFile : public testing::Test {
   std::string directory_ = "/var/tmp/userpod-settings-XXXXXX";
 };
 
+TEST_F(SettingsFile, Directories) {
+  EXPECT_EQ(load("")->cdiSpecDirs, (std::vector<std::string>{"/etc/cdi", "/var/run/cdi", directory_ + "/cdi"}));
+  EXPECT_TRUE(load("")->hooksDirs.empty());
+  auto settings = load("cdi-spec-dirs = [\"/a\"]\nhooks-dir = [\"/b\", \"/c\"]");
+  ASSERT_TRUE(settings) << settings.error().text();
+  EXPECT_EQ(settings->cdiSpecDirs, std::vector<std::string>{"/a"});
+  EXPECT_EQ(settings->hooksDirs, (std::vector<std::string>{"/b", "/c"}));
+  auto refused = load("hooks-dir = [\"hooks\"]");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().text().find("hooks-dir: "), std::string::npos) << refused.error().text();
+  EXPECT_NE(refused.error().text().find("\"hooks\" is not an absolute path"), std::string::npos);
+}
+
 TEST_F(SettingsFile, FileLimit) {
   EXPECT_EQ(load("")->nofile.soft, 1048576U);
   EXPECT_FALSE(load("")->nofileSet);
