@@ -43,10 +43,10 @@ class Isolation(running.Running):
         for pod, name in ((first, 'a'), (first, 'b'), (second, 'c')):
             self.container(pod, WAIT, name)
         a, b, c = (self.namespaces(name, pod) for name, pod in (('a', 'first'), ('b', 'first'), ('c', 'second')))
-        for kind in ('net', 'ipc', 'uts'):
+        for kind in ('net', 'ipc', 'uts', 'pid'):
             self.assertEqual(a[kind], b[kind], f'containers of one pod share {kind}')
             self.assertEqual(len({a[kind], c[kind], self.node[kind], self.host[kind]}), 4, kind)
-        for kind in ('mnt', 'pid', 'cgroup'):
+        for kind in ('mnt', 'cgroup'):
             self.assertEqual(len({a[kind], b[kind], c[kind], self.node[kind], self.host[kind]}), 5, kind)
         self.assertEqual(len({a['user'], b['user'], c['user'], self.node['user']}), 1)
 

@@ -13,7 +13,6 @@
 #include <condition_variable>
 #include <future>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
 
@@ -344,38 +343,6 @@ TEST_F(CriServer, VerboseContainerStatus) {
   const std::string& info = response.info().at("info");
   EXPECT_NE(info.find("\"pid\":1007"), std::string::npos);
   EXPECT_NE(info.find("\"ociVersion\":\"1.0.2\""), std::string::npos);
-}
-
-TEST_F(CriServer, VerbosePodStatus) {
-  auto pod = std::make_shared<PodRecord>(*makePod('a'));
-  pod->config.annotations = {{"key", "value"}};
-  pod->config.overhead = Resources{};
-  pod->config.overhead->cpuShares = 7;
-  core_.set({pod}, {});
-  auto info = [&] {
-    grpc::ClientContext context;
-    v1::PodSandboxStatusRequest request;
-    request.set_pod_sandbox_id("aaa");
-    request.set_verbose(true);
-    v1::PodSandboxStatusResponse response;
-    EXPECT_TRUE(runtime_->PodSandboxStatus(&context, request, &response).ok());
-    return nlohmann::json::parse(response.info().at("info"));
-  };
-  auto ready = info();
-  EXPECT_EQ(ready["pid"], 0);
-  EXPECT_EQ(ready["config"]["annotations"]["key"], "value");
-  EXPECT_EQ(ready["config"]["linux"]["overhead"], (nlohmann::json{{"cpu_shares", 7}}));
-  ASSERT_EQ(ready["runtimeSpec"]["linux"]["namespaces"].size(), 3U);
-  EXPECT_EQ(ready["runtimeSpec"]["linux"]["namespaces"][0], (nlohmann::json{{"type", "network"}, {"path", "/ns/net"}}));
-  auto withPause = std::make_shared<PodRecord>(*pod);
-  withPause->pausePid = 12;
-  core_.set({withPause}, {});
-  EXPECT_EQ(info()["nodePid"], 12);
-  EXPECT_EQ(info()["runtimeSpec"]["linux"]["namespaces"].size(), 4U);
-  auto stopped = std::make_shared<PodRecord>(*pod);
-  stopped->state = PodRecord::State::NotReady;
-  core_.set({stopped}, {});
-  EXPECT_TRUE(info()["runtimeSpec"]["linux"]["namespaces"].empty());
 }
 
 TEST_F(CriServer, ExecSyncFitsIntoOneMessageAndNamesTheTimeout) {

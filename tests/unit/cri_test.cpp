@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <nlohmann/json.hpp>
 
 #include "daemon/cri/calls.hpp"
 #include "daemon/cri/containers.hpp"
@@ -148,6 +149,27 @@ TEST(CriPod, WhatIsNotDoneIsRefusedByName) {
         ->set_length(1);
   };
   EXPECT_TRUE(names(podError(twoRanges), "userns_options.gids"));
+}
+
+TEST(CriPod, VerboseInfo) {
+  PodRecord pod;
+  pod.state = PodRecord::State::Ready;
+  pod.config.annotations = {{"key", "value"}};
+  pod.config.overhead = Resources{};
+  pod.config.overhead->cpuShares = 7;
+  auto info = [&] { return nlohmann::json::parse(podInfo(pod, 42, {"/ns/net", "/ns/ipc", "/ns/uts"})); };
+  auto ready = info();
+  EXPECT_EQ(ready["pid"], 42);
+  EXPECT_EQ(ready["config"]["annotations"]["key"], "value");
+  EXPECT_EQ(ready["config"]["linux"]["overhead"], (nlohmann::json{{"cpu_shares", 7}}));
+  auto& namespaces = ready["runtimeSpec"]["linux"]["namespaces"];
+  ASSERT_EQ(namespaces.size(), 3U);
+  EXPECT_EQ(namespaces[0], (nlohmann::json{{"type", "network"}, {"path", "/ns/net"}}));
+  pod.pausePid = 12;
+  EXPECT_EQ(info()["nodePid"], 12);
+  EXPECT_EQ(info()["runtimeSpec"]["linux"]["namespaces"].size(), 4U);
+  pod.state = PodRecord::State::NotReady;
+  EXPECT_TRUE(info()["runtimeSpec"]["linux"]["namespaces"].empty());
 }
 
 TEST(CriPod, OldSpellingOfSeccomp) {
