@@ -123,11 +123,11 @@ TEST(ExecSync, NeedsARunningContainer) {
   PROMISE("1.1.17 errors");
   Pod pod;
   auto created = Container::created(pod);
-  expectFailure(request(created.id(), {"true"}), {}, "running");
+  expectFailure(request(created.id(), {"true"}), {}, "running|state");
   created.start();
   EXPECT_EQ(created.exec("echo runs").out, "runs\n");
   created.up().stop(30);
-  expectFailure(request(created.id(), {"true"}), {}, "running");
+  expectFailure(request(created.id(), {"true"}), {}, "running|state");
 }
 
 TEST(ExecSync, StartOfTheIdIsEnough) {

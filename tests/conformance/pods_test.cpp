@@ -197,7 +197,10 @@ TEST(RunPodSandbox, PrivilegedContainersNeedAPrivilegedPod) {
   Pod plain;
   expectFailure(createRequest(plain, containerConfig(plain, privileged)), {}, "privileged");
   Pod pod(privileged);
-  EXPECT_EQ(Container(pod, privileged).text("grep CapBnd /proc/self/status | cut -f2"), "000001ffffffffff");
+  // All that there are here: root of a sandboxed machine may lack some.
+  auto own = readFile("/proc/self/status");
+  own = own.substr(own.find("CapBnd:\t") + 8, 16);
+  EXPECT_EQ(Container(pod, privileged).text("grep CapBnd /proc/self/status | cut -f2"), own);
 }
 
 // ---- Logs
