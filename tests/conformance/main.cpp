@@ -106,6 +106,8 @@ std::set<std::string> imageIds() {
 
 // Pods that a test did not take away are told of, and taken away.
 bool nothingLeft(const std::set<std::string>& imagesBefore) {
+  // A part may have restarted the runtime: this process's connection is to the one before.
+  waitUntil([] { return attempt(v1::VersionRequest()).status.ok(); }, "an answer of the runtime");
   v1::ListPodSandboxRequest request;
   (*request.mutable_filter()->mutable_label_selector())[kLabel] = "1";
   auto left = call(request);
