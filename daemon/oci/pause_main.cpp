@@ -89,6 +89,8 @@ Failed restrictCalls() {
   ::prctl(PR_SET_NAME, "pause");
   const char* failed = leaveRoot(words[0]);
   if (*failed == '\0') failed = becomeUser(words + 1);
+  // Containers see the command line, whose paths are none of their business.
+  for (; *words != nullptr; ++words) std::memset(*words, 0, std::strlen(*words));
   ::close_range(0, static_cast<unsigned>(parent) - 1, 0);
   ::close_range(static_cast<unsigned>(parent) + 1, ~0U, 0);
   if (*failed == '\0') failed = restrictCalls();
