@@ -66,9 +66,10 @@ std::string scratchDirectory(const std::string& stem) {
 
 std::string readFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf() || file.peek() == EOF)) throw std::runtime_error("cannot read " + path);
-  return text.str();
+  if (!file) throw std::runtime_error("cannot read " + path);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (file.bad()) throw std::runtime_error("cannot read " + path);
+  return text;
 }
 
 void writeFile(const std::string& path, const std::string& text) {
