@@ -12,6 +12,7 @@ conformanceTests() {
   [ "${filter:-*}" = '*' ] || options+=("--gtest_filter=$filter")
   [ -z "${USERPOD_SANITIZE:-}${USERPOD_SLOW:-}" ] || options+=(--slow)
   say "$name: conformance tests"
+  rm -f "$work/conformance"
   # The leak check traces the process, which a user namespace does not allow everywhere.
   ASAN_OPTIONS=${ASAN_OPTIONS:-}${ASAN_OPTIONS:+:}detect_leaks=0 timeout -k 20 900 \
     "$root/tests/conformance/in-node" "$dir" --jobs "$jobs" --results "$work/conformance" --gtest_brief=1 "${options[@]}" \
