@@ -327,9 +327,10 @@ TEST(StopContainer, NoExecAfterTheKillBegan) {
   PROMISE("1.1.10 exec");
   Pod pod;
   Container container(pod, shell(kDeaf));
-  auto pid = container.up().pid(), monitor = parentOf(pid);
-  kill(monitor, SIGSTOP);
-  auto stopping = inBackground([&] { container.stop(0); });
+  auto pid = container.up().pid();
+  std::future<void> stopping;  // ends after the monitor goes on
+  Suspended monitor(parentOf(pid));
+  stopping = inBackground([&] { container.stop(0); });
   auto killed = [&] {
     auto text = readFile("/proc/" + std::to_string(pid) + "/stat");
     return text[text.rfind(')') + 2] == 'Z';
@@ -339,7 +340,7 @@ TEST(StopContainer, NoExecAfterTheKillBegan) {
     r.set_container_id(container.id());
     r.add_cmd("true");
   }));
-  kill(monitor, SIGCONT);
+  monitor.resume();
   stopping.get();
   // Refused for its state, and not tried in vain.
   EXPECT_THAT(exec.status.error_code(), testing::AnyOf(StatusCode::FAILED_PRECONDITION, StatusCode::NOT_FOUND))

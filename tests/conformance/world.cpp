@@ -316,9 +316,25 @@ bool hasController(const Container& container, const std::string& name) {
   return false;
 }
 
-void killProcess(pid_t pid) {
+namespace {
+
+void signalProcess(pid_t pid, int signal) {
   if (pid <= 1) throw std::runtime_error("no process of a container has the number " + std::to_string(pid));
-  kill(pid, SIGKILL);
+  kill(pid, signal);
+}
+
+}  // namespace
+
+void killProcess(pid_t pid) {
+  signalProcess(pid, SIGKILL);
+}
+
+Suspended::Suspended(pid_t pid) : pid_(pid) {
+  signalProcess(pid, SIGSTOP);
+}
+
+void Suspended::resume() {
+  if (pid_ > 1) kill(std::exchange(pid_, 0), SIGCONT);
 }
 
 pid_t parentOf(pid_t pid) {

@@ -199,6 +199,18 @@ bool hasController(const Container& container, const std::string& name);
 pid_t parentOf(pid_t pid);
 // SIGKILL; throws for 0 and 1, which would be this process's group or all that runs here.
 void killProcess(pid_t pid);
+// A process that stands still until resume() or the object's end.
+class Suspended {
+ public:
+  explicit Suspended(pid_t pid);  // throws for 0 and 1, as killProcess
+  ~Suspended() { resume(); }
+  Suspended(const Suspended&) = delete;
+  Suspended& operator=(const Suspended&) = delete;
+  void resume();
+
+ private:
+  pid_t pid_;
+};
 // The link /proc/PID/ns/NAME.
 std::string namespaceOf(pid_t pid, const std::string& name);
 
