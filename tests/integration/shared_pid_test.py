@@ -82,6 +82,7 @@ class Pause(running.Running):
             pod = self.pod(name, **pid_mode('POD'))
             shared = self.container(pod, SLEEP, name='shared', **pid_mode('POD'))
             own = self.container(pod, SLEEP, name='own', **pid_mode('CONTAINER'))
+            cri.wait_until(lambda n=name: 'up' in str(self.lines(n, 'own')), what='its handler of SIGTERM')
             if not daemon_lives:
                 cri.systemctl('stop', running.SOCKET, running.DAEMON)
             os.kill(self.pause_of(pod), signal.SIGKILL)
