@@ -28,6 +28,7 @@ conformanceTests() {
 }
 
 # mutantsSuite: userpod broken in small ways, one after the other, in a copy of the tree; the suite must notice each.
+# USERPOD_MUTANTS: the numbers of some.
 mutantsSuite() {
   local dir=$build-mutants source=$build-mutants-source
   say "copy of the tree in $source"
@@ -39,7 +40,8 @@ mutantsSuite() {
   ninja -C "$dir" product "$conformance" > "$work/build.log" 2>&1 || { tail -n 30 "$work/build.log"; result FAIL mutants/build "does not build"; return; }
   startRegistry && installAndStart "$dir" || { result FAIL mutants/start "userpod does not start"; return; }
   say "mutants: each is built and the conformance suite run"
-  "$root/tests/conformance/mutants" "$source" "$dir" 2>&1 | tee "$work/mutants.log" || true
+  # shellcheck disable=SC2086
+  "$root/tests/conformance/mutants" "$source" "$dir" ${USERPOD_MUTANTS:-} 2>&1 | tee "$work/mutants.log" || true
   awk -v OFS='\t' '$1 == "ok" || $1 == "MISS" { print $1 == "ok" ? "PASS" : "FAIL", "mutants/" $2, $0 }' "$work/mutants.log" >> "$results"
   grep -q ' noticed$' "$work/mutants.log" || result FAIL mutants/run "see above"
   stopAndRemove "$dir" || result FAIL mutants/remove "see above"
