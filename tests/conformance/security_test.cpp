@@ -196,6 +196,17 @@ TEST(CreateContainer, MaskedFileIsEmpty) {
   EXPECT_EQ(ended.out, "0\n0\n");
 }
 
+TEST(CreateContainer, MaskingAnythingMasksTheUsualToo) {
+  PROMISE("1.3 masked_paths usual");
+  Pod pod;
+  // A masked file is /dev/null.
+  auto ended =
+      runToEnd(pod, masked({"/etc/passwd"}),
+               shell("for f in /etc/passwd /proc/keys /proc/timer_list; do [ ! -e $f ] || [ -c $f ] || echo $f; "
+                     "done; echo looked"));
+  EXPECT_EQ(ended.out, "looked\n");
+}
+
 TEST(CreateContainer, MaskedDirectoryIsEmptyAndReadOnly) {
   PROMISE("1.3 masked_paths");
   Pod pod;
