@@ -24,20 +24,6 @@ Status managedCheck(Origin origin, bool force, std::string_view what, const std:
                            what, id));
 }
 
-std::string_view severityName(Check::Severity severity) {
-  switch (severity) {
-    case Check::Severity::Ok:
-      return "ok";
-    case Check::Severity::Info:
-      return "info";
-    case Check::Severity::Warning:
-      return "warning";
-    case Check::Severity::Error:
-      break;
-  }
-  return "error";
-}
-
 // The answer to a call whose only result is that it worked.
 core::DoneCallback doneReply(const Reply<>& reply) {
   return [reply](Status status) { status ? reply.send() : reply.fail(std::move(status).error()); };

@@ -46,7 +46,7 @@ Status labelTree(UniqueFd file, const std::string& path, const std::string& labe
   if (depth > kDepth)
     return Error(Code::LimitsExceeded, "relabel " + path + ": more directories in each other than 512");
   USERPOD_TRY(list, openAt(file.get(), ".", O_RDONLY | O_DIRECTORY));
-  std::unique_ptr<DIR, int (*)(DIR*)> directory(::fdopendir(::dup(list.get())), &::closedir);
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::fdopendir(list.release()), &::closedir);
   if (!directory) return sysError("read " + path);
   while (const dirent* entry = ::readdir(directory.get())) {
     std::string name = entry->d_name;

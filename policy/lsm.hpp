@@ -17,7 +17,7 @@ class SecurityModules {
   // Whether a process of this user may begin a program under this AppArmor profile, tried in a thread that ends at
   // once. NotSupported: no such profile is loaded, which only root can do; AccessDenied: it is not for this user.
   virtual Status tryAppArmor(const std::string& profile) const = 0;
-  // Labels the whole tree, a link itself and not what it leads to; what has the label already is not touched.
+  // Labels the whole tree but for links, which are not followed either; what has the label already is not touched.
   // AccessDenied names the file that is another user's, or that the policy refuses.
   virtual Status relabel(const std::string& path, const std::string& label) const = 0;
 };

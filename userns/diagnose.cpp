@@ -129,4 +129,18 @@ std::vector<Check> diagnoseHost(const Paths& paths, const Settings& settings) {
   return all;
 }
 
+const char* severityName(Check::Severity severity) {
+  switch (severity) {
+    case Check::Severity::Ok:
+      return "ok";
+    case Check::Severity::Info:
+      return "info";
+    case Check::Severity::Warning:
+      return "warning";
+    case Check::Severity::Error:
+      break;
+  }
+  return "error";
+}
+
 }  // namespace userpod

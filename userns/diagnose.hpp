@@ -15,6 +15,7 @@ struct Check {
   std::string message;             // what is found, what is wrong
   std::vector<std::string> hints;  // the command or setting that mends it
 };
+const char* severityName(Check::Severity severity);  // "ok", "info", "warning", "error": stable, for scripts
 
 // Needs neither daemon nor bus nor node. Works in the host's namespaces (userpodctl doctor) and, for what can be seen
 // there, inside the node (the daemon). Blocks for some 100 ms: it starts programs for their versions.

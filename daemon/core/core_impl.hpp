@@ -182,7 +182,8 @@ class CoreImpl final : public Core {
   };
   Result<PodMade> makePod(const PodRecord& record);  // worker
   void finishRunPod(const PodPointer& pod, Result<PodMade> made);
-  void undoPod(const PodRecord& record);  // worker
+  void endNamespaces(const PodRecord& record);  // worker
+  void undoPod(const PodRecord& record);        // worker
   void stopContainersOf(const PodPointer& pod, std::chrono::milliseconds grace, std::function<void()> then);
   void stopPodEntity(const PodPointer& pod, std::chrono::milliseconds grace, DoneCallback done);
   void removeStoppedPod(const PodPointer& pod, DoneCallback done);
@@ -305,6 +306,10 @@ class CoreImpl final : public Core {
   std::unique_ptr<Workers> workers_;
 };
 
+// Made by userpod, not given by the caller.
+inline bool hasOwnCgroup(const PodRecord& pod) {
+  return pod.cgroup == "/pods/" + pod.id;
+}
 std::string podNameKey(const PodConfig& config);
 std::string containerNameKey(const std::string& podId, const ContainerConfig& config);
 

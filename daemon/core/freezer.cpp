@@ -57,7 +57,10 @@ void CoreImpl::setPaused(const std::string& key, bool paused, DoneCallback done)
                         paused] { return paused ? freezeAndWait(cgroup) : freeze(cgroup, false); },
                        [this, container, paused, finish = std::move(finish)](Status changed) {
                          if (!changed) return finish(std::move(changed));
-                         reachStage(paused ? "pause.frozen" : "resume.thawed", container->record->id);
+                         if (paused)
+                           reachStage("pause.frozen", container->record->id);
+                         else
+                           reachStage("resume.thawed", container->record->id);
                          ContainerRecord record = *container->record;
                          record.paused = paused;
                          commit(container, std::move(record));

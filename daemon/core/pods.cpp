@@ -116,14 +116,20 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
   return std::move(made).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name));
 }
 
+// Both, whatever becomes of the first: an address must not be lost for a process that does not end.
+void CoreImpl::endNamespaces(const PodRecord& record) {
+  for (const auto& status :
+       {node_.removeCgroup(oci::pauseCgroup(record)), network_->tearDown(record.id, record.addresses)})
+    if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
+}
+
 void CoreImpl::undoPod(const PodRecord& record) {
   auto note = [&](const Status& status) {
     if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
   };
-  note(node_.removeCgroup(oci::pauseCgroup(record)));
-  note(network_->tearDown(record.id, record.addresses));
+  endNamespaces(record);
   // A cgroup that the caller gave stays: kubelet made it and removes it.
-  if (record.cgroup == "/pods/" + record.id) note(node_.removeCgroup(record.cgroup));
+  if (hasOwnCgroup(record)) note(node_.removeCgroup(record.cgroup));
   note(removeTree(parts_.paths.podDirectory(record.id)));
 }
 
@@ -179,13 +185,12 @@ void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds gr
         return done({});
       }
       unwatchPause(pod);
-      background<Status>(
-          [this, record = pod->record]() -> Status {
-            USERPOD_CHECK(node_.removeCgroup(oci::pauseCgroup(*record)));
-            return network_->tearDown(record->id, record->addresses);
+      background<bool>(
+          [this, record = pod->record] {
+            endNamespaces(*record);
+            return true;
           },
-          [this, pod, done = std::move(done)](Status status) {
-            if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", pod->record->id}});
+          [this, pod, done = std::move(done)](bool) {
             reachStage("pod.torn-down", pod->record->id);
             PodRecord record = *pod->record;
             record.state = PodRecord::State::NotReady;

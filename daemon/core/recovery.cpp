@@ -1,5 +1,4 @@
 // What a starting daemon finds: pods and containers of the one before it.
-#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,16 +11,6 @@
 
 namespace userpod::core {
 namespace {
-
-std::vector<std::string> namesIn(const std::string& path) {
-  std::vector<std::string> names;
-  if (DIR* directory = ::opendir(path.c_str())) {
-    while (const dirent* entry = ::readdir(directory))
-      if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
-    ::closedir(directory);
-  }
-  return names;
-}
 
 bool isProcess(pid_t pid, std::uint64_t start) {
   auto found = pid > 0 ? processStartTime(pid) : Result<std::uint64_t>(Error(Code::Internal, "no process"));

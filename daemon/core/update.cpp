@@ -45,14 +45,6 @@ void CoreImpl::updateContainer(const std::string& key, Resources wanted, DoneCal
   withLiving(key, std::move(done), std::move(change));
 }
 
-namespace {
-
-bool hasOwnCgroup(const PodRecord& pod) {
-  return pod.cgroup == "/pods/" + pod.id;
-}
-
-}  // namespace
-
 Status CoreImpl::limitPod(const PodRecord& record) {
   if (!hasOwnCgroup(record)) return {};
   std::vector<std::string> warnings;

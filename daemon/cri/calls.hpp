@@ -19,7 +19,8 @@
 namespace userpod::cri {
 
 // The error as a client sees it: code from the one table, text at most 4 KiB of UTF-8, with the prefix of cri-api's
-// errors package where that has one (RegistryUnavailable, SignatureValidationFailed, RROUnsupported).
+// errors package where that has one (RegistryUnavailable, SignatureValidationFailed, RROUnsupported,
+// ImageVolumeMountFailed).
 grpc::Status toGrpc(const Error& error);
 
 // The same bytes when they are UTF-8, else with '?' for what is not. A proto3 string must be UTF-8: one bad byte in one

@@ -11,20 +11,6 @@ constexpr const char* kKubeletApiVersion = "0.1.0";
 constexpr const char* kRuntimeName = "userpod";  // the scheme of container ids in Kubernetes: never changes
 constexpr const char* kApiVersion = "v1";
 
-std::string_view severityName(Check::Severity severity) {
-  switch (severity) {
-    case Check::Severity::Ok:
-      return "ok";
-    case Check::Severity::Info:
-      return "info";
-    case Check::Severity::Warning:
-      return "warning";
-    case Check::Severity::Error:
-      break;
-  }
-  return "error";
-}
-
 }  // namespace
 
 void fillConditions(const core::Core& core, v1::RuntimeStatus* status) {

@@ -121,7 +121,7 @@ Status ExecLoop::addCommand(const SessionPointer& session, const Template& patte
     session->pidFile = std::move(number);
     options.descriptors.emplace_back(session->pidFile.get(), 5);
     options.argv.insert(options.argv.end(), {"--detach", "--pid-file=/proc/self/fd/5"});
-    options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/5"});
+    options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/4", "/proc/self/fd/5"});
   }
   options.argv.push_back(session->input.id);
   return {};

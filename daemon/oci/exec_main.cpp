@@ -1,10 +1,11 @@
 // userpod-exec: waits for a command in a container that has no PID namespace of its own, as crun cannot: there it is
 // the one who inherits what the command leaves behind, and waits for that too, whatever the command's own end.
 //
-//   userpod-exec PIDFILE RUNTIME ARGUMENT...
+//   userpod-exec LOG PIDFILE RUNTIME ARGUMENT...
 //
 // Runs the OCI runtime, which is told to leave the command alone (--detach) and to write its number to PIDFILE; ends as
-// the command ends, or as the runtime when that fails. Whom the command has left behind then passes to the node's first
+// the command ends, or as the runtime when that fails. What fails here is said in LOG, where the runtime says it too:
+// it must not be taken for the command's own end. Whom the command has left behind then passes to the node's first
 // process. Static and without the C++ library, like userpod-pause.
 // facts: prctl(2) PR_SET_CHILD_SUBREAPER.
 #include <fcntl.h>
@@ -13,8 +14,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace {
 
@@ -22,8 +25,16 @@ int codeOf(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+int fail(const char* log, const char* what) {
+  int reason = errno;
+  int fd = ::open(log, O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd >= 0) ::dprintf(fd, "userpod-exec: %s: %s\n", what, ::strerror(reason));
+  return 70;
+}
+
 pid_t numberIn(const char* path) {
   char text[32] = {};
+  errno = ENODATA;
   int fd = ::open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || ::read(fd, text, sizeof text - 1) <= 0) return -1;
   return static_cast<pid_t>(std::strtol(text, nullptr, 10));
@@ -32,16 +43,14 @@ pid_t numberIn(const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::fputs("usage: userpod-exec PIDFILE RUNTIME ARGUMENT...\nStarted by userpodd for ExecSync.\n", stderr);
+  if (argc < 4) {
+    std::fputs("usage: userpod-exec LOG PIDFILE RUNTIME ARGUMENT...\nStarted by userpodd for ExecSync.\n", stderr);
     return 64;
   }
   pid_t runtime = -1;
-  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 ||
-      ::posix_spawn(&runtime, argv[2], nullptr, nullptr, argv + 2, environ) != 0) {
-    std::perror("userpod-exec");
-    return 70;
-  }
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail(argv[1], "become a subreaper");
+  if ((errno = ::posix_spawn(&runtime, argv[3], nullptr, nullptr, argv + 3, environ)) != 0)
+    return fail(argv[1], argv[3]);
   // The pipes are the command's: their end is its end.
   ::close(STDOUT_FILENO);
   ::close(STDERR_FILENO);
@@ -49,11 +58,11 @@ int main(int argc, char** argv) {
   while (::waitpid(runtime, &status, 0) < 0) {
   }
   if (status != 0) return codeOf(status);
-  const pid_t command = numberIn(argv[1]);
-  while (command > 0) {
+  const pid_t command = numberIn(argv[2]);
+  if (command <= 0) return fail(argv[1], "the number of the command");
+  for (;;) {
     pid_t ended = ::waitpid(-1, &status, 0);
     if (ended == command) return codeOf(status);
-    if (ended < 0) break;
+    if (ended < 0 && errno != EINTR) return fail(argv[1], "wait for the command");
   }
-  return 70;
 }

@@ -24,10 +24,8 @@ Hook readHook(Fields& fields) {
 
 Status checkHook(const std::string& stage, const Hook& hook) {
   if (stage == "startContainer" || ::access(hook.path.c_str(), X_OK) == 0) return {};
-  return Error(Code::InvalidArgument,
-               fmt::format("its hook {} cannot be run: {}; install it, or take the hook out", excerpt(hook.path, 256),
-                           sysError("open").text()),
-               errno);
+  return sysError("its hook " + excerpt(hook.path, 256) + ", which is to be installed or taken out,")
+      .as(Code::InvalidArgument);
 }
 
 void addHook(Json& spec, const std::string& stage, const Hook& hook) {

@@ -1,5 +1,5 @@
 // userpod-pause: the first process of a PID namespace that the containers of a pod share. It reaps whom they leave
-// behind, and does nothing else: no root directory, no descriptor, no capability, four system calls.
+// behind, and does nothing else: no root directory, no descriptor, no capability, three system calls.
 //
 //   userpod-pause ROOT UID GID GROUP,... NAMESPACE...
 //

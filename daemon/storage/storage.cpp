@@ -70,16 +70,6 @@ class Directories final : public Storage {
   std::unique_ptr<Trash> trash_;
 };
 
-std::vector<std::string> namesIn(const std::string& directory) {
-  std::vector<std::string> names;
-  DIR* open = ::opendir(directory.c_str());
-  if (open == nullptr) return names;
-  while (const dirent* entry = ::readdir(open))
-    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
-  ::closedir(open);
-  return names;
-}
-
 // Binds what path names below root at place, which is made for it. The image may be hostile: its links are resolved as
 // in a root of its own, and what was found is bound by its descriptor, not by a name that is looked up again.
 Status bindPart(const std::string& root, const std::string& path, const std::string& place) {

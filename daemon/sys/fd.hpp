@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "daemon/sys/error.hpp"
 
@@ -62,6 +63,8 @@ Status writeFileAtomic(const std::string& path, std::string_view data, mode_t mo
 
 Status makeDirectories(const std::string& path, mode_t mode = 0755);
 bool pathExists(const std::string& path);
+// Of what a directory has, those hidden by a dot left out; none without a directory.
+std::vector<std::string> namesIn(const std::string& path);
 // Removes a file or a whole tree without following links and without leaving its file system. A missing path is fine.
 // Depth does not matter: no recursion, and 64 descriptors at most.
 Status removeTree(const std::string& path);

@@ -13,19 +13,6 @@
 namespace userpod::ctl {
 namespace {
 
-const char* word(Check::Severity severity) {
-  switch (severity) {
-    case Check::Severity::Ok:
-      return "ok";
-    case Check::Severity::Info:
-      return "info";
-    case Check::Severity::Warning:
-      return "warning";
-    default:
-      return "error";
-  }
-}
-
 const char* color(Check::Severity severity) {
   switch (severity) {
     case Check::Severity::Ok:
@@ -72,7 +59,7 @@ void printChecks(const std::vector<Check>& checks, const Display& display) {
   std::size_t width = 0;
   for (const auto& check : checks) width = std::max(width, check.name.size());
   for (const auto& check : checks) {
-    fmt::print("{}{:<7}{}  {:<{}}  {}\n", display.color ? color(check.severity) : "", word(check.severity),
+    fmt::print("{}{:<7}{}  {:<{}}  {}\n", display.color ? color(check.severity) : "", severityName(check.severity),
                display.color ? "\033[0m" : "", check.name, width, printable(check.message));
     for (const auto& hint : check.hints) fmt::print("{:<{}}  -> {}\n", "", width + 9, printable(hint));
   }
@@ -86,7 +73,7 @@ int runDoctor(const Display& display) {
     Json list = Json::array();
     for (const auto& check : checks)
       list.push_back({{"name", check.name},
-                      {"severity", word(check.severity)},
+                      {"severity", severityName(check.severity)},
                       {"message", check.message},
                       {"hints", check.hints}});
     fmt::print("{}\n", list.dump(2, ' ', false, Json::error_handler_t::replace));

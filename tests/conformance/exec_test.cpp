@@ -75,22 +75,26 @@ TEST(ExecSync, WordsArriveUnchanged) {
 
 TEST(ExecSync, ExitCodesAreThoseOfTheCommand) {
   PROMISE("1.1.17 exit code");
-  Pod pod;
-  Container container(pod);
-  for (int code : {0, 1, 126, 127, 255}) EXPECT_EQ(container.exec("exit " + std::to_string(code)).code, code);
-  EXPECT_EQ(container.exec("kill -9 $$").code, 137);
-  EXPECT_EQ(container.exec("kill -15 $$").code, 143);
+  for (auto pid : {v1::CONTAINER, v1::POD, v1::NODE}) {
+    Pod pod([&](auto& c) { namespacesOf(c)->set_pid(pid); });
+    Container container(pod);
+    for (int code : {0, 1, 126, 127, 255}) EXPECT_EQ(container.exec("exit " + std::to_string(code)).code, code);
+    EXPECT_EQ(container.exec("kill -9 $$").code, 137);
+    EXPECT_EQ(container.exec("kill -15 $$").code, 143);
+  }
 }
 
 TEST(ExecSync, CommandThatIsNotThereFails) {
   PROMISE("1.1.17 exit code");
-  Pod pod;
-  Container container(pod);
-  auto answer = attempt(request(container.id(), {"/no/such/program"}));
-  if (answer.status.ok()) {
-    EXPECT_NE(answer.value.exit_code(), 0);
-  } else {
-    EXPECT_THAT(answer.status.error_message(), testing::HasSubstr("/no/such/program"));
+  for (auto pid : {v1::CONTAINER, v1::POD, v1::NODE}) {
+    Pod pod([&](auto& c) { namespacesOf(c)->set_pid(pid); });
+    Container container(pod);
+    auto answer = attempt(request(container.id(), {"/no/such/program"}));
+    if (answer.status.ok()) {
+      EXPECT_NE(answer.value.exit_code(), 0);
+    } else {
+      EXPECT_THAT(answer.status.error_message(), testing::HasSubstr("/no/such/program"));
+    }
   }
 }
 

@@ -130,6 +130,22 @@ class Pause(running.Running):
         self.cri.StopPodSandbox(pod_sandbox_id=pod)
         self.assertEqual(self.status(second).exit_code, 7)
 
+    def test_killed_in_the_middle(self):
+        """Between the freezer and the store: the freezer is right."""
+        self.addCleanup(cri.systemctl, 'unset-environment', 'USERPOD_KILL_AT')
+        container = self.counting()
+        for stage, method, state in (('pause.frozen', 'Pause', 'paused'), ('resume.thawed', 'Resume', 'running')):
+            cri.systemctl('set-environment', f'USERPOD_KILL_AT={stage}')
+            running.restart_daemon()
+            self.connect()
+            with self.assertRaises(RuntimeError):
+                self.call(container, method)
+            cri.systemctl('unset-environment', 'USERPOD_KILL_AT')
+            running.restart_daemon()
+            self.connect()
+            self.assertEqual(self.shown(container), state)
+            self.assertEqual(self.stands_still(), state == 'paused')
+
     def test_stop_of_the_node(self):
         """Every container gets its signal there, a paused one too."""
         container = self.counting()

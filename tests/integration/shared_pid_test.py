@@ -2,6 +2,8 @@
 """A PID namespace that the containers of a pod share: what is in it, who its first process is, and how it ends."""
 import os
 import signal
+import subprocess
+import tempfile
 
 import cri
 import running
@@ -109,6 +111,21 @@ class Pause(running.Running):
         with self.assertRaises(Exception) as caught:
             self.pod(linux={'security_context': {'run_as_user': {'value': 4000000000}}})
         self.assertIn('run_as_user', str(caught.exception))
+
+    def test_exec_tells_its_own_failures_apart(self):
+        """In the log, where the daemon looks: else they would pass for the command's exit status."""
+        program = f'{running.PREFIX}/libexec/userpod/userpod-exec'
+        with tempfile.TemporaryDirectory() as d:
+            for number, command, words in ((None, '/no/such/runtime', 'runtime: No such file'), (None, '/bin/true', 'number of the command'),
+                                           ('', '/bin/true', 'number of the command'), ('4194303', '/bin/true', 'wait for the command')):
+                for name, text in (('log', ''), ('pid', number)):
+                    if text is not None:
+                        with open(f'{d}/{name}', 'w', encoding='utf-8') as f:
+                            f.write(text)
+                self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', command], check=False).returncode, 70)
+                with open(f'{d}/log', encoding='utf-8') as f:
+                    self.assertIn(words, f.read())
+            self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '/bin/false'], check=False).returncode, 1)
 
     def test_pod_mode_is_what_the_pod_has(self):
         node = self.container(self.pod('node', **pid_mode('NODE')), SLEEP)
