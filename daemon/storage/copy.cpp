@@ -32,7 +32,7 @@ Result<UniqueFd> openBelow(int root, const std::string& path) {
   return openResolved(root, path.empty() ? "." : path, kDirectory, kBeneath);
 }
 
-Result<std::vector<std::string>> namesIn(int directory) {
+Result<std::vector<std::string>> entriesOf(int directory) {
   USERPOD_TRY(own, openAt(directory, ".", kDirectory));
   std::unique_ptr<DIR, int (*)(DIR*)> open(::fdopendir(own.get()), ::closedir);
   if (!open) return sysError("read directory");
@@ -130,7 +130,7 @@ Status TreeCopy::copyDirectory(const Place& place) {
 
 Status TreeCopy::mergeLayer(const Place& place, int target, std::size_t layer, Names& names) {
   USERPOD_TRY(source, openBelow(layers_[layer].get(), place.path));
-  USERPOD_TRY(entries, namesIn(source.get()));
+  USERPOD_TRY(entries, entriesOf(source.get()));
   for (const auto& name : entries) {
     if (name.starts_with(kHiddenPrefix)) continue;
     auto [known, fresh] = names.try_emplace(name);
