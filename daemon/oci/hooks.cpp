@@ -24,8 +24,11 @@ Hook readHook(Fields& fields) {
 
 Status checkHook(const std::string& stage, const Hook& hook) {
   if (stage == "startContainer" || ::access(hook.path.c_str(), X_OK) == 0) return {};
-  return sysError("its hook " + excerpt(hook.path, 256) + ", which is to be installed or taken out,")
-      .as(Code::InvalidArgument);
+  int reason = errno;
+  return Error(Code::InvalidArgument,
+               fmt::format("its hook {} cannot be run: {}; install it, or take the hook out", excerpt(hook.path, 256),
+                           sysError("open", reason).text()),
+               reason);
 }
 
 void addHook(Json& spec, const std::string& stage, const Hook& hook) {
