@@ -71,6 +71,15 @@ template <typename T>
 using Callback = std::function<void(Result<T>)>;  // called once, on any of the core's threads; must not block
 using DoneCallback = std::function<void(Status)>;
 
+struct ExecRequest {
+  std::vector<std::string> command;
+  bool tty = false;
+  bool in = false;
+  bool out = false;
+  bool err = false;
+  oci::TerminalSize size;  // of the terminal, before the command runs
+};
+
 struct Info {
   std::string version;
   std::string ociRuntimeName, ociRuntimeVersion;
@@ -138,6 +147,24 @@ class Core {
   virtual void reopenContainerLog(const std::string& key, DoneCallback done) = 0;
   virtual void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                         Callback<oci::ExecResult> done) = 0;
+
+  // What streams. Streams are carried by the caller; closing them ends nothing but them.
+  // In a running container; the callbacks as in oci::Runtime::openExec. InvalidState: it does not run, is paused, or
+  // is being killed.
+  virtual void openExec(const std::string& key, ExecRequest request, Callback<oci::ExecStreams> started,
+                        Callback<std::int32_t> ended) = 0;
+  // To a created or running container. InvalidState: it has ended, or its terminal is not as `tty` says.
+  virtual void attach(const std::string& key, bool tty, Callback<oci::Attachment> done) = 0;
+  // The end of a session: given back, not closed, as a session without stdin must not end a stdinOnce container's
+  // stdin, which a close of any connection would. input: the session had stdin.
+  virtual void detach(const std::string& containerId, UniqueFd socket, bool input) = 0;
+  // Of the container's own terminal. InvalidState: it has none, or does not live.
+  virtual void resizeTerminal(const std::string& key, oci::TerminalSize size, DoneCallback done) = 0;
+  // Fresh TCP sockets in the network namespace of a ready pod, not connected. InvalidState: the pod is not ready.
+  virtual void podSockets(const std::string& key, Callback<network::TcpSockets> done) = 0;
+  // Sockets that listen on 127.0.0.1 at one free port, in the host's network namespace and in the node's. Blocks.
+  virtual Result<network::LoopbackListeners> loopbackListeners() = 0;
+
   virtual std::string containerSpec(const std::string& id) const = 0;  // config.json, "" when gone
   // Paths in the node; they lead somewhere while the pod is ready.
   virtual network::PodNamespaces podNamespaces(const PodRecord& pod) const = 0;

@@ -53,6 +53,22 @@ class Network {
   virtual std::string stack() const = 0;  // "bridge"
 };
 
+// Close-on-exec and non-blocking.
+struct TcpSockets {
+  UniqueFd v4;
+  UniqueFd v6;  // none where the namespace has no IPv6
+};
+// Made in the network namespace at this path, by a thread of its own. Blocks for about 0.1 ms.
+Result<TcpSockets> socketsIn(const std::string& networkNamespace);
+
+struct LoopbackListeners {
+  UniqueFd host;  // of the network namespace that the daemon is in
+  UniqueFd node;
+  std::uint16_t port = 0;  // of both
+};
+// Close-on-exec, non-blocking, backlog as long as the kernel allows. NetworkSetupFailed: no port is free in both.
+Result<LoopbackListeners> listenOnLoopback(int nodeNetworkNamespace);
+
 // resolv.conf, hosts and hostname of a pod in its directory. The node's resolv.conf when config.dns is absent or empty;
 // the node's hosts file when there are no addresses (the node's network). InvalidArgument names the field that is
 // wrong.

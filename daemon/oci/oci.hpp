@@ -102,6 +102,41 @@ struct ExecResult {
   std::string err;
 };
 
+// A command in a running container whose streams the caller carries.
+struct TerminalSize {
+  std::uint16_t columns = 0;  // 0: not known
+  std::uint16_t rows = 0;
+};
+struct ExecStart {
+  std::string id;
+  std::string handler;
+  std::string bundle;
+  std::vector<std::string> command;
+  bool tty = false;  // a terminal of its own in the container; it is all three streams
+  bool in = false;   // what is false is /dev/null
+  bool out = false;
+  bool err = false;
+  TerminalSize size;  // of the terminal, before the command runs
+};
+// The caller's ends, close-on-exec and non-blocking: pipes, or one terminal.
+struct ExecStreams {
+  UniqueFd in;
+  UniqueFd out;
+  UniqueFd err;
+  UniqueFd terminal;             // then there are no pipes
+  std::function<void()> hangUp;  // SIGHUP to all that the command has started, if any lives. Any thread.
+};
+
+// A connection to a container's monitor: packets of at most 32 KiB + 1, the first byte says which stream (2: stdout or
+// terminal, 3: stderr), from now on; written packets (at most 32 KiB) go to its stdin. End of file: it has ended. The
+// monitor waits for a reader that does not read, and with it the container: read, or close.
+struct Attachment {
+  UniqueFd socket;  // SOCK_SEQPACKET, close-on-exec, non-blocking
+  bool tty = false;
+  bool in = false;         // the container has an open stdin
+  bool stdinOnce = false;  // which ends when the first session with stdin does
+};
+
 // Drives conmon and the runtime. Blocking methods, any worker thread; exec is asynchronous on a loop of its own.
 class Runtime {
  public:
@@ -131,6 +166,11 @@ class Runtime {
   // Timeout: the time was over, and the command with all it had started is killed. RuntimeFailed: the command was not
   // started (no such program), in the runtime's words. Canceled: the Runtime is being destroyed.
   virtual void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) = 0;
+  // Returns at once. Both callbacks run on the exec loop's thread (or the caller's, for an unknown handler): `started`
+  // once, and after a success `ended` once, with the exit code. RuntimeFailed in either: the command was not started,
+  // in the runtime's words. The command lives on when its streams are closed.
+  virtual void openExec(const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
+                        std::function<void(Result<std::int32_t>)> ended) = 0;
 };
 
 // conmon's exit file <exits>/<id>: the code, and the file's mtime as the finish time in nanoseconds.
@@ -148,6 +188,11 @@ std::uint64_t oomKills(const NodeInside& node, const std::string& cgroup);
 // seconds; one call a container at a time. NoSpace, System: no file can be made there, and the old one stays in use.
 // MonitorFailed: conmon is gone. Timeout: it does not answer.
 Status reopenLog(const std::string& bundle, const std::string& logPath);
+
+// A connection to the monitor of a created or running container. MonitorFailed: there is none (it has ended).
+Result<UniqueFd> connectMonitor(const std::string& bundle);
+// The size of the container's terminal. MonitorFailed: conmon is gone.
+Status resizeTerminal(const std::string& bundle, TerminalSize size);
 
 // Changes limits of a created or running container, whose cgroup it is: those that `wanted` names; what is 0 or empty
 // there stays as in `current`, and so do oom_score_adj and hugepage limits of 0. All or nothing. The value is what is
