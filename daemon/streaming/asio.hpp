@@ -1,0 +1,24 @@
+// Boost.Asio as this room uses it: one thread runs one io_context, and everything but Server's methods and Tokens runs
+// there.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/system/error_code.hpp>
+
+namespace userpod::streaming {
+
+namespace asio = boost::asio;
+using ErrorCode = boost::system::error_code;
+using Socket = asio::ip::tcp::socket;
+using Clock = std::chrono::steady_clock;
+
+// Bytes moved at once. Also what may wait for a slow reader: a stream holds no more.
+inline constexpr std::size_t kChunk = 64 << 10;
+// Answers to a client's own frames that may wait for it to read; more, and it is read no further.
+inline constexpr std::size_t kMaxAnswers = 16 << 10;
+
+}  // namespace userpod::streaming

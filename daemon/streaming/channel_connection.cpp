@@ -1,0 +1,104 @@
+#include "daemon/streaming/channel_connection.hpp"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+
+#include "daemon/sys/log.hpp"
+
+namespace userpod::streaming {
+namespace {
+
+constexpr unsigned char kCloseSignal = 255;
+
+std::string encode(std::string_view bytes) {
+  std::string out(4 * ((bytes.size() + 2) / 3) + 1, '\0');
+  int size = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()),
+                               reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+  out.resize(static_cast<std::size_t>(size));
+  return out;
+}
+
+// Whole groups of four. False: it is no base64.
+bool decode(std::string_view text, std::string& out) {
+  out.resize(text.size() / 4 * 3);
+  if (text.empty()) return true;
+  int size = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
+                               reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  if (size < 0) return false;
+  auto padding = std::min<std::size_t>(text.size() - std::min(text.find('='), text.size()), 2);
+  out.resize(static_cast<std::size_t>(size) - padding);
+  return true;
+}
+
+}  // namespace
+
+void ChannelConnection::start(Handler& handler) {
+  handler_ = &handler;
+  socket_->start(*this);
+  for (const auto& channel : channels_) {
+    if (!handler_->opened(channel.id, channel.headers)) sent_.insert(channel.id);
+    if (channel.greets) send(channel.id, channel.greeting);
+  }
+}
+
+const Channel* ChannelConnection::channel(StreamId id) const {
+  auto found = std::find_if(channels_.begin(), channels_.end(), [id](const Channel& one) { return one.id == id; });
+  return found == channels_.end() ? nullptr : &*found;
+}
+
+void ChannelConnection::send(StreamId id, std::string_view bytes) {
+  if (sent_.contains(id)) return;
+  std::string message;
+  if (base64_) {
+    message = static_cast<char>('0' + id) + encode(bytes);
+  } else {
+    message.reserve(bytes.size() + 1);
+    message += static_cast<char>(id);
+    message += bytes;
+  }
+  socket_->send(std::move(message), base64_);
+}
+
+void ChannelConnection::message(std::string_view part, bool first, bool last) {
+  if (first) {
+    numbered_ = false;
+    undecoded_.clear();
+  }
+  if (!numbered_) {
+    if (part.empty()) return;
+    auto number = static_cast<unsigned char>(part.front());
+    current_ = base64_ ? number - static_cast<unsigned>('0') : number;
+    numbered_ = true;
+    part.remove_prefix(1);
+  }
+  if (closeSignals_ && current_ == kCloseSignal) {
+    if (!part.empty()) endChannel(static_cast<unsigned char>(part.front()));
+    return;
+  }
+  const Channel* target = channel(current_);
+  if (target != nullptr && target->fromClient && !received_.contains(current_)) pass(part, last);
+}
+
+void ChannelConnection::pass(std::string_view bytes, bool last) {
+  if (!base64_) {
+    if (!bytes.empty()) handler_->received(current_, bytes);
+    return;
+  }
+  std::string text = std::exchange(undecoded_, {}).append(bytes);
+  std::size_t whole = text.size() - text.size() % 4;
+  if (!last) undecoded_ = text.substr(whole);
+  std::string decoded;
+  if ((last && whole != text.size()) || !decode(std::string_view(text).substr(0, whole), decoded)) {
+    logInfo("streaming: connection closed: a message that is no base64");
+    return socket_->close();
+  }
+  if (!decoded.empty()) handler_->received(current_, decoded);
+}
+
+void ChannelConnection::endChannel(StreamId id) {
+  const Channel* target = channel(id);
+  if (target != nullptr && target->fromClient && received_.insert(id).second) handler_->ended(id);
+}
+
+}  // namespace userpod::streaming

@@ -1,0 +1,181 @@
+#include "daemon/streaming/websocket.hpp"
+
+#include <boost/beast/websocket.hpp>
+#include <deque>
+
+#include "daemon/streaming/socket_stream.hpp"
+
+namespace userpod::streaming {
+namespace {
+
+namespace websocket = boost::beast::websocket;
+
+constexpr std::size_t kMaxMessage = 16 << 20;
+constexpr std::size_t kReadBuffer = 16 << 10;
+constexpr std::chrono::seconds kHandshakeTime{10};  // of the close too
+
+class BeastWebSocket final : public WebSocket {
+ public:
+  BeastWebSocket(Socket socket, Request request, std::string protocol)
+      : stream_(std::move(socket)), request_(std::move(request)), protocol_(std::move(protocol)) {}
+  ~BeastWebSocket() override { *alive_ = false; }
+
+  void start(Listener& listener) override;
+  void send(std::string message, bool text) override;
+  bool ready() const override { return queue_.empty(); }
+  void hold() override { ++holds_; }
+  void release() override {
+    if (--holds_ == 0) read();
+  }
+  void close() override;
+  void abort() override;
+  Clock::time_point stalledSince() const override { return ready() ? Clock::time_point::max() : lastWrite_; }
+  Clock::time_point lastUse() const override { return lastUse_; }
+  void check() override {
+    if (!over_ && !closing_ && !reading_ && peerHasClosed(stream_.next_layer().native_handle())) over();
+  }
+
+ private:
+  struct Message {
+    std::string bytes;
+    bool text = false;
+  };
+  void read();
+  void readDone(ErrorCode error, std::size_t count);
+  void write();
+  void writeDone(ErrorCode error);
+  void sayGoodbye();
+  void over();
+
+  websocket::stream<Socket> stream_;
+  Request request_;
+  std::string protocol_;
+  Listener* listener_ = nullptr;
+  std::string buffer_;
+  std::deque<Message> queue_;  // the first is being written
+  std::size_t queued_ = 0;     // bytes in it
+  int holds_ = 0;
+  bool accepted_ = false;
+  bool first_ = true;  // the next part begins a message
+  bool reading_ = false;
+  bool closing_ = false;
+  bool over_ = false;
+  Clock::time_point lastUse_ = Clock::now();
+  Clock::time_point lastWrite_ = Clock::now();
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+void BeastWebSocket::start(Listener& listener) {
+  listener_ = &listener;
+  buffer_.resize(kReadBuffer);
+  stream_.set_option(websocket::stream_base::timeout{kHandshakeTime, websocket::stream_base::none(), false});
+  stream_.set_option(websocket::stream_base::decorator([protocol = protocol_](websocket::response_type& answer) {
+    answer.erase(http::field::server);
+    if (!protocol.empty()) answer.set(http::field::sec_websocket_protocol, protocol);
+  }));
+  stream_.read_message_max(kMaxMessage);
+  stream_.auto_fragment(false);
+  stream_.async_accept(request_, [this, alive = alive_](ErrorCode error) {
+    if (!*alive || over_) return;
+    if (error) return over();
+    accepted_ = true;
+    request_ = {};
+    read();
+    if (!queue_.empty()) write();
+    if (queue_.empty() && closing_) sayGoodbye();
+  });
+}
+
+void BeastWebSocket::read() {
+  if (reading_ || holds_ > 0 || over_ || closing_ || !accepted_ || queued_ > kChunk + kMaxAnswers) return;
+  reading_ = true;
+  stream_.async_read_some(boost::asio::buffer(buffer_), [this, alive = alive_](ErrorCode error, std::size_t count) {
+    if (!*alive) return;
+    reading_ = false;
+    readDone(error, count);
+  });
+}
+
+void BeastWebSocket::readDone(ErrorCode error, std::size_t count) {
+  if (over_ || closing_) return;  // sayGoodbye() brings the end
+  if (error) return over();       // after the close handshake, where the client has begun one
+  lastUse_ = Clock::now();
+  bool last = stream_.is_message_done();
+  auto alive = alive_;
+  listener_->message({buffer_.data(), count}, std::exchange(first_, last), last);
+  if (*alive) read();
+}
+
+void BeastWebSocket::send(std::string message, bool text) {
+  if (over_ || closing_) return;
+  queued_ += message.size();
+  queue_.push_back({std::move(message), text});
+  if (queue_.size() == 1 && accepted_) write();
+}
+
+void BeastWebSocket::write() {
+  stream_.text(queue_.front().text);
+  lastWrite_ = Clock::now();
+  stream_.async_write(boost::asio::buffer(queue_.front().bytes), [this, alive = alive_](ErrorCode error, std::size_t) {
+    if (*alive) writeDone(error);
+  });
+}
+
+void BeastWebSocket::writeDone(ErrorCode error) {
+  if (over_) return;
+  if (error) return over();
+  lastUse_ = lastWrite_ = Clock::now();
+  queued_ -= queue_.front().bytes.size();
+  queue_.pop_front();
+  if (!queue_.empty()) return write();
+  if (closing_) return sayGoodbye();
+  auto alive = alive_;
+  listener_->flushed();
+  if (*alive) read();
+}
+
+void BeastWebSocket::close() {
+  if (over_ || std::exchange(closing_, true)) return;
+  if (queue_.empty() && accepted_) sayGoodbye();
+}
+
+void BeastWebSocket::sayGoodbye() {
+  stream_.async_close(websocket::close_code::normal, [this, alive = alive_](ErrorCode) {
+    if (*alive) over();
+  });
+}
+
+void BeastWebSocket::abort() {
+  if (over_) return;
+  over_ = true;
+  asio::post(stream_.get_executor(), [this, alive = alive_] {
+    if (!*alive) return;
+    over_ = false;
+    over();
+  });
+}
+
+void BeastWebSocket::over() {
+  if (over_) return;
+  over_ = true;
+  ErrorCode ignored;
+  stream_.next_layer().close(ignored);
+  listener_->gone();  // may end this object
+}
+
+}  // namespace
+
+std::unique_ptr<WebSocket> acceptWebSocket(Socket socket, Request request, std::string protocol) {
+  return std::make_unique<BeastWebSocket>(std::move(socket), std::move(request), std::move(protocol));
+}
+
+void WebSocketTunnel::start(ByteStream::Listener& listener) {
+  listener_ = &listener;
+  socket_->start(*this);
+}
+
+void WebSocketTunnel::write(std::string_view head, std::string_view body) {
+  socket_->send(std::string(head).append(body), false);
+}
+
+}  // namespace userpod::streaming
