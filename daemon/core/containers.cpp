@@ -1,4 +1,4 @@
-// Making, starting and removing containers; exec.
+// Making, starting and removing containers.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -335,22 +335,6 @@ void CoreImpl::removeContainerEntity(const ContainerPointer& container, DoneCall
                      });
                });
              });
-}
-
-void CoreImpl::execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
-                        Callback<oci::ExecResult> done) {
-  post([this, key, command = std::move(command), timeout, done = std::move(done)]() mutable {
-    auto record = snapshot()->container(key);
-    if (!record) return done(std::move(record).error());
-    const ContainerPointer& container = containers_.at((*record)->id);
-    if (container->record->state != ContainerRecord::State::Running || (container->stop && container->stop->killed))
-      return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
-    if (container->record->paused)
-      return done(Error(Code::InvalidState, "container " + (*record)->id + " is paused: resume it first"));
-    oci::ExecInput input{(*record)->id, handlerOf(**record), parts_.paths.containerDirectory((*record)->id),
-                         std::move(command), timeout};
-    runtime_->exec(input, std::move(done));
-  });
 }
 
 std::string CoreImpl::containerSpec(const std::string& id) const {

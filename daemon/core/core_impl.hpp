@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "daemon/core/core.hpp"
+#include "daemon/core/parking.hpp"
 #include "daemon/network/network.hpp"
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
@@ -118,6 +119,13 @@ class CoreImpl final : public Core {
   void reopenContainerLog(const std::string& key, DoneCallback done) override;
   void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                 Callback<oci::ExecResult> done) override;
+  void openExec(const std::string& key, ExecRequest request, Callback<oci::ExecStreams> started,
+                Callback<std::int32_t> ended) override;
+  void attach(const std::string& key, bool tty, Callback<oci::Attachment> done) override;
+  void detach(const std::string& containerId, UniqueFd socket, bool input) override;
+  void resizeTerminal(const std::string& key, oci::TerminalSize size, DoneCallback done) override;
+  void podSockets(const std::string& key, Callback<network::TcpSockets> done) override;
+  Result<network::LoopbackListeners> loopbackListeners() override;
   std::string containerSpec(const std::string& id) const override;
   network::PodNamespaces podNamespaces(const PodRecord& pod) const override {
     return network_->namespacesOf(pod.id, pod.config);
@@ -238,6 +246,9 @@ class CoreImpl final : public Core {
   void commitLostExit(const ContainerPointer& container);
   void commitEnd(const ContainerPointer& container, ContainerRecord record);
 
+  // streams.cpp
+  Result<ContainerPointer> executable(const std::string& key) const;
+
   // update.cpp
   Status limitPod(const PodRecord& record);                                 // worker
   Status applyPodUpdate(const PodRecord& before, const PodConfig& wanted);  // worker
@@ -304,6 +315,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<EventLoop> strand_;
   std::unique_ptr<Workers> pulls_;
   std::unique_ptr<Workers> workers_;
+  Parking parking_;
 };
 
 // Made by userpod, not given by the caller.

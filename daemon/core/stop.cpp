@@ -1,6 +1,5 @@
 // Stopping containers, and how their exits are seen.
 #include <csignal>
-#include <filesystem>
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
@@ -15,19 +14,6 @@ constexpr std::chrono::milliseconds kExitFileDelay{500};
 // How long killed processes may wait for an answer of their root file system before that is ended too.
 constexpr std::chrono::seconds kServerGrace{5};
 constexpr std::int32_t kLostExitCode = 255;  // as CRI-O reports an exit nobody saw
-
-// Every process of a container: its own cgroup and those below it, where execs are.
-void signalAll(const std::string& cgroup, int signal) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(cgroup, ignored))
-    if (entry.is_directory(ignored)) signalAll(entry.path(), signal);
-  auto list = readFile(cgroup + "/cgroup.procs");
-  if (!list) return;
-  for (const auto& line : split(trim(*list), '\n')) {
-    auto pidfd = openPidfd(static_cast<pid_t>(std::strtol(line.c_str(), nullptr, 10)));
-    if (pidfd) (void)signalPidfd(pidfd->get(), signal);
-  }
-}
 
 bool ended(const ContainerRecord& record) {
   return record.state == ContainerRecord::State::Exited || record.state == ContainerRecord::State::Unknown;
@@ -112,7 +98,7 @@ void CoreImpl::killContainer(const std::string& key, int signal, bool whole, Don
       return done(Error(Code::InvalidState, "container " + (*record)->id + " is not running"));
     if (!whole) return done(signalPidfd(container->process.get(), signal));
     if (signal == SIGKILL) return done(writeFile(node_.cgroupRoot + (*record)->cgroup + "/cgroup.kill", "1"));
-    signalAll(node_.cgroupRoot + (*record)->cgroup, signal);
+    signalCgroup(node_.cgroupRoot + (*record)->cgroup, signal);
     done({});
   });
 }

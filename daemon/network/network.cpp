@@ -9,8 +9,6 @@
 #include <future>
 #include <mutex>
 #include <optional>
-#include <system_error>
-#include <thread>
 
 #include "daemon/network/bridge.hpp"
 #include "daemon/network/pins.hpp"
@@ -22,18 +20,6 @@
 
 namespace userpod::network {
 namespace {
-
-// Runs the function in a thread made for it, as it changes the thread's namespaces and so cannot give it back.
-Status inOwnThread(const std::function<Status()>& function) {
-  Status result;
-  try {
-    std::thread thread([&] { result = function(); });
-    thread.join();
-  } catch (const std::system_error& error) {
-    return sysError("make a thread (see TasksMax and RLIMIT_NPROC)", error.code().value());
-  }
-  return result;
-}
 
 bool ofNode(NamespaceMode mode) {
   return mode == NamespaceMode::Node;

@@ -1,4 +1,5 @@
-// ExecSync: `crun exec` with pipes, on an event loop of its own. No conmon, no file on a disk.
+// Commands in running containers: `crun exec` with pipes or a terminal, on an event loop of its own. No conmon, no file
+// on a disk.
 #pragma once
 
 #include <unordered_map>
@@ -11,35 +12,32 @@ class ExecLoop {
  public:
   // `leaf` is the cgroup that the runtime's own process is born in; the caller keeps it open.
   static Result<std::unique_ptr<ExecLoop>> start(const Paths& paths, const NodeInside& node, int leaf);
+  // Those under way get Canceled, and streaming ones are hung up.
   ~ExecLoop();
 
   // Any thread. done runs on the loop.
   void exec(const Handler& handler, const ExecInput& input, std::function<void(Result<ExecResult>)> done);
+  // Any thread. Both run on the loop.
+  void open(const Handler& handler, const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
+            std::function<void(Result<std::int32_t>)> ended);
   // Drops what is remembered of a container that is being removed. Any thread.
   void forget(const std::string& id);
 
  private:
   // What an exec takes over from the container's config.json.
   struct Template {
-    std::string process;  // JSON, without args
+    std::string process;  // JSON, without args and terminal
     std::string cgroup;
     bool ofNode = false;  // it has the node's PID namespace
   };
-  struct Session;
+  class Session;
+  class SyncSession;  // exec_sync.cpp
+  class OpenSession;  // exec_open.cpp
   using SessionPointer = std::shared_ptr<Session>;
 
   ExecLoop(const Paths& paths, const NodeInside& node, int leaf) : paths_(paths), node_(node), leaf_(leaf) {}
-  Result<Template> readTemplate(const ExecInput& input);
-  Status launch(const SessionPointer& session);
-  static Status addCommand(const SessionPointer& session, const Template& pattern, SpawnOptions& options);
-  Status prepareCgroup(const SessionPointer& session, const Template& pattern);
-  Status watch(const SessionPointer& session);
-  void read(const SessionPointer& session, UniqueFd& pipe, std::string& into);
-  void ended(const SessionPointer& session);
-  void timeOver(const SessionPointer& session);
-  void finish(const SessionPointer& session);
-  void fail(const SessionPointer& session, Error error);
-  void release(const SessionPointer& session);
+  void begin(SessionPointer session);
+  Result<Template> readTemplate(const std::string& id, const std::string& bundle);
 
   const Paths& paths_;
   const NodeInside& node_;

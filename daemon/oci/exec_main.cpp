@@ -1,20 +1,21 @@
-// userpod-exec: waits for a command in a container that has no PID namespace of its own, as crun cannot: there it is
-// the one who inherits what the command leaves behind, and waits for that too, whatever the command's own end.
+// userpod-exec: waits for a command in a container where the OCI runtime cannot. In a container that has no PID
+// namespace of its own crun is the one who inherits what the command leaves behind, and waits for that too, whatever
+// the command's own end; runc gives a terminal away only when it leaves the command alone.
 //
 //   userpod-exec LOG PIDFILE RUNTIME ARGUMENT...
 //
-// Runs the OCI runtime, which is told to leave the command alone (--detach) and to write its number to PIDFILE; ends as
-// the command ends, or as the runtime when that fails. What fails here is said in LOG, where the runtime says it too:
-// it must not be taken for the command's own end. Whom the command has left behind then passes to the node's first
-// process. Static and without the C++ library, like userpod-pause.
-// facts: prctl(2) PR_SET_CHILD_SUBREAPER.
+// Runs the OCI runtime, which ends with this process, and which is told to leave the command alone (--detach) and to
+// write its number to PIDFILE; ends as the command ends, or as the runtime when that fails. What fails here is said in
+// LOG, where the runtime says it too: it must not be taken for the command's own end. Whom the command has left behind
+// then passes to the node's first process. Static and without the C++ library, like userpod-pause. facts: prctl(2)
+// PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG.
 #include <fcntl.h>
-#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -40,20 +41,30 @@ pid_t numberIn(const char* path) {
   return static_cast<pid_t>(std::strtol(text, nullptr, 10));
 }
 
+// Without the one who waits for it a runtime must not start its command any more.
+pid_t run(char** words) {
+  const pid_t self = ::getpid();
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != self) ::_exit(70);
+  ::execv(words[0], words);
+  ::_exit(127);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::fputs("usage: userpod-exec LOG PIDFILE RUNTIME ARGUMENT...\nStarted by userpodd for ExecSync.\n", stderr);
+    std::fputs("usage: userpod-exec LOG PIDFILE RUNTIME ARGUMENT...\nStarted by userpodd for commands in containers.\n",
+               stderr);
     return 64;
   }
-  pid_t runtime = -1;
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail(argv[1], "become a subreaper");
-  if ((errno = ::posix_spawn(&runtime, argv[3], nullptr, nullptr, argv + 3, environ)) != 0)
-    return fail(argv[1], argv[3]);
+  const pid_t runtime = run(argv + 3);
+  if (runtime < 0) return fail(argv[1], "make a process");
   // The pipes are the command's: their end is its end.
-  ::close(STDOUT_FILENO);
-  ::close(STDERR_FILENO);
+  for (int number = STDIN_FILENO; number <= STDERR_FILENO; ++number) ::close(number);
   int status = 0;
   while (::waitpid(runtime, &status, 0) < 0) {
   }

@@ -6,22 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "daemon/oci/oci.hpp"
+#include "daemon/oci/runtime_impl.hpp"
 #include "daemon/sys/fd.hpp"
 
 namespace userpod::oci {
 namespace {
 
 constexpr std::chrono::seconds kAnswerTime{2};
-
-// conmon's control pipe. Nobody at its other end: conmon has ended.
-Status askMonitor(const std::string& bundle) {
-  auto control = openFile(bundle + "/ctl", O_WRONLY | O_NONBLOCK);
-  if (!control)
-    return Error(Code::MonitorFailed, "the container's monitor has ended: " + control.error().text(),
-                 control.error().sysErrno());
-  return writeAll(control->get(), "2 0 0\n");
-}
 
 // Until the file at `path` is `wanted`.
 bool arrives(const std::string& path, const struct stat& wanted) {
@@ -39,7 +30,7 @@ Status swapLog(const std::string& bundle, const std::string& logPath, const std:
   USERPOD_TRY(file, openFile(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0640));
   struct stat made{};
   if (::fstat(file.get(), &made) < 0) return sysError("stat " + temporary);
-  USERPOD_CHECK(askMonitor(bundle));
+  USERPOD_CHECK(tellMonitor(bundle, "2 0 0\n"));
   if (!arrives(logPath, made))
     return Error(Code::Timeout, "conmon did not open " + logPath + " anew within two seconds; try again later");
   return {};

@@ -187,6 +187,13 @@ void RuntimeImpl::exec(const ExecInput& input, std::function<void(Result<ExecRes
   execLoops_[nextLoop_++ % kExecLoops]->exec(**handler, input, std::move(done));
 }
 
+void RuntimeImpl::openExec(const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
+                           std::function<void(Result<std::int32_t>)> ended) {
+  auto handler = find(input.handler);
+  if (!handler) return started(std::move(handler).error());
+  execLoops_[nextLoop_++ % kExecLoops]->open(**handler, input, std::move(started), std::move(ended));
+}
+
 Result<std::optional<ExitRecord>> readExitFile(const Paths& paths, const std::string& id) {
   auto file = openFile(paths.exits() + "/" + id, O_RDONLY | O_NOFOLLOW);
   if (!file && file.error().sysErrno() == ENOENT) return std::optional<ExitRecord>();

@@ -39,6 +39,9 @@ std::vector<std::string> toolEnvironment(const Paths& paths);
 // has only 200, and the session keyring of the user may hold tickets and disk keys.
 Result<Child> spawnTool(const SpawnOptions& options);
 
+// A line for conmon's control pipe. MonitorFailed: nobody is at its other end, conmon has ended.
+Status tellMonitor(const std::string& bundle, const std::string& line);
+
 class ExecLoop;
 
 class RuntimeImpl final : public Runtime {
@@ -57,6 +60,8 @@ class RuntimeImpl final : public Runtime {
   Status remove(const std::string& id, const std::string& handler) override;
   std::vector<std::pair<std::string, std::string>> containers() const override;
   void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) override;
+  void openExec(const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
+                std::function<void(Result<std::int32_t>)> ended) override;
 
  private:
   Result<const Handler*> find(const std::string& handler) const;

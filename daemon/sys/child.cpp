@@ -12,7 +12,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+
+#include "daemon/sys/util.hpp"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -277,6 +281,18 @@ Result<UniqueFd> openPidfd(pid_t pid) {
 Status signalPidfd(int pidfd, int signal) {
   if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) < 0) return sysError("send signal");
   return {};
+}
+
+void signalCgroup(const std::string& path, int signal) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(path, ignored))
+    if (entry.is_directory(ignored)) signalCgroup(entry.path(), signal);
+  auto list = readFile(path + "/cgroup.procs");
+  if (!list) return;
+  for (const auto& line : split(trim(*list), '\n')) {
+    auto process = openPidfd(static_cast<pid_t>(std::strtol(line.c_str(), nullptr, 10)));
+    if (process) (void)signalPidfd(process->get(), signal);
+  }
 }
 
 Result<std::string> findProgram(const std::string& name) {

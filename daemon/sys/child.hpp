@@ -71,6 +71,8 @@ Result<Output> run(SpawnOptions options, std::chrono::milliseconds time, std::si
 // A handle on any process. Signals never hit a recycled pid.
 Result<UniqueFd> openPidfd(pid_t pid);
 Status signalPidfd(int pidfd, int signal);
+// Every process in the cgroup at this path and in those below it; a cgroup that is gone has none. Any thread.
+void signalCgroup(const std::string& path, int signal);
 
 // Finds a program in a PATH-like list: HelperMissing names the program and the package that has it.
 Result<std::string> findProgram(const std::string& name);

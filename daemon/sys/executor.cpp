@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <system_error>
 
 namespace userpod {
 
@@ -126,6 +127,17 @@ void EventLoop::run() {
       (*callback)(event.events);
     }
   }
+}
+
+Status inOwnThread(const std::function<Status()>& function) {
+  Status result;
+  try {
+    std::thread thread([&] { result = function(); });
+    thread.join();
+  } catch (const std::system_error& error) {
+    return sysError("make a thread (see TasksMax and RLIMIT_NPROC)", error.code().value());
+  }
+  return result;
 }
 
 Workers::Workers(unsigned threads, const std::string& name) {

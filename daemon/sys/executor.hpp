@@ -60,6 +60,9 @@ class EventLoop {
   std::thread thread_;
 };
 
+// Runs the function in a thread made for it, as it changes the thread's namespaces and so cannot give it back.
+Status inOwnThread(const std::function<Status()>& function);
+
 // A fixed number of threads for blocking work, first come first served. A task must not call setns or unshare:
 // a thread that changes its namespaces is made for that purpose and ends.
 class Workers {

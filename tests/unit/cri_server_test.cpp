@@ -96,6 +96,21 @@ class FakeCore final : public core::Core {
     done(oci::ExecResult{3, std::string(16 * kMebibyte, 'o'), "err"});
   }
   network::PodNamespaces podNamespaces(const PodRecord&) const override { return {"/ns/net", "/ns/ipc", "/ns/uts"}; }
+  void openExec(const std::string&, core::ExecRequest, core::Callback<oci::ExecStreams> started,
+                core::Callback<std::int32_t>) override {
+    started(Error(Code::NotSupported, "not in this test"));
+  }
+  void attach(const std::string&, bool, core::Callback<oci::Attachment> done) override {
+    done(Error(Code::NotSupported, "not in this test"));
+  }
+  void detach(const std::string&, UniqueFd, bool) override {}
+  void resizeTerminal(const std::string&, oci::TerminalSize, core::DoneCallback done) override { done({}); }
+  void podSockets(const std::string&, core::Callback<network::TcpSockets> done) override {
+    done(Error(Code::NotSupported, "not in this test"));
+  }
+  Result<network::LoopbackListeners> loopbackListeners() override {
+    return Error(Code::NotSupported, "not in this test");
+  }
   std::string containerSpec(const std::string&) const override { return R"({"ociVersion":"1.0.2"})"; }
   void pullImage(images::PullRequest request, core::Callback<std::string> done) override {
     std::lock_guard lock(mutex);
