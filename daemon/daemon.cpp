@@ -12,6 +12,7 @@
 
 #include "daemon/core/core.hpp"
 #include "daemon/cri/server.hpp"
+#include "daemon/streaming/streaming.hpp"
 #include "daemon/sys/log.hpp"
 #include "dbus/bus.hpp"
 
@@ -80,7 +81,12 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   setLogLevel(levelNamed(settings.logLevel));
   USERPOD_TRY(socket, listener(paths));
   USERPOD_TRY(core, core::Core::open({paths, settings, std::make_shared<Broker>(std::move(brokerSocket))}));
-  USERPOD_TRY(server, cri::Server::start(*core, std::move(socket)));
+  auto streams = streaming::Server::start(*core);
+  if (!streams) {
+    logWarning("no streaming: {}; exec, attach and port-forward are refused", streams.error().text());
+    core->report({"Streaming", false, "StreamingUnavailable", streams.error().text()});
+  }
+  USERPOD_TRY(server, cri::Server::start(*core, streams ? streams->get() : nullptr, std::move(socket)));
   auto frontEnd = bus::Bus::start(*core);
   if (!frontEnd) {
     logWarning("no bus: {}; the CRI works without it", frontEnd.error().text());
@@ -91,6 +97,7 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   (void)::sd_notify(0, "STOPPING=1");
   server->stop(kStopGrace);
   server.reset();
+  if (streams) streams->reset();
   if (frontEnd) frontEnd->reset();
   core.reset();
   return {};

@@ -4,6 +4,7 @@
 #include "api.grpc.pb.h"
 #include "daemon/core/core.hpp"
 #include "daemon/cri/calls.hpp"
+#include "daemon/streaming/streaming.hpp"
 
 namespace userpod::cri {
 
@@ -14,9 +15,6 @@ namespace v1 = ::runtime::v1;
   X(CheckpointContainer, never)    \
   X(CheckpointPod, never)          \
   X(RestorePod, never)             \
-  X(Exec, notYet)                  \
-  X(Attach, notYet)                \
-  X(PortForward, notYet)           \
   X(ContainerStats, notYet)        \
   X(ListContainerStats, notYet)    \
   X(PodSandboxStats, notYet)       \
@@ -31,7 +29,9 @@ namespace v1 = ::runtime::v1;
 
 class RuntimeService final : public v1::RuntimeService::CallbackService {
  public:
-  RuntimeService(core::Core& core, std::shared_ptr<CallRegistry> calls) : core_(core), calls_(std::move(calls)) {}
+  // streaming: null where it could not be started.
+  RuntimeService(core::Core& core, streaming::Server* streaming, std::shared_ptr<CallRegistry> calls)
+      : core_(core), streaming_(streaming), calls_(std::move(calls)) {}
 
   using Context = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
@@ -64,6 +64,9 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
                                     v1::UpdateContainerResourcesResponse*) override;
   Reactor* ReopenContainerLog(Context*, const v1::ReopenContainerLogRequest*, v1::ReopenContainerLogResponse*) override;
   Reactor* ExecSync(Context*, const v1::ExecSyncRequest*, v1::ExecSyncResponse*) override;
+  Reactor* Exec(Context*, const v1::ExecRequest*, v1::ExecResponse*) override;
+  Reactor* Attach(Context*, const v1::AttachRequest*, v1::AttachResponse*) override;
+  Reactor* PortForward(Context*, const v1::PortForwardRequest*, v1::PortForwardResponse*) override;
 
 #define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
   USERPOD_REFUSED_CALLS(USERPOD_DECLARE)
@@ -86,7 +89,14 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Result<ContainerConfig> checkCreate(const v1::CreateContainerRequest& request, std::string* podId) const;
   Result<PodConfig> checkRun(const v1::RunPodSandboxRequest& request) const;
 
+  // URLs for clients that stream.
+  Result<std::string> execUrl(const v1::ExecRequest& request) const;
+  Result<std::string> attachUrl(const v1::AttachRequest& request) const;
+  Result<std::string> portForwardUrl(const v1::PortForwardRequest& request) const;
+  Result<ContainerPointer> findLiving(const std::string& key) const;
+
   core::Core& core_;
+  streaming::Server* streaming_;
   std::shared_ptr<CallRegistry> calls_;
 };
 

@@ -24,7 +24,7 @@ void logGrpc(gpr_log_func_args* args) {
 }  // namespace
 
 struct Server::Parts {
-  explicit Parts(core::Core& core) : runtime(core, calls), images(core, calls) {}
+  Parts(core::Core& core, streaming::Server* streaming) : runtime(core, streaming, calls), images(core, calls) {}
 
   std::shared_ptr<CallRegistry> calls = std::make_shared<CallRegistry>();
   RuntimeService runtime;
@@ -39,9 +39,9 @@ Server::~Server() {
   stop(std::chrono::milliseconds(0));
 }
 
-Result<std::unique_ptr<Server>> Server::start(core::Core& core, UniqueFd listener) {
+Result<std::unique_ptr<Server>> Server::start(core::Core& core, streaming::Server* streaming, UniqueFd listener) {
   gpr_set_log_function(&logGrpc);
-  auto parts = std::make_unique<Parts>(core);
+  auto parts = std::make_unique<Parts>(core, streaming);
   grpc::ServerBuilder builder;  // without ports: connections come from the acceptor
   builder.RegisterService(&parts->runtime);
   builder.RegisterService(&parts->images);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daemon/core/core.hpp"
+#include "daemon/streaming/streaming.hpp"
 #include "daemon/sys/fd.hpp"
 
 namespace userpod::cri {
@@ -15,8 +16,9 @@ Result<UniqueFd> openListener(const std::string& path);
 
 class Server {
  public:
-  // listener: a listening stream socket, from systemd or from openListener(). The core outlives the server.
-  static Result<std::unique_ptr<Server>> start(core::Core& core, UniqueFd listener);
+  // listener: a listening stream socket, from systemd or from openListener(). The core and the streaming server outlive
+  // the server; without a streaming server Exec, Attach and PortForward answer UNAVAILABLE.
+  static Result<std::unique_ptr<Server>> start(core::Core& core, streaming::Server* streaming, UniqueFd listener);
   ~Server();  // stop() without grace, if it has not been called
 
   // No new connections or calls; waits for the calls under way, at most `grace`, then answers them UNAVAILABLE. The

@@ -15,8 +15,8 @@ struct Channel {
   StreamId id = 0;
   StreamHeaders headers;  // as a SPDY client would open it
   bool fromClient = false;
-  std::string greeting;  // sent at the start
-  bool greets = false;
+  bool greets = false;  // sends a message at the start:
+  std::string greeting = {};
 };
 
 class ChannelConnection final : public Connection, private WebSocket::Listener {

@@ -31,7 +31,7 @@ std::vector<Channel> commandChannels(bool out, bool err, bool tty) {
                                    {0, {{"streamtype", "stdin"}}, true, false},
                                    {1, {{"streamtype", "stdout"}}, false, out},
                                    {2, {{"streamtype", "stderr"}}, false, !out && err}};
-  if (tty) channels.push_back({4, {{"streamtype", "resize"}}, true, false});
+  if (tty) channels.push_back(Channel{4, {{"streamtype", "resize"}}, true, false});
   return channels;
 }
 
@@ -42,9 +42,9 @@ std::vector<Channel> forwardChannels(const std::vector<std::uint16_t>& ports) {
     std::string bytes = {static_cast<char>(port & 0xff), static_cast<char>(port >> 8)};
     StreamHeaders headers = {{"port", std::to_string(port)}, {"requestid", std::to_string(i)}};
     headers["streamtype"] = "error";
-    channels.push_back({2 * i + 1, headers, false, true, bytes});
+    channels.push_back(Channel{2 * i + 1, headers, false, true, bytes});
     headers["streamtype"] = "data";
-    channels.push_back({2 * i, headers, true, true, bytes});
+    channels.push_back(Channel{2 * i, headers, true, true, bytes});
   }
   return channels;
 }

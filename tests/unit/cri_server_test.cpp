@@ -201,7 +201,7 @@ class CriServer : public ::testing::Test {
     socket_ = directory_ + "/cri.sock";
     auto listener = cri::openListener(socket_);
     ASSERT_TRUE(listener) << listener.error().text();
-    auto server = cri::Server::start(core_, std::move(*listener));
+    auto server = cri::Server::start(core_, nullptr, std::move(*listener));
     ASSERT_TRUE(server) << server.error().text();
     server_ = std::move(*server);
     grpc::ChannelArguments arguments;
