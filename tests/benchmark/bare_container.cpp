@@ -156,7 +156,7 @@ std::vector<std::string> BareContainers::crun(std::vector<std::string> arguments
   return all;
 }
 
-Status BareContainers::runCrun(std::vector<std::string> arguments) const {
+Result<Child> BareContainers::startCrun(std::vector<std::string> arguments, int out) const {
   SpawnOptions options;
   options.argv = crun(std::move(arguments));
   options.environment = toolEnvironment();
@@ -164,10 +164,16 @@ Status BareContainers::runCrun(std::vector<std::string> arguments) const {
   options.cgroupNamespace = node_.cgroupNamespace.get();
   options.directory = "/";
   options.descriptors = {{2, 2}};
-  USERPOD_TRY(child, spawn(options));
+  if (out >= 0) options.descriptors.emplace_back(out, 1);
+  return spawn(options);
+}
+
+Status BareContainers::runCrun(std::vector<std::string> arguments) const {
+  USERPOD_TRY(child, startCrun(arguments));
   USERPOD_TRY(status, child.wait());
   if (status.code == 0) return {};
-  return Error(Code::RuntimeFailed, fmt::format("bare {}: exit status {}", fmt::join(options.argv, " "), status.code));
+  return Error(Code::RuntimeFailed,
+               fmt::format("bare crun {}: exit status {}", fmt::join(arguments, " "), status.code));
 }
 
 Result<BareContainer> BareContainers::prepare(unsigned number,
@@ -236,9 +242,19 @@ Status BareContainers::start(BareContainer& container) const {
 }
 
 Status BareContainers::exec(const BareContainer& container, const std::vector<std::string>& command) const {
+  return runCrun(execArguments(container, command));
+}
+
+Result<Child> BareContainers::startExec(const BareContainer& container, const std::vector<std::string>& command,
+                                        int out) const {
+  return startCrun(execArguments(container, command), out);
+}
+
+std::vector<std::string> BareContainers::execArguments(const BareContainer& container,
+                                                       const std::vector<std::string>& command) {
   std::vector<std::string> arguments{"exec", id(container.number)};
   arguments.insert(arguments.end(), command.begin(), command.end());
-  return runCrun(std::move(arguments));
+  return arguments;
 }
 
 Status BareContainers::stop(const BareContainer& container) const {

@@ -73,6 +73,8 @@ class BareContainers {
   Status start(BareContainer& container) const;
   // `crun exec` of the command.
   Status exec(const BareContainer& container, const std::vector<std::string>& command) const;
+  // The same with its stdout in this pipe; the caller waits for its end.
+  Result<Child> startExec(const BareContainer& container, const std::vector<std::string>& command, int out) const;
   // SIGTERM by pidfd, the exit file, `crun delete`, umount.
   Status stop(const BareContainer& container) const;
   // What stop leaves: directories and the monitor's cgroup.
@@ -85,7 +87,10 @@ class BareContainers {
   std::string bundle(unsigned number) const { return live_ + "/bundles/" + id(number); }
   std::string writable(unsigned number) const { return disk_ + "/" + id(number); }
   std::vector<std::string> crun(std::vector<std::string> arguments) const;
+  Result<Child> startCrun(std::vector<std::string> arguments, int out = -1) const;
   Status runCrun(std::vector<std::string> arguments) const;
+  static std::vector<std::string> execArguments(const BareContainer& container,
+                                                const std::vector<std::string>& command);
   SpawnOptions monitorOptions(const BareContainer& container) const;
   Status create(BareContainer& container) const;
 

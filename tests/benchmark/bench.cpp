@@ -56,12 +56,12 @@ class Undo {
   bool pulledPause_ = false;
 };
 
-bool wantsLifecycle(const Options& options) {
-  return std::any_of(kLifecycleRows.begin(), kLifecycleRows.end(), [&](const auto& row) { return options.wants(row); });
+bool wantsAny(const Options& options, const std::vector<std::string>& rows) {
+  return std::any_of(rows.begin(), rows.end(), [&](const auto& row) { return options.wants(row); });
 }
 
-Status lifecycleRows(const Options& options, const Paths& paths, const NodeInside& node, const Workspace& workspace,
-                     Client& client, Report& report) {
+Result<BareParts> openBare(const Options& options, const Paths& paths, const NodeInside& node,
+                           const Workspace& workspace, Client& client) {
   USERPOD_TRY(settings, loadSettings(paths));
   USERPOD_TRY(tools, findTools(paths, settings));
   // A container that stays shows what the bare ones are to be made of.
@@ -73,22 +73,35 @@ Status lifecycleRows(const Options& options, const Paths& paths, const NodeInsid
   USERPOD_TRY(sandboxes, BareSandboxes::open(node, workspace.live() + "/ns"));
   USERPOD_TRY(containers, BareContainers::open(node, std::move(tools), std::move(model), workspace.live(),
                                                workspace.disk() + "/containers"));
-  return measureLifecycle(options, client, *sandboxes, *containers, report);
+  return BareParts{std::move(sandboxes), std::move(containers)};
 }
 
-Status measure(const Options& options, const Paths& paths, UniqueFd outerMemory) {
+Status rowsWithBareContainers(const Options& options, const Paths& paths, const NodeInside& node,
+                              const Workspace& workspace, Client& client, Report& report) {
+  USERPOD_TRY(bare, openBare(options, paths, node, workspace, client));
+  if (wantsAny(options, kLifecycleRows)) USERPOD_CHECK(measureLifecycle(options, client, bare, report));
+  return measureExecSessions(options, client, bare, report);
+}
+
+bool wantsBareContainers(const Options& options) {
+  return wantsAny(options, kLifecycleRows) || options.wants("ExecSession") || options.wants("ExecStdout");
+}
+
+Status measure(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {
   USERPOD_TRY(node, NodeInside::open(paths));
   USERPOD_TRY(client, Client::connect(paths.criSocket()));
   Report report(options.json);
-  PodRows pods(options, *client, node.cgroupRoot, std::move(outerMemory));
+  PodRows pods(options, *client, node.cgroupRoot, outerMemory);
   if (options.wants("Pods")) USERPOD_CHECK(pods.idle(report));
   USERPOD_TRY(workspace, Workspace::open(paths, node));
   Undo undo(*client, options);
   USERPOD_CHECK(undo.begin());
-  if (wantsLifecycle(options)) {
-    USERPOD_CHECK(lifecycleRows(options, paths, node, *workspace, *client, report));
+  if (wantsBareContainers(options)) {
+    USERPOD_CHECK(rowsWithBareContainers(options, paths, node, *workspace, *client, report));
     USERPOD_CHECK(client->removeAll());
   }
+  if (options.wants("PortForward")) USERPOD_CHECK(measurePortForward(options, *client, report));
+  if (options.wants("Sessions")) USERPOD_CHECK(measureSessions(options, *client, outerMemory, report));
   if (options.wants("Load")) USERPOD_CHECK(measureListUnderLoad(options, *client, report));
   if (options.wants("Stops")) USERPOD_CHECK(measureListDuringStops(options, *client, report));
   if (options.wants("SharedPid")) USERPOD_CHECK(measureSharedPid(options, *client, report));
@@ -105,10 +118,10 @@ int fail(const Error& error) {
 }
 
 // The measuring process; no thread has been made before it.
-int insideNode(const Options& options, const Paths& paths, UniqueFd outerMemory) {
+int insideNode(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {
   handleInterrupts();
   ::signal(SIGPIPE, SIG_IGN);
-  auto done = measure(options, paths, std::move(outerMemory));
+  auto done = measure(options, paths, outerMemory);
   return done ? 0 : fail(done.error());
 }
 
@@ -126,7 +139,7 @@ int superviseOf(Child& child) {
 Status checkOptions(const Options& options) {
   for (const auto& row : options.rows) {
     bool known = false;
-    for (const auto* list : {&kLifecycleRows, &kOtherRows})
+    for (const auto* list : {&kLifecycleRows, &kStreamRows, &kOtherRows})
       known |= std::find(list->begin(), list->end(), row) != list->end();
     if (!known) return Error(Code::InvalidArgument, "--rows: there is no row \"" + row + "\"; see --help");
   }
@@ -154,7 +167,7 @@ int runBenchmark(const Options& options) {
   auto outerMemory = openMemoryOf("userpodd");
   if (!outerMemory) return fail(outerMemory.error());
   handleInterrupts();
-  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, std::move(*outerMemory)); });
+  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, *outerMemory); });
   if (!child) return fail(child.error());
   int status = superviseOf(*child);
   ::unlink((paths->runtime + "/bench.lock").c_str());
@@ -184,7 +197,8 @@ int main(int argc, char** argv) {
       ->envname("USERPOD_REGISTRY");
   app.add_option("--rows", options.rows,
                  "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
-                 " StopPodSandbox, PullImage, Load, Stops, SharedPid, Pods")
+                 " StopPodSandbox, ExecSession, ExecStdout, PortForward, Sessions, PullImage, Load, Stops, SharedPid,"
+                 " Pods")
       ->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   return userpod::bench::runBenchmark(options);

@@ -57,6 +57,8 @@ class CriClient final : public Client {
   Status stopContainer(const std::string& id, std::int64_t grace) override;
   Status removeContainer(const std::string& id) override;
   Status exec(const std::string& id, const std::vector<std::string>& command) override;
+  Result<std::string> execUrl(const std::string& id, const std::vector<std::string>& command, bool in) override;
+  Result<std::string> portForwardUrl(const Pod& pod) override;
   Result<nlohmann::json> containerSpec(const std::string& id) override;
   Result<pid_t> containerPid(const std::string& id) override;
   Result<std::size_t> listPods() override;
@@ -184,6 +186,25 @@ Status CriClient::exec(const std::string& id, const std::vector<std::string>& co
   if (response.exit_code() == 0) return {};
   return Error(Code::System, fmt::format("{} in the container: exit status {}: {}", command[0], response.exit_code(),
                                          response.stderr()));
+}
+
+Result<std::string> CriClient::execUrl(const std::string& id, const std::vector<std::string>& command, bool in) {
+  v1::ExecRequest request;
+  request.set_container_id(id);
+  for (const auto& word : command) request.add_cmd(word);
+  request.set_stdin(in);
+  request.set_stdout(true);
+  v1::ExecResponse response;
+  USERPOD_CHECK(runtimeCall("Exec", &v1::RuntimeService::Stub::Exec, request, &response));
+  return response.url();
+}
+
+Result<std::string> CriClient::portForwardUrl(const Pod& pod) {
+  v1::PortForwardRequest request;
+  request.set_pod_sandbox_id(pod.id);
+  v1::PortForwardResponse response;
+  USERPOD_CHECK(runtimeCall("PortForward", &v1::RuntimeService::Stub::PortForward, request, &response));
+  return response.url();
 }
 
 Result<nlohmann::json> CriClient::containerInfo(const std::string& id) {

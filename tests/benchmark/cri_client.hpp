@@ -36,6 +36,9 @@ class Client {
   virtual Status removeContainer(const std::string& id) = 0;
   virtual Status exec(const std::string& id,
                       const std::vector<std::string>& command) = 0;  // a status but 0 is an error
+  // Where a session is served. Of exec: stdout, and stdin if `in`.
+  virtual Result<std::string> execUrl(const std::string& id, const std::vector<std::string>& command, bool in) = 0;
+  virtual Result<std::string> portForwardUrl(const Pod& pod) = 0;
   // The OCI spec, runtimeSpec of the verbose status.
   virtual Result<nlohmann::json> containerSpec(const std::string& id) = 0;
   virtual Result<pid_t> containerPid(const std::string& id) = 0;  // in the node, from the verbose status

@@ -162,11 +162,10 @@ std::string procField(const std::string& text, const std::string& name) {
   return {};
 }
 
-Status measureLifecycle(const Options& options, Client& client, BareSandboxes& sandboxes, BareContainers& containers,
-                        Report& report) {
+Status measureLifecycle(const Options& options, Client& client, BareParts& bare, Report& report) {
   unsigned number = 0;
   for (unsigned callers : options.parallel) {
-    Lifecycle lifecycle(options, client, sandboxes, containers, callers, number);
+    Lifecycle lifecycle(options, client, *bare.sandboxes, *bare.containers, callers, number);
     USERPOD_CHECK(lifecycle.run(report));
     number = lifecycle.nextNumber();
   }

@@ -55,6 +55,19 @@ Result<UniqueFd> openMemoryOf(const std::string& name) {
   return openFile(process + "/smaps_rollup", O_RDONLY);
 }
 
+Result<DaemonMemory> daemonMemory(const UniqueFd& outer) {
+  USERPOD_TRY(process, processNamed(kInner));
+  USERPOD_TRY(inner, readFile(process + "/smaps_rollup"));
+  if (::lseek(outer.get(), 0, SEEK_SET) < 0) return sysError("memory of userpodd");
+  USERPOD_TRY(outside, readAll(outer.get(), 64 << 10));
+  DaemonMemory memory;
+  memory.outerRss = mebibytes(outside, "Rss");
+  memory.outerPss = mebibytes(outside, "Pss");
+  memory.rss = memory.outerRss + mebibytes(inner, "Rss");
+  memory.pss = memory.outerPss + mebibytes(inner, "Pss");
+  return memory;
+}
+
 Status PodRows::idle(Report& report) const {
   return printDaemon(report, "idle");
 }
@@ -64,14 +77,11 @@ Status PodRows::printDaemon(Report& report, const std::string& when) const {
   USERPOD_TRY(before, milliseconds(process));
   std::this_thread::sleep_for(kRest);
   USERPOD_TRY(after, milliseconds(process));
-  USERPOD_TRY(inner, readFile(process + "/smaps_rollup"));
-  if (::lseek(outerMemory_.get(), 0, SEEK_SET) < 0) return sysError("memory of userpodd");
-  USERPOD_TRY(outer, readAll(outerMemory_.get(), 64 << 10));
-  for (const auto& [title, field] : {std::pair("RSS", "Rss"), std::pair("PSS", "Pss")}) {
-    report.print(
-        valueRow(fmt::format("daemon {}, {}", title, when), mebibytes(inner, field) + mebibytes(outer, field), "MiB"));
-    report.print(valueRow(fmt::format("outer {} of it, {}", title, when), mebibytes(outer, field), "MiB"));
-  }
+  USERPOD_TRY(memory, daemonMemory(outerMemory_));
+  report.print(valueRow("daemon RSS, " + when, memory.rss, "MiB"));
+  report.print(valueRow("outer RSS of it, " + when, memory.outerRss, "MiB"));
+  report.print(valueRow("daemon PSS, " + when, memory.pss, "MiB"));
+  report.print(valueRow("outer PSS of it, " + when, memory.outerPss, "MiB"));
   report.print(
       valueRow("daemon CPU at rest, " + when, (after - before) / std::chrono::duration<double>(kRest).count(), "ms/s"));
   return {};

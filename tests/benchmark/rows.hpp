@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,16 +34,39 @@ struct Options {
 
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
+inline const std::vector<std::string> kStreamRows = {"ExecSession", "ExecStdout", "PortForward", "Sessions"};
 inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Stops", "SharedPid", "Pods"};
+
+// Where bare containers are made, of the same parts as a container of the product.
+struct BareParts {
+  std::unique_ptr<BareSandboxes> sandboxes;
+  std::unique_ptr<BareContainers> containers;
+};
+
+// Resident and proportional memory in MiB, of both processes of the daemon together and of the outer one.
+struct DaemonMemory {
+  double rss = 0, pss = 0, outerRss = 0, outerPss = 0;
+};
 
 // "Row, 10 at once"
 std::string atOnce(const std::string& row, unsigned callers);
 // "Name:   value" in a file of /proc; empty without such a line.
 std::string procField(const std::string& text, const std::string& name);
 
+// outer: smaps_rollup of the outer process, which only a process in the host's namespaces may open: see openMemoryOf.
+Result<DaemonMemory> daemonMemory(const UniqueFd& outer);
+
 // All lifecycle rows from the same pods, for each number of callers at once.
-Status measureLifecycle(const Options& options, Client& client, BareSandboxes& sandboxes, BareContainers& containers,
-                        Report& report);
+Status measureLifecycle(const Options& options, Client& client, BareParts& bare, Report& report);
+
+// Exec sessions over SPDY beside `crun exec` with a pipe: their time, and the rate of their output.
+Status measureExecSessions(const Options& options, Client& client, BareParts& bare, Report& report);
+
+// A forwarded connection beside a proxy of splice(2).
+Status measurePortForward(const Options& options, Client& client, Report& report);
+
+// Many sessions at once: what they cost the daemon, and that each gets its own bytes.
+Status measureSessions(const Options& options, Client& client, const UniqueFd& outerMemory, Report& report);
 
 // Times of ListContainers while the greatest number of callers make containers at once: reads must not wait for work.
 Status measureListUnderLoad(const Options& options, Client& client, Report& report);
@@ -59,9 +83,8 @@ Status measurePull(const Options& options, Client& client, const std::string& sc
 // What the daemon costs at rest: memory and processor, monitors, and the times of lists, with no pod and with many.
 class PodRows {
  public:
-  // outerMemory: smaps_rollup of the daemon's outer process, which only a process in the host's namespaces may open.
-  PodRows(const Options& options, Client& client, std::string cgroupRoot, UniqueFd outerMemory)
-      : options_(options), client_(client), cgroupRoot_(std::move(cgroupRoot)), outerMemory_(std::move(outerMemory)) {}
+  PodRows(const Options& options, Client& client, std::string cgroupRoot, const UniqueFd& outerMemory)
+      : options_(options), client_(client), cgroupRoot_(std::move(cgroupRoot)), outerMemory_(outerMemory) {}
   Status idle(Report& report) const;  // before any pod
   Status withPods(Report& report);    // removes them at the end
 
@@ -74,7 +97,7 @@ class PodRows {
   const Options& options_;
   Client& client_;
   const std::string cgroupRoot_;
-  const UniqueFd outerMemory_;
+  const UniqueFd& outerMemory_;
   std::vector<Pod> pods_;
   unsigned containers_ = 0;
 };
