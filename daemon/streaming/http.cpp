@@ -76,9 +76,9 @@ void HeadReader::parsed(ErrorCode error) {
   if (error == http::error::header_limit || error == http::error::buffer_overflow)
     return refuse(http::status::request_header_fields_too_large,
                   fmt::format("the request's head is larger than {} bytes", kMaxHead));
-  if (error == asio::error::operation_aborted || error == http::error::end_of_stream ||
-      error == http::error::partial_message || error.category() == boost::system::system_category())
-    return done_(Socket(timer_.get_executor()), {}, {});
+  bool gone = error == http::error::end_of_stream || error == http::error::partial_message ||
+              (error && error.category() == boost::system::system_category());
+  if (gone) return done_(Socket(timer_.get_executor()), {}, {});
   if (error) return refuse(http::status::bad_request, "this is not an HTTP/1.1 request: " + error.message());
   auto& parser = parser_->parser;
   if (parser.chunked() || parser.content_length().value_or(0) > 0)
