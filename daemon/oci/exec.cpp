@@ -105,7 +105,7 @@ Status ExecLoop::Session::launch() {
   options.environment = toolEnvironment(loop_.paths_);
   options.descriptors = {{process.get(), 3}, {log_.get(), 4}};
   USERPOD_CHECK(prepare(options));
-  if (detached(pattern)) USERPOD_CHECK(detach(options));
+  if (detached(pattern)) detach(options);
   options.argv.push_back(command_.id);
   options.cgroup = loop_.leaf_;
   options.cgroupNamespace = loop_.node_.cgroupNamespace.get();
@@ -121,19 +121,19 @@ Status ExecLoop::Session::launch() {
 
 Status ExecLoop::Session::makeCgroup(const Template& pattern) {
   std::string path = fmt::format("{}/exec-{}", pattern.cgroup, number_);
-  if (::mkdir((loop_.node_.cgroupRoot + path).c_str(), 0755) < 0 && errno != EEXIST)
+  if (::mkdir((loop_.node_.cgroupRoot + path).c_str(), 0755) < 0 && errno != EEXIST) {
+    if (errno == ENOENT) return Error(Code::InvalidState, "container " + command_.id + " has ended");
     return sysError("make cgroup " + path);
+  }
   cgroup_ = path;
   return {};
 }
 
-Status ExecLoop::Session::detach(SpawnOptions& options) {
-  USERPOD_TRY(pidFile, memoryFile("pid", ""));
-  options.descriptors.emplace_back(pidFile.get(), 5);
-  childEnds_.push_back(std::move(pidFile));
-  options.argv.insert(options.argv.end(), {"--detach", "--pid-file=/proc/self/fd/5"});
-  options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/4", "/proc/self/fd/5"});
-  return {};
+void ExecLoop::Session::detach(SpawnOptions& options) {
+  // A path: runc writes another file beside it and renames that.
+  pidFile_ = fmt::format("{}/{}", execDirectory(loop_.paths_), number_);
+  options.argv.insert(options.argv.end(), {"--detach", "--pid-file=" + pidFile_});
+  options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/4", pidFile_});
 }
 
 void ExecLoop::Session::childEnded() {
@@ -189,6 +189,7 @@ void ExecLoop::Session::release() {
     loop_.loop_->unwatch(child_.pidfd());
     child_ = Child();  // kills and reaps
   }
+  if (!pidFile_.empty()) ::unlink(pidFile_.c_str());  // there when userpod-exec was killed
   if (cgroup_.empty()) return;
   std::string path = loop_.node_.cgroupRoot + cgroup_;
   if (failure_) (void)writeFile(path + "/cgroup.kill", "1");

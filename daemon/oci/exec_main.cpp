@@ -5,12 +5,14 @@
 //   userpod-exec LOG PIDFILE RUNTIME ARGUMENT...
 //
 // Runs the OCI runtime, which ends with this process, and which is told to leave the command alone (--detach) and to
-// write its number to PIDFILE; ends as the command ends, or as the runtime when that fails. What fails here is said in
-// LOG, where the runtime says it too: it must not be taken for the command's own end. Whom the command has left behind
-// then passes to the node's first process. Static and without the C++ library, like userpod-pause. facts: prctl(2)
-// PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG.
+// write its number to PIDFILE, which is removed; ends as the command ends, or as the runtime when that fails. What
+// fails here, or without a word of the runtime's, is said in LOG, where the runtime says it too: it must not be taken
+// for the command's own end. Whom the command has left behind then passes to the node's first process. Static and
+// without the C++ library, like userpod-pause.
+// facts: prctl(2) PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG.
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,11 +35,21 @@ int fail(const char* log, const char* what) {
   return 70;
 }
 
+// Killed, with the command that it was about to start, or out of words for another reason.
+int runtimeFailed(const char* log, int status) {
+  struct stat info{};
+  int fd = ::open(log, O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd >= 0 && ::fstat(fd, &info) == 0 && info.st_size == 0)
+    ::dprintf(fd, "the command was not started: exit status %d\n", codeOf(status));
+  return codeOf(status);
+}
+
 pid_t numberIn(const char* path) {
   char text[32] = {};
   errno = ENODATA;
   int fd = ::open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || ::read(fd, text, sizeof text - 1) <= 0) return -1;
+  ::unlink(path);
   return static_cast<pid_t>(std::strtol(text, nullptr, 10));
 }
 
@@ -68,7 +80,7 @@ int main(int argc, char** argv) {
   int status = 0;
   while (::waitpid(runtime, &status, 0) < 0) {
   }
-  if (status != 0) return codeOf(status);
+  if (status != 0) return runtimeFailed(argv[1], status);
   const pid_t command = numberIn(argv[2]);
   if (command <= 0) return fail(argv[1], "the number of the command");
   for (;;) {

@@ -149,11 +149,11 @@ Status ExecLoop::OpenSession::addPipe(SpawnOptions& options, int number) {
 }
 
 Status ExecLoop::OpenSession::addConsole(SpawnOptions& options) {
-  USERPOD_TRY(console, makeConsoleSocket(fmt::format("{}/tty-{}", loop_.paths_.node, number_)));
+  USERPOD_TRY(console, makeConsoleSocket(fmt::format("{}/{}.tty", execDirectory(loop_.paths_), number_)));
   listener_ = std::move(console.listener);
-  options.descriptors.emplace_back(console.place.get(), 6);
+  options.descriptors.emplace_back(console.place.get(), 5);
   childEnds_.push_back(std::move(console.place));
-  options.argv.emplace_back("--console-socket=/proc/self/fd/6");
+  options.argv.emplace_back("--console-socket=/proc/self/fd/5");
   return {};
 }
 

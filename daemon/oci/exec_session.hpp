@@ -53,11 +53,12 @@ class ExecLoop::Session : public std::enable_shared_from_this<Session> {
  private:
   Status launch();
   Status makeCgroup(const Template& pattern);
-  Status detach(SpawnOptions& options);
+  void detach(SpawnOptions& options);
   void childEnded();
   void killAgain(bool runtimeToo);
 
-  UniqueFd log_;  // the runtime's own words, apart from the command's
+  std::string pidFile_;  // where userpod-exec reads the command's number
+  UniqueFd log_;         // the runtime's own words, apart from the command's
 };
 
 }  // namespace userpod::oci

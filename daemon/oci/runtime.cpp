@@ -42,6 +42,10 @@ std::vector<std::string> toolEnvironment(const Paths& paths) {
   return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=" + paths.node};
 }
 
+std::string execDirectory(const Paths& paths) {
+  return paths.node + "/execs";
+}
+
 Result<std::unique_ptr<Runtime>> Runtime::open(const Paths& paths, const Settings& settings, const NodeInside& node) {
   auto runtime = std::make_unique<RuntimeImpl>(paths, node);
   USERPOD_CHECK(runtime->prepare(settings));
@@ -82,6 +86,8 @@ Status RuntimeImpl::prepare(const Settings& settings) {
   // that a test beside a living daemon would remove is that daemon's too.
   auto left = readFile(node_.cgroupRoot + kLeaf + "/cgroup.procs");
   if (left && !trim(*left).empty()) USERPOD_CHECK(node_.removeCgroup(kLeaf));
+  USERPOD_CHECK(removeTree(execDirectory(paths_)));
+  USERPOD_CHECK(makeDirectories(execDirectory(paths_), 0700));
   USERPOD_TRY(leaf, node_.makeCgroup(kLeaf));
   leaf_ = std::move(leaf);
   for (unsigned i = 0; i < kExecLoops; ++i) {

@@ -39,6 +39,9 @@ std::vector<std::string> toolEnvironment(const Paths& paths);
 // has only 200, and the session keyring of the user may hold tickets and disk keys.
 Result<Child> spawnTool(const SpawnOptions& options);
 
+// Short-lived files of execs, below the node's directory.
+std::string execDirectory(const Paths& paths);
+
 // A line for conmon's control pipe. MonitorFailed: nobody is at its other end, conmon has ended.
 Status tellMonitor(const std::string& bundle, const std::string& line);
 

@@ -1,0 +1,329 @@
+// Commands whose streams the caller carries, and a container's own streams, inside a node that runs.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <future>
+#include <regex>
+#include <thread>
+
+#include "daemon/sys/child.hpp"
+#include "tests/unit/oci_bed.hpp"
+
+namespace userpod::oci {
+namespace {
+
+// Both runtimes, each with a PID namespace of the container's own and with the node's.
+struct Kind {
+  const char* handler;
+  NamespaceMode pid;
+};
+const std::array kKinds = {Kind{"", NamespaceMode::Container}, Kind{"", NamespaceMode::Node},
+                           Kind{"runc", NamespaceMode::Container}, Kind{"runc", NamespaceMode::Node}};
+
+class OciStreams : public ::testing::TestWithParam<Kind> {};
+
+std::string nameOf(const ::testing::TestParamInfo<Kind>& info) {
+  return std::string(*info.param.handler != 0 ? info.param.handler : "crun") +
+         (info.param.pid == NamespaceMode::Node ? "OfNode" : "");
+}
+
+// What comes until the end, or until `until` has come.
+std::string readFrom(const UniqueFd& fd, const std::string& until = "") {
+  std::string text;
+  auto end = Clock::now() + 10s;
+  while (Clock::now() < end && (until.empty() || text.find(until) == std::string::npos)) {
+    pollfd entry{fd.get(), POLLIN, 0};
+    if (::poll(&entry, 1, 100) <= 0) continue;
+    std::array<char, 4096> buffer{};
+    ssize_t count = ::read(fd.get(), buffer.data(), buffer.size());
+    if (count < 0 && errno == EAGAIN) continue;
+    if (count <= 0) return text;  // EIO of a terminal that nobody has open
+    text.append(buffer.data(), static_cast<std::size_t>(count));
+  }
+  EXPECT_LT(Clock::now(), end) << "no end of stream after: " << text;
+  return text;
+}
+
+// A container that runs, and commands in it.
+class Running {
+ public:
+  explicit Running(const Kind& kind, const std::string& script = "sleep 1000") : bed(kind.handler) {
+    auto config = shell(script);
+    config.security.namespaces.pid = kind.pid;
+    auto created = bed.create("c", config);
+    EXPECT_TRUE(created) << created.error().text();
+    auto started = bed.start("c");
+    EXPECT_TRUE(started) << started.error().text();
+  }
+  std::string cgroup() const { return bed.node().cgroupRoot + bed.cgroup(bed.id("c")); }
+  int execCgroups() const {
+    int count = 0;
+    for (const auto& name : namesIn(cgroup())) count += name.starts_with("exec-") ? 1 : 0;
+    return count;
+  }
+  ExecStart command(std::vector<std::string> words) const {
+    return {.id = bed.id("c"), .handler = bed.handler(), .bundle = bed.bundle("c"), .command = std::move(words)};
+  }
+  ExecStart script(const std::string& text) const { return command({"sh", "-c", text}); }
+
+  Bed bed;
+};
+
+struct Session {
+  Session(Running& running, const ExecStart& start) {
+    running.bed.runtime().openExec(
+        start, [this](Result<ExecStreams> streams) { started_.set_value(std::move(streams)); },
+        [this](Result<std::int32_t> code) { ended_.set_value(std::move(code)); });
+    if (startedSoon.wait_for(10s) != std::future_status::ready) ADD_FAILURE() << "neither started nor failed";
+    auto result = startedSoon.get();
+    if (result)
+      streams = std::move(*result);
+    else
+      failure = result.error();
+  }
+  // -1: it failed; -2: it does not end.
+  int code(std::chrono::milliseconds time = 10s) {
+    if (endedSoon.wait_for(time) != std::future_status::ready) return -2;
+    auto result = endedSoon.get();
+    if (result) return *result;
+    failure = result.error();
+    return -1;
+  }
+  std::string failureText() const { return failure ? failure->text() : ""; }
+
+  ExecStreams streams;
+  std::optional<Error> failure;
+
+ private:
+  std::promise<Result<ExecStreams>> started_;
+  std::promise<Result<std::int32_t>> ended_;
+  std::future<Result<ExecStreams>> startedSoon = started_.get_future();
+  std::future<Result<std::int32_t>> endedSoon = ended_.get_future();
+};
+
+TEST_P(OciStreams, Pipes) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("cat; echo end >&2; exit 7");
+  start.in = start.out = start.err = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  EXPECT_FALSE(session.streams.terminal);
+  for (const UniqueFd* fd : {&session.streams.in, &session.streams.out, &session.streams.err}) {
+    ASSERT_TRUE(*fd);
+    EXPECT_NE(::fcntl(fd->get(), F_GETFL) & O_NONBLOCK, 0);
+    EXPECT_NE(::fcntl(fd->get(), F_GETFD) & FD_CLOEXEC, 0);
+  }
+  ASSERT_TRUE(writeAll(session.streams.in.get(), "some words"));
+  EXPECT_EQ(readFrom(session.streams.out, "words"), "some words");
+  session.streams.in.reset();
+  EXPECT_EQ(readFrom(session.streams.out), "");
+  EXPECT_EQ(readFrom(session.streams.err), "end\n");
+  EXPECT_EQ(session.code(), 7) << session.failureText();
+  EXPECT_EQ(running.execCgroups(), 0);
+}
+
+TEST_P(OciStreams, WhatIsNotAskedForIsNull) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("for n in 0 1 2; do readlink /proc/self/fd/$n; done >&2; ls /proc/self/fd | wc -l >&2");
+  start.err = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  EXPECT_FALSE(session.streams.in);
+  EXPECT_FALSE(session.streams.out);
+  std::string links = readFrom(session.streams.err);
+  EXPECT_TRUE(std::regex_match(links, std::regex("/dev/null\n/dev/null\npipe:.*\n4\n"))) << links;
+  EXPECT_EQ(session.code(), 0);
+}
+
+TEST_P(OciStreams, CommandThatIsNotThere) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  for (bool tty : {false, true}) {
+    auto start = running.command({"no-such-program"});
+    start.tty = tty;
+    start.in = start.out = true;
+    Session session(running, start);
+    EXPECT_TRUE(session.failure || session.code() == -1) << (tty ? "tty" : "pipes");
+    ASSERT_TRUE(session.failure);
+    EXPECT_EQ(session.failure->code(), Code::RuntimeFailed);
+    EXPECT_NE(session.failureText().find("no-such-program"), std::string::npos) << session.failureText();
+  }
+  // A file that the kernel refuses is seen later than one that is not there.
+  ASSERT_TRUE(writeFile(running.bed.rootfs() + "/bin/text", "no program", 0755));
+  for (bool tty : {false, true}) {
+    auto start = running.command({"/bin/text"});
+    start.tty = tty;
+    start.out = true;
+    Session session(running, start);
+    EXPECT_TRUE(session.failure || session.code() == -1) << (tty ? "tty" : "pipes");
+    ASSERT_TRUE(session.failure);
+    EXPECT_EQ(session.failure->code(), Code::RuntimeFailed) << session.failureText();
+  }
+  EXPECT_EQ(running.execCgroups(), 0);
+}
+
+TEST_P(OciStreams, EndsWithItsCommandWhoeverHoldsThePipes) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("sleep 0.5 && echo late & echo soon; exit 3");
+  start.out = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  auto begin = Clock::now();
+  EXPECT_EQ(session.code(), 3);
+  EXPECT_LT(Clock::now() - begin, 400ms);
+  EXPECT_EQ(readFrom(session.streams.out), "soon\nlate\n");
+}
+
+TEST_P(OciStreams, ReaderThatGoesAway) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.command({"yes"});
+  start.out = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  readFrom(session.streams.out, "y\ny\n");
+  session.streams.out.reset();
+  EXPECT_EQ(session.code(), 128 + SIGPIPE);
+  start = running.script("exec <&-; sleep 1000");
+  start.in = true;
+  Session input(running, start);
+  ASSERT_FALSE(input.failure) << input.failureText();
+  pollfd entry{input.streams.in.get(), POLLOUT, 0};
+  for (auto end = Clock::now() + 5s; Clock::now() < end && (entry.revents & POLLERR) == 0;) ::poll(&entry, 1, 10);
+  EXPECT_NE(entry.revents & POLLERR, 0) << "nobody but the command reads its input";
+  input.streams.hangUp();
+  EXPECT_EQ(input.code(), 128 + SIGHUP);
+}
+
+TEST_P(OciStreams, Terminal) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script(
+      "tty; stty size; echo $TERM; stat -c %a:%g $(tty); ls /proc/self/fd | wc -l; read line; echo got $line; exit 9");
+  start.tty = true;
+  start.size = {123, 45};
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  EXPECT_FALSE(session.streams.in || session.streams.out || session.streams.err);
+  ASSERT_TRUE(session.streams.terminal);
+  int terminal = session.streams.terminal.get();
+  EXPECT_NE(::fcntl(terminal, F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_NE(::fcntl(terminal, F_GETFD) & FD_CLOEXEC, 0);
+  ASSERT_TRUE(writeAll(terminal, "words\n"));
+  std::string text = readFrom(session.streams.terminal);
+  EXPECT_TRUE(std::regex_search(text, std::regex("/dev/pts/[0-9]+\r\n45 123\r\nxterm\r\n6[02]0:.*\r\n4\r\n"))) << text;
+  EXPECT_NE(text.find("got words\r\n"), std::string::npos) << text;
+  EXPECT_EQ(session.code(), 9);
+  EXPECT_EQ(running.execCgroups(), 0);
+  EXPECT_EQ(namesIn(running.bed.paths().node + "/execs"), std::vector<std::string>());
+}
+
+TEST_P(OciStreams, TerminalSizeIsThereFirst) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  for (std::uint16_t i = 2; i <= 50; ++i) {
+    auto start = running.command({"stty", "size"});
+    start.tty = true;
+    start.size = {static_cast<std::uint16_t>(100 + i), i};
+    Session session(running, start);
+    ASSERT_FALSE(session.failure) << session.failureText();
+    EXPECT_EQ(readFrom(session.streams.terminal), std::to_string(i) + " " + std::to_string(100 + i) + "\r\n");
+    EXPECT_EQ(session.code(), 0);
+  }
+}
+
+TEST_P(OciStreams, TerminalControlsItsCommand) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("trap 'echo hung >/tmp/hung' HUP; echo ready; sleep 1000; echo after $?; sleep 1000");
+  start.tty = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  readFrom(session.streams.terminal, "ready\r\n");
+  winsize size{33, 44, 0, 0};
+  EXPECT_EQ(::ioctl(session.streams.terminal.get(), TIOCSWINSZ, &size), 0);
+  ASSERT_TRUE(writeAll(session.streams.terminal.get(), "\x03"));
+  EXPECT_EQ(session.code(), 128 + SIGINT);
+  EXPECT_NE(readFrom(session.streams.terminal).find("^C"), std::string::npos);
+  // The terminal's end is a hang-up by itself.
+  start = running.script("echo ready; sleep 1000");
+  start.tty = true;
+  Session second(running, start);
+  ASSERT_FALSE(second.failure) << second.failureText();
+  readFrom(second.streams.terminal, "ready\r\n");
+  second.streams.terminal.reset();
+  EXPECT_EQ(second.code(), 128 + SIGHUP);
+}
+
+TEST_P(OciStreams, HangUp) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script(
+      "(trap '' HUP; echo ready; sleep 1; echo survived >/tmp/survived) & trap 'exit 4' HUP; while :; do sleep 0.1; "
+      "done");
+  start.out = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  readFrom(session.streams.out, "ready\n");
+  session.streams.hangUp();
+  EXPECT_EQ(session.code(), 4);
+  EXPECT_EQ(readFrom(session.streams.out), "");
+  EXPECT_TRUE(pathExists(running.bed.rootfs() + "/tmp/survived"));
+  session.streams.hangUp();
+  EXPECT_TRUE(running.bed.exec("c", {"true"})) << "the container itself";
+  ASSERT_TRUE(running.bed.runtime().remove(running.bed.id("c"), running.bed.handler()));
+  session.streams.hangUp();
+}
+
+TEST_P(OciStreams, EndsWithItsContainer) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("trap '' HUP TERM; echo ready; while :; do sleep 1000; done");
+  start.in = start.out = true;
+  Session pipes(running, start);
+  ASSERT_FALSE(pipes.failure) << pipes.failureText();
+  start.tty = true;
+  Session terminal(running, start);
+  ASSERT_FALSE(terminal.failure) << terminal.failureText();
+  readFrom(pipes.streams.out, "ready\n");
+  readFrom(terminal.streams.terminal, "ready\r\n");
+  ASSERT_TRUE(writeFile(running.cgroup() + "/cgroup.kill", "1"));
+  EXPECT_EQ(pipes.code(), 128 + SIGKILL) << pipes.failureText();
+  EXPECT_EQ(terminal.code(), 128 + SIGKILL) << terminal.failureText();
+  EXPECT_EQ(readFrom(pipes.streams.out), "");
+  EXPECT_EQ(readFrom(terminal.streams.terminal), "");
+  EXPECT_EQ(running.bed.waitExit("c").code, 128 + SIGKILL);
+  ASSERT_TRUE(running.bed.runtime().remove(running.bed.id("c"), running.bed.handler()));
+  Session late(running, start);
+  ASSERT_TRUE(late.failure || late.code() == -1);
+  EXPECT_EQ(late.failure->code(), Code::InvalidState) << late.failureText();
+}
+
+TEST_P(OciStreams, RuntimeThatIsDestroyedHangsUp) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  auto start = running.script("trap 'echo hung >/tmp/hung; exit' HUP; echo ready; while :; do sleep 0.05; done");
+  start.out = true;
+  Session session(running, start);
+  ASSERT_FALSE(session.failure) << session.failureText();
+  readFrom(session.streams.out, "ready\n");
+  running.bed.endRuntime();
+  EXPECT_EQ(session.code(), -1);
+  EXPECT_EQ(session.failure->code(), Code::Canceled);
+  EXPECT_EQ(readFrom(session.streams.out), "");
+  EXPECT_TRUE(pathExists(running.bed.rootfs() + "/tmp/hung"));
+  running.bed.beginRuntime();
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, OciStreams, ::testing::ValuesIn(kKinds), nameOf);
+
+}  // namespace
+}  // namespace userpod::oci
