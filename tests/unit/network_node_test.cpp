@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -481,6 +483,79 @@ TEST_F(InNode, AHundredPodsGetAHundredAddresses) {
     EXPECT_EQ(links(2), (std::set<std::string>{"lo", "upbr0"}));
   }
   EXPECT_EQ(mounts(), mounts_);
+}
+
+// Of this thread's network namespace.
+void setLoopbackUp() {
+  UniqueFd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  std::strcpy(request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP;
+  EXPECT_EQ(::ioctl(any.get(), SIOCSIFFLAGS, &request), 0);
+}
+
+TEST_F(InNode, SocketsOfAPodAreInItsNamespace) {
+  if (!inside()) return runInside();
+  auto pod = setUp("a");
+  PodConfig config;
+  config.security.namespaces.network = NamespaceMode::Node;
+  auto ofNode = setUp("b", config);
+  for (const auto& path : {pod.namespaces.network, ofNode.namespaces.network}) {
+    auto listener = listenIn(path, 8080);
+    auto sockets = socketsIn(path);
+    ASSERT_TRUE(sockets) << sockets.error().text();
+    for (int fd : {sockets->v4.get(), sockets->v6.get()}) {
+      ASSERT_GE(fd, 0);
+      EXPECT_NE(::fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+      EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+    }
+    inNamespace(path, CLONE_NEWNET, setLoopbackUp);
+    auto name = at("127.0.0.1", 8080);
+    ::connect(sockets->v4.get(), reinterpret_cast<sockaddr*>(&name), sizeof(name));
+    pollfd wait{sockets->v4.get(), POLLOUT, 0};
+    EXPECT_EQ(::poll(&wait, 1, 2000), 1);
+    EXPECT_EQ(wait.revents, POLLOUT) << "refused in " << path;
+    auto other = socketsIn("/proc/self/ns/net");
+    ASSERT_TRUE(other);
+    EXPECT_LT(::connect(other->v4.get(), reinterpret_cast<sockaddr*>(&name), sizeof(name)), 0) << "in this one";
+    EXPECT_NE(errno, EINPROGRESS);
+  }
+  auto gone = socketsIn("/run/userpod/ns/never/net");
+  ASSERT_FALSE(gone);
+  EXPECT_EQ(gone.error().sysErrno(), ENOENT) << gone.error().text();
+  EXPECT_FALSE(socketsIn(pod.namespaces.uts)) << "no network namespace";
+}
+
+TEST_F(InNode, ListensOnBothLoopbacks) {
+  if (!inside()) return runInside();
+  setLoopbackUp();
+  inNamespace(kNode, CLONE_NEWNET, setLoopbackUp);
+  for (int i = 0; i < 3; ++i) {
+    auto both = listenOnLoopback(node_.networkNamespace.get());
+    ASSERT_TRUE(both) << both.error().text();
+    EXPECT_TRUE(connects("/proc/self/ns/net", "127.0.0.1", both->port));
+    EXPECT_TRUE(connects(kNode, "127.0.0.1", both->port));
+    for (int fd : {both->host.get(), both->node.get()}) {
+      EXPECT_NE(::fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+      EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+      UniqueFd caller(::accept4(fd, nullptr, nullptr, SOCK_CLOEXEC));
+      EXPECT_TRUE(caller);
+    }
+  }
+  // A port that is free on one side only is not taken; without any that is free on both it says so.
+  ASSERT_TRUE(writeFile("/proc/sys/net/ipv4/ip_local_port_range", "40000 40002"));
+  UniqueFd first, second;
+  first = listenIn(kNode, 40000);
+  second = listenIn(kNode, 40002);
+  {
+    auto both = listenOnLoopback(node_.networkNamespace.get());
+    ASSERT_TRUE(both) << both.error().text();
+    EXPECT_EQ(both->port, 40001);
+    auto none = listenOnLoopback(node_.networkNamespace.get());
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code(), Code::NetworkSetupFailed) << none.error().text();
+  }
+  EXPECT_TRUE(listenOnLoopback(node_.networkNamespace.get()));
 }
 
 }  // namespace
