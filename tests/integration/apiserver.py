@@ -179,7 +179,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 case ['api', 'v1', 'namespaces', namespace, 'pods', name, ('exec' | 'attach' | 'portforward') as action]:
                     if 'upgrade' not in self.headers.get('Connection', '').lower():
                         raise Failure(400, 'Upgrade request required')
-                    self.stream(action, self.kubelet.url(namespace, name, action, urllib.parse.parse_qs(url.query)))
+                    self.stream(action, self.kubelet.url(namespace, name, action, urllib.parse.parse_qs(url.query, keep_blank_values=True)))
                 case _:
                     raise Failure(404, 'the stand-in does not serve this')
         except Failure as failure:

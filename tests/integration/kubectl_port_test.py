@@ -81,7 +81,8 @@ class PortForward(kubectl.Kubectl):
             sender.join()
 
     def test_a_server_that_reads_to_the_end(self):
-        self.inside('(nc -l -p 7001 | md5sum > /tmp/sum; mv /tmp/sum /tmp/done) > /dev/null 2>&1 &')
+        # Its own side stays open: kubectl gives up a connection as soon as the server has ended that.
+        self.inside('mkfifo /tmp/open; (exec 3<>/tmp/open; nc -l -p 7001 <&3 | md5sum > /tmp/sum; mv /tmp/sum /tmp/done) > /dev/null 2>&1 &')
         local, _ = self.forward(7001)
         with socket.create_connection(('127.0.0.1', local[7001])) as s:
             s.sendall(NOISE)
@@ -96,9 +97,10 @@ class PortForward(kubectl.Kubectl):
         with socket.create_connection(('127.0.0.1', local[9999])) as s:
             s.settimeout(30)
             self.assertEqual(s.recv(10), b'')
-        error = process.stderr.readline().decode()
-        self.assertIn('9999', error)
-        self.assertIn('refused', error)
+        self.assertEqual(process.wait(timeout=30), 1)
+        error = process.stderr.read().decode()
+        for words in ('9999', 'refused', 'lost connection to pod'):
+            self.assertIn(words, error)
         local, _ = self.forward(8080)
         self.assertEqual(self.get(local[8080], '/8080'), b'8080\n')
 
