@@ -311,14 +311,17 @@ std::string goAway(std::uint32_t lastStream, bool protocolError) {
 }
 
 // No headers: a count of zero. It goes into the zlib stream as a stored block, so that a connection needs no deflate
-// state, which is 6 KiB at its smallest. The stream begins with its head and the dictionary's checksum (RFC 1950).
+// state, which is 6 KiB at its smallest. The stream begins with its head and the dictionary's checksum (RFC 1950); the
+// empty block behind is what a flush writes, and without it Go's reader waits for more.
 std::string ReplyEncoder::synReply(std::uint32_t id) {
+  constexpr std::string_view kStored("\x00\x04\x00\xfb\xff\x00\x00\x00\x00", 9);  // 4 bytes, their complement, they
+  constexpr std::string_view kFlush("\x00\x00\x00\xff\xff", 5);
   std::string block;
   if (!std::exchange(begun_, true)) {
     append(block, 0x7820, 2);  // deflate, window of 32 KiB, a dictionary
     append(block, 0xe3c6a7c2);
   }
-  block += std::string("\x00\x04\x00\xfb\xff\x00\x00\x00\x00", 9);  // not the last; 4 bytes, their complement; they
+  block.append(kStored).append(kFlush);
   std::string out = controlHead(kSynReply, 4 + block.size());
   append(out, id);
   return out + block;
