@@ -27,7 +27,7 @@ void AttachSession::begin() {
                id = attach_.containerId](Result<oci::Attachment> attachment) {
     auto shared = std::make_shared<Result<oci::Attachment>>(std::move(attachment));
     asio::post(io, [this, weak, shared, &core, id] {
-      if (auto self = weak.lock()) return attached(std::move(*shared));
+      if (auto self = weak.lock(); self && !isOver()) return attached(std::move(*shared));
       if (*shared) core.detach(id, std::move((*shared)->socket), false);  // the client has gone meanwhile
     });
   };
@@ -44,13 +44,18 @@ void AttachSession::attached(Result<oci::Attachment> attachment) {
     stdin_.stop();
   }
   if (size().columns != 0) resized(size());
+  if (inputEnded_) endInput();
   wait();
 }
 
 void AttachSession::stdinEnded() {
-  if (monitor_ && !attachment_.in) return;
-  if (attach_.request.tty) return;
-  if (monitor_ && attachment_.stdinOnce) return stdin_.end();
+  inputEnded_ = true;
+  if (monitor_) endInput();
+}
+
+void AttachSession::endInput() {
+  if (!attachment_.in || attachment_.tty) return;
+  if (attachment_.stdinOnce) return stdin_.end();
   timer_.expires_after(kAnswerTime);
   timer_.async_wait([this, weak = weak_from_this()](ErrorCode error) {
     auto self = weak.lock();

@@ -26,6 +26,7 @@ class AttachSession final : public RemoteCommand {
   std::string describe() const override { return "attach to " + attach_.containerId; }
 
   void attached(Result<oci::Attachment> attachment);
+  void endInput();
   void wait();
   void read();
   void detach();
@@ -34,7 +35,8 @@ class AttachSession final : public RemoteCommand {
   Feeder stdin_;
   std::shared_ptr<Descriptor> monitor_;
   oci::Attachment attachment_;  // without its socket
-  bool blocked_ = false;        // until flushed()
+  bool inputEnded_ = false;
+  bool blocked_ = false;  // until flushed()
 };
 
 }  // namespace userpod::streaming

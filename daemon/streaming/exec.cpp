@@ -20,7 +20,7 @@ void ExecSession::begin() {
   auto started = [this, &io = io_, weak = weak_from_this()](Result<oci::ExecStreams> streams) {
     auto shared = std::make_shared<Result<oci::ExecStreams>>(std::move(streams));
     asio::post(io, [this, weak, shared] {
-      if (auto self = weak.lock()) return this->started(std::move(*shared));
+      if (auto self = weak.lock(); self && !isOver()) return this->started(std::move(*shared));
       if (*shared) (*shared)->hangUp();  // the client has gone meanwhile
     });
   };

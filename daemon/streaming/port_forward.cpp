@@ -148,14 +148,18 @@ void PortForwardSession::connected(const TunnelPointer& tunnel, std::shared_ptr<
   int on = 1;
   (void)::setsockopt(socket->native_handle(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   tunnel->feeder->start(socket);
-  tunnel->pump = std::make_unique<Pump>(std::move(socket), *connection_, *tunnel->data, [this, tunnel] {
-    tunnel->pump.reset();
-    tunnel->podEnded = true;
-    connection_->finish(*tunnel->data);
-    connection_->finish(*tunnel->error);
-    if (tunnel->clientEnded) end(tunnel, "");
-  });
+  // Not the tunnel itself, which owns the pump.
+  tunnel->pump = std::make_unique<Pump>(std::move(socket), *connection_, *tunnel->data,
+                                        [this, weak = std::weak_ptr(tunnel)] { podEnded(weak.lock()); });
   tunnel->pump->start();
+}
+
+void PortForwardSession::podEnded(const TunnelPointer& tunnel) {
+  tunnel->pump.reset();
+  tunnel->podEnded = true;
+  connection_->finish(*tunnel->data);
+  connection_->finish(*tunnel->error);
+  if (tunnel->clientEnded) end(tunnel, "");
 }
 
 // Both of its streams end; what the client still sends on them is thrown away.

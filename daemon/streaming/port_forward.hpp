@@ -46,6 +46,7 @@ class PortForwardSession final : public Session {
   void connect(const TunnelPointer& tunnel);
   void tryNext(const TunnelPointer& tunnel, std::vector<std::pair<std::string, UniqueFd>> sockets);
   void connected(const TunnelPointer& tunnel, std::shared_ptr<Descriptor> socket);
+  void podEnded(const TunnelPointer& tunnel);
   void end(const TunnelPointer& tunnel, const std::string& problem);
   bool alive(const TunnelPointer& tunnel) const;
 

@@ -6,6 +6,7 @@ namespace userpod::streaming {
 namespace {
 
 constexpr std::chrono::seconds kSetUpTime{30};
+constexpr std::chrono::milliseconds kSizeTime{20};
 constexpr std::size_t kMaxSize = 1024;  // bytes of JSON for one terminal size
 constexpr std::array<std::string_view, 5> kNames = {"error", "stdin", "stdout", "stderr", "resize"};
 
@@ -38,11 +39,13 @@ bool RemoteCommand::opened(StreamId id, const StreamHeaders& headers) {
   place = id;
   for (std::size_t kind = 0; kind < kKinds; ++kind)
     if (expected_[kind] && !streams_[kind]) return true;
-  if (begun_) return true;
-  begun_ = true;
-  // After the reply to this stream has gone out, and what came with it has been read.
-  asio::post(io_, [this, weak = weak_from_this()] {
-    if (weak.lock() && !finished_) begin();
+  // The size of the terminal follows the last stream; a program that asks for it at once should find it. A client that
+  // says none costs this much.
+  auto pause = expected_[kResize] && size_.columns == 0 ? kSizeTime : std::chrono::milliseconds(0);
+  timer_.expires_after(pause);
+  timer_.async_wait([this, weak = weak_from_this()](ErrorCode) {
+    auto self = weak.lock();
+    if (self && !isOver() && !std::exchange(begun_, true)) begin();
   });
   return true;
 }
@@ -81,7 +84,10 @@ void RemoteCommand::parseSizes(std::string_view bytes) {
     oci::TerminalSize size{field(object, "Width"), field(object, "Height")};
     if (size.columns == 0 || size.rows == 0) continue;
     size_ = size;
-    if (begun_) resized(size);
+    if (begun_)
+      resized(size);
+    else
+      timer_.cancel();  // begin now
   }
 }
 

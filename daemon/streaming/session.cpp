@@ -25,7 +25,8 @@ void Session::check(Clock::time_point now) {
 void Session::gone() {
   timer_.cancel();
   left();
-  over_(*this);  // may end this object
+  auto over = std::exchange(over_, nullptr);
+  over(*this);  // may end this object
 }
 
 void Session::fail(const std::string& why) {

@@ -35,6 +35,7 @@ class Session : public Connection::Handler, public std::enable_shared_from_this<
  protected:
   void gone() final;
   virtual void left() = 0;  // the client has gone
+  bool isOver() const { return !over_; }
   virtual std::string describe() const = 0;
   // For callbacks from other threads: runs `function` on the loop, unless the session is over.
   template <typename Function>
@@ -42,7 +43,7 @@ class Session : public Connection::Handler, public std::enable_shared_from_this<
     return [&io = io_, weak = weak_from_this(), function](auto value) {
       auto shared = std::make_shared<decltype(value)>(std::move(value));
       asio::post(io, [weak, function, shared] {
-        if (auto self = weak.lock()) function(std::move(*shared));
+        if (auto self = weak.lock(); self && !self->isOver()) function(std::move(*shared));
       });
     };
   }
