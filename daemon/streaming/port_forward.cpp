@@ -122,26 +122,29 @@ void PortForwardSession::tryNext(const TunnelPointer& tunnel, std::vector<std::p
                                    fmt::join(tunnel->failures, "; ")));
   auto [address, fd] = std::move(sockets.back());
   sockets.pop_back();
-  auto note = [tunnel, address = address](int error) {
-    tunnel->failures.push_back(fmt::format("{}: {}", address, std::strerror(error)));
+  auto note = [address = address](Tunnel& failed, int error) {
+    failed.failures.push_back(fmt::format("{}: {}", address, std::strerror(error)));
   };
   if (int error = beginConnect(fd.get(), address.front() == '[', tunnel->port); error != 0) {
-    note(error);
+    note(*tunnel, error);
     return tryNext(tunnel, std::move(sockets));
   }
-  auto socket = watched(io_, std::move(fd));
+  tunnel->connecting = watched(io_, std::move(fd));
   auto rest = std::make_shared<decltype(sockets)>(std::move(sockets));
-  socket->async_wait(Descriptor::wait_write,
-                     [this, weak = weak_from_this(), tunnel, socket, rest, note](ErrorCode failed) {
-                       auto self = weak.lock();
-                       if (!self || failed || !alive(tunnel)) return;
-                       int error = 0;
-                       socklen_t size = sizeof(error);
-                       (void)::getsockopt(socket->native_handle(), SOL_SOCKET, SO_ERROR, &error, &size);
-                       if (error == 0) return connected(tunnel, socket);
-                       note(error);
-                       tryNext(tunnel, std::move(*rest));
-                     });
+  tunnel->connecting->async_wait(
+      Descriptor::wait_write,
+      [this, weak = weak_from_this(), observed = std::weak_ptr(tunnel), rest, note](ErrorCode failed) {
+        auto self = weak.lock();
+        auto tunnel = observed.lock();
+        if (!self || failed || !tunnel || !alive(tunnel)) return;
+        auto socket = std::exchange(tunnel->connecting, nullptr);
+        int error = 0;
+        socklen_t size = sizeof(error);
+        (void)::getsockopt(socket->native_handle(), SOL_SOCKET, SO_ERROR, &error, &size);
+        if (error == 0) return connected(tunnel, socket);
+        note(*tunnel, error);
+        tryNext(tunnel, std::move(*rest));
+      });
 }
 
 void PortForwardSession::connected(const TunnelPointer& tunnel, std::shared_ptr<Descriptor> socket) {

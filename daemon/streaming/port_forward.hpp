@@ -22,6 +22,7 @@ class PortForwardSession final : public Session {
     std::optional<StreamId> data;
     std::optional<StreamId> error;
     Clock::time_point begun = Clock::now();
+    std::shared_ptr<Descriptor> connecting;
     std::unique_ptr<Feeder> feeder;
     std::unique_ptr<Pump> pump;
     std::vector<std::string> failures;

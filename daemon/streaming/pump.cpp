@@ -35,8 +35,9 @@ void Pump::stop() {
   from_.reset();
 }
 
+// The operation does not own the descriptor: without an owner it closes, and the operation with it.
 void Pump::wait() {
-  from_->async_wait(Descriptor::wait_read, [this, alive = alive_, from = from_](ErrorCode error) {
+  from_->async_wait(Descriptor::wait_read, [this, alive = alive_](ErrorCode error) {
     if (!*alive) return;
     if (error) return finish();
     move();
@@ -119,7 +120,7 @@ void Feeder::write() {
   }
   if (writing_) return;
   writing_ = true;
-  to_->async_wait(Descriptor::wait_write, [this, alive = alive_, to = to_](ErrorCode error) {
+  to_->async_wait(Descriptor::wait_write, [this, alive = alive_](ErrorCode error) {
     if (!*alive) return;
     writing_ = false;
     if (stopped_) return;
