@@ -88,6 +88,7 @@ class ExecLoop::OpenSession final : public Session {
 
  private:
   bool detached(const Template&) const override { return true; }
+  std::string gate() const override { return gate_ ? "6" : "-"; }
   std::string process(const Template& pattern) const override;
   Status prepare(SpawnOptions& options) override;
   Status spawned() override;
@@ -109,6 +110,7 @@ class ExecLoop::OpenSession final : public Session {
   ExecStreams streams_;
   UniqueFd listener_;
   UniqueFd console_;  // the connection that brings the terminal
+  UniqueFd gate_;     // closed, it lets the command begin
 };
 
 void ExecLoop::open(const Handler& handler, const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
@@ -154,6 +156,11 @@ Status ExecLoop::OpenSession::addConsole(SpawnOptions& options) {
   options.descriptors.emplace_back(console.place.get(), 5);
   childEnds_.push_back(std::move(console.place));
   options.argv.emplace_back("--console-socket=/proc/self/fd/5");
+  if (handler_.flavour == "runc") return {};  // sets the size before it starts the command
+  USERPOD_TRY(gate, makePipe());
+  gate_ = std::move(gate.write);
+  options.descriptors.emplace_back(gate.read.get(), 6);
+  childEnds_.push_back(std::move(gate.read));
   return {};
 }
 
@@ -182,6 +189,7 @@ void ExecLoop::OpenSession::receive() {
   if (!*terminal) return;  // the runtime has failed: what it says comes with its end
   if (auto status = setUpTerminal(terminal->get(), input_.size); !status) return kill(std::move(status).error());
   streams_.terminal = std::move(*terminal);
+  gate_.reset();
   start();
 }
 
@@ -213,6 +221,7 @@ void ExecLoop::OpenSession::close(UniqueFd& watched) {
 void ExecLoop::OpenSession::closeStreams() {
   close(listener_);
   close(console_);
+  gate_.reset();
   streams_ = ExecStreams();
   // Nobody carries its streams any more.
   if (child_ && !cgroup_.empty()) signalCgroup(loop_.node_.cgroupRoot + cgroup_, SIGHUP);
