@@ -23,6 +23,8 @@ namespace {
 constexpr std::size_t kConfigLimit = 16 << 20;
 constexpr const char* kNodePid = "/proc/1/ns/pid";
 constexpr std::chrono::milliseconds kKillTime{200};
+constexpr std::chrono::milliseconds kFirstRetry{5};
+constexpr std::chrono::milliseconds kLastRetry{1000};
 
 std::atomic<std::uint64_t> sessionCounter = 0;  // of all loops: cgroups are named by it
 
@@ -46,7 +48,7 @@ ExecLoop::~ExecLoop() {
   // Those under way are told so: no caller is left waiting.
   loop_->post([this] {
     auto all = sessions_;
-    for (const auto& [number, session] : all) session->fail(Error(Code::Canceled, "userpod is stopping"));
+    for (const auto& [number, session] : all) session->cancel(Error(Code::Canceled, "userpod is stopping"));
   });
   loop_->shutdown();
 }
@@ -79,9 +81,7 @@ void ExecLoop::Session::begin() {
   number_ = ++sessionCounter;
   loop_.sessions_[number_] = shared_from_this();
   auto status = launch();
-  if (status) return;
-  failure_ = status.error();  // what may run already is ended
-  fail(std::move(status).error());
+  if (!status) fail(std::move(status).error());
 }
 
 Status ExecLoop::Session::launch() {
@@ -142,7 +142,7 @@ void ExecLoop::Session::childEnded() {
   child_ = Child();
   reachStage("exec.ended", command_.id);
   loop_.loop_->cancel(timer_);
-  if (failure_) return fail(*failure_);
+  if (failure_) return cancel(*failure_);
   if (!status) return fail(std::move(status).error());
   ended(status->code);
 }
@@ -174,6 +174,11 @@ void ExecLoop::Session::killAgain(bool runtimeToo) {
 }
 
 void ExecLoop::Session::fail(Error error) {
+  failure_ = error;
+  cancel(std::move(error));
+}
+
+void ExecLoop::Session::cancel(Error error) {
   auto self = shared_from_this();
   release();
   answer(std::move(error));
@@ -191,10 +196,15 @@ void ExecLoop::Session::release() {
   }
   if (!pidFile_.empty()) ::unlink(pidFile_.c_str());  // there when userpod-exec was killed
   if (cgroup_.empty()) return;
-  std::string path = loop_.node_.cgroupRoot + cgroup_;
-  if (failure_) (void)writeFile(path + "/cgroup.kill", "1");
-  // Stays when the command left somebody behind; it goes with the container's.
-  (void)::rmdir(path.c_str());
+  if (failure_) (void)writeFile(loop_.node_.cgroupRoot + cgroup_ + "/cgroup.kill", "1");
+  removeCgroup(kFirstRetry);
+}
+
+// What was killed takes a moment to go. The cgroup stays when the command left somebody behind; it goes with the
+// container's.
+void ExecLoop::Session::removeCgroup(std::chrono::milliseconds retry) {
+  if (::rmdir((loop_.node_.cgroupRoot + cgroup_).c_str()) == 0 || errno != EBUSY || retry > kLastRetry) return;
+  loop_.loop_->runAfter(retry, [self = shared_from_this(), retry] { self->removeCgroup(retry * 5); });
 }
 
 }  // namespace userpod::oci

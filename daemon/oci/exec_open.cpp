@@ -203,7 +203,7 @@ void ExecLoop::OpenSession::ended(std::int32_t code) {
   // A command that has ended at once: its terminal may still be on the way here.
   if (listener_) accept();
   if (console_) receive();
-  if (failure_) return fail(*failure_);
+  if (failure_) return cancel(*failure_);
   auto error = notStarted(code);
   if (!error && !running_)
     error = Error(Code::RuntimeFailed, fmt::format("{} exec: exit status {}, and no terminal", handler_.flavour, code));

@@ -5,7 +5,7 @@
 
 namespace userpod::oci {
 
-// Everything on the loop. Ends by fail() or, after the runtime's process has ended, by ended().
+// Everything on the loop. Ends by fail() or cancel() or, after the runtime's process has ended, by ended().
 class ExecLoop::Session : public std::enable_shared_from_this<Session> {
  public:
   struct Command {
@@ -20,8 +20,10 @@ class ExecLoop::Session : public std::enable_shared_from_this<Session> {
   Session& operator=(const Session&) = delete;
 
   void begin();
-  // Gives everything back, at whatever point it is, and answers. The runtime's process is killed, not its command.
+  // Ends it at whatever point it is: gives everything back, and answers. The runtime's process is killed, the command
+  // by fail() only.
   void fail(Error error);
+  void cancel(Error error);
 
  protected:
   // With userpod-exec in front of the runtime, which leaves as soon as the command runs.
@@ -35,7 +37,7 @@ class ExecLoop::Session : public std::enable_shared_from_this<Session> {
   virtual void closeStreams() = 0;            // child_: whether the runtime's process still runs
   virtual void answer(Error error) = 0;       // after everything has been given back
 
-  // Kills the command with all that it has started, and the runtime when it does not end by that; then fail(why).
+  // Kills the command with all that it has started, and the runtime when it does not end by that; then answers.
   void kill(Error why);
   void release();
   // Why the command was not started; nothing when it was.
@@ -57,6 +59,7 @@ class ExecLoop::Session : public std::enable_shared_from_this<Session> {
   void detach(SpawnOptions& options);
   void childEnded();
   void killAgain(bool runtimeToo);
+  void removeCgroup(std::chrono::milliseconds retry);
 
   std::string pidFile_;  // where userpod-exec reads the command's number
   UniqueFd log_;         // the runtime's own words, apart from the command's

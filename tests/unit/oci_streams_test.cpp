@@ -75,9 +75,14 @@ class Running {
     EXPECT_TRUE(started) << started.error().text();
   }
   std::string cgroup() const { return bed.node().cgroupRoot + bed.cgroup(bed.id("c")); }
+  // In the end; those of killed processes go a moment later.
   int execCgroups() const {
     int count = 0;
-    for (const auto& name : namesIn(cgroup())) count += name.starts_with("exec-") ? 1 : 0;
+    for (auto end = Clock::now() + 1s; Clock::now() < end; std::this_thread::sleep_for(1ms)) {
+      count = 0;
+      for (const auto& name : namesIn(cgroup())) count += name.starts_with("exec-") ? 1 : 0;
+      if (count == 0) break;
+    }
     return count;
   }
   // Of the one exec that sleeps, its number in the node.
@@ -241,7 +246,8 @@ TEST_P(OciStreams, ReaderThatGoesAway) {
 TEST_P(OciStreams, Terminal) {
   if (!inNode()) return;
   Running running(GetParam());
-  auto start = running.script("tty; stty size; echo $TERM; stat -c %a:%g $(tty); read line; echo got $line; exit 9");
+  auto start =
+      running.script("tty; stty size; echo $TERM; stat -c %a:%g $(tty); echo ready; read line; echo got $line; exit 9");
   start.tty = true;
   start.size = {123, 45};
   Session session(running, start);
@@ -251,8 +257,9 @@ TEST_P(OciStreams, Terminal) {
   int terminal = session.streams.terminal.get();
   EXPECT_NE(::fcntl(terminal, F_GETFL) & O_NONBLOCK, 0);
   EXPECT_NE(::fcntl(terminal, F_GETFD) & FD_CLOEXEC, 0);
+  std::string text = readFrom(session.streams.terminal, "ready\r\n");
   ASSERT_TRUE(writeAll(terminal, "words\n"));
-  std::string text = readFrom(session.streams.terminal);
+  text += readFrom(session.streams.terminal);
   EXPECT_TRUE(std::regex_search(text, std::regex("/dev/pts/[0-9]+\r\n45 123\r\nxterm\r\n6[02]0:.*\r\n"))) << text;
   EXPECT_NE(text.find("got words\r\n"), std::string::npos) << text;
   EXPECT_EQ(session.code(), 9);
@@ -301,7 +308,7 @@ TEST_P(OciStreams, HangUp) {
   if (!inNode()) return;
   Running running(GetParam());
   auto start = running.script(
-      "(trap '' HUP; echo ready; sleep 1; echo survived >/tmp/survived) & trap 'exit 4' HUP; while :; do sleep 0.1; "
+      "trap 'exit 4' HUP; (trap '' HUP; echo ready; sleep 1; echo survived >/tmp/survived) & while :; do sleep 0.1; "
       "done");
   start.out = true;
   Session session(running, start);
