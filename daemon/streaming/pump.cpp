@@ -13,7 +13,7 @@ namespace {
 constexpr int kMovesAtOnce = 8;  // then others have their turn
 
 std::array<char, kChunk>& scratch() {
-  static thread_local std::array<char, kChunk> buffer;
+  static std::array<char, kChunk> buffer;
   return buffer;
 }
 

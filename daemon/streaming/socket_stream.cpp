@@ -16,9 +16,10 @@ namespace {
 constexpr std::chrono::seconds kLinger{5};
 constexpr int kReadsAtOnce = 8;
 
-// For all connections of the thread: what is read is passed on before the next read.
+// For all connections, as one thread has them: what is read is passed on before the next read. Not of a thread: each of
+// the daemon's would have its own.
 std::array<char, kChunk>& scratch() {
-  static thread_local std::array<char, kChunk> buffer;
+  static std::array<char, kChunk> buffer;
   return buffer;
 }
 
