@@ -60,7 +60,7 @@ pid_t numberIn(const char* path) {
 }
 
 // Without the one who waits for it a runtime must not start its command any more.
-pid_t run(char** words, bool* traced) {
+pid_t run(const char* log, char** words, bool* traced) {
   int begin[2];
   if (::pipe(begin) < 0) return -1;
   const pid_t self = ::getpid();
@@ -72,7 +72,7 @@ pid_t run(char** words, bool* traced) {
     if (::read(begin[0], &none, 1) != 0 || ::getppid() != self) ::_exit(70);
     ::close(begin[0]);
     ::execv(words[0], words);
-    ::_exit(127);
+    ::_exit(fail(log, words[0]));
   }
   constexpr long kOptions = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
   *traced = *traced && child > 0 && ::ptrace(PTRACE_SEIZE, child, nullptr, kOptions) == 0;
@@ -95,7 +95,9 @@ class Start {
       const pid_t pid = ::waitpid(traced_ ? -1 : runtime_, &status, __WALL | (held_ > 0 ? WNOHANG : 0));
       if (pid < 0 && errno != EINTR) return runtimeEnded_;  // the command is gone without a trace
       if (pid > 0) WIFSTOPPED(status) ? stopped(pid, status) : ended(pid, status);
-      if (runtimeEnded_ && runtimeStatus_ != 0) return false;
+      if (!runtimeEnded_ || runtimeStatus_ == 0) continue;
+      if (held_ > 0) ::kill(held_, SIGKILL);
+      return false;
     }
     return true;
   }
@@ -118,7 +120,7 @@ class Start {
   void stopped(pid_t pid, int status) {
     const int event = status >> 16;
     const long signal = WSTOPSIG(status);
-    if (event == PTRACE_EVENT_EXEC && pid != runtime_) {
+    if (event == PTRACE_EVENT_EXEC && pid != runtime_ && held_ < 0 && !passed_) {
       held_ = pid;
     } else if (event == PTRACE_EVENT_STOP && signal != SIGTRAP) {
       ::ptrace(PTRACE_LISTEN, pid, nullptr, nullptr);
@@ -171,7 +173,7 @@ int main(int argc, char** argv) {
   const int gate = argv[3][0] == '-' ? -1 : static_cast<int>(std::strtol(argv[3], nullptr, 10));
   if (gate >= 0) ::fcntl(gate, F_SETFD, FD_CLOEXEC);
   bool traced = gate >= 0;
-  const pid_t runtime = run(argv + 4, &traced);
+  const pid_t runtime = run(argv[1], argv + 4, &traced);
   if (runtime < 0) return fail(argv[1], "make a process");
   // The pipes are the command's: their end is its end.
   for (int number = STDIN_FILENO; number <= STDERR_FILENO; ++number) ::close(number);

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """A PID namespace that the containers of a pod share: what is in it, who its first process is, and how it ends."""
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -122,10 +123,40 @@ class Pause(running.Running):
                     if text is not None:
                         with open(f'{d}/{name}', 'w', encoding='utf-8') as f:
                             f.write(text)
-                self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', command], check=False).returncode, 70)
+                self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', command], check=False).returncode, 70)
                 with open(f'{d}/log', encoding='utf-8') as f:
                     self.assertIn(words, f.read())
-            self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '/bin/false'], check=False).returncode, 1)
+            self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', '/bin/false'], check=False).returncode, 1)
+
+    def test_exec_holds_the_command_at_its_gate(self):
+        """Its program begins when the terminal's size is set, whenever the runtime leaves."""
+        program = f'{running.PREFIX}/libexec/userpod/userpod-exec'
+        with tempfile.TemporaryDirectory() as d:
+            for runtime, gated in ((f'env sh -c "echo began; exit 7" & echo $! > {d}/pid', True),
+                                   (f'env sh -c "echo began; exit 7" & echo $! > {d}/pid; exec sleep 0.5', True),
+                                   (f'env sh -c "echo began; exit 7" & echo $! > {d}/pid', False)):
+                with open(f'{d}/log', 'w', encoding='utf-8'):
+                    pass
+                inner, outer = os.pipe()
+                words = [program, f'{d}/log', f'{d}/pid', str(inner) if gated else '-', '/bin/sh', '-c', runtime]
+                with subprocess.Popen(words, stdout=subprocess.PIPE, pass_fds=[inner]) as process:
+                    os.close(inner)
+                    self.assertEqual(not select.select([process.stdout], [], [], 0.3)[0], gated)
+                    self.assertIsNone(process.poll() if gated else None)
+                    os.close(outer)
+                    self.assertEqual(process.stdout.read(), b'began\n')
+                    self.assertEqual(process.wait(10), 7)
+                self.assertEqual(os.listdir(d), ['log'])
+            with open(f'{d}/log', 'w', encoding='utf-8'):
+                pass
+            inner, outer = os.pipe()
+            failing = [program, f'{d}/log', f'{d}/pid', str(inner), '/bin/sh', '-c', 'env echo began & i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; exit 3']
+            failed = subprocess.run(failing, stdout=subprocess.PIPE, pass_fds=[inner], timeout=10, check=False)
+            self.assertEqual((failed.returncode, failed.stdout), (3, b''))
+            with open(f'{d}/log', encoding='utf-8') as f:
+                self.assertIn('exit status 3', f.read())
+            os.close(inner)
+            os.close(outer)
 
     def test_pod_mode_is_what_the_pod_has(self):
         node = self.container(self.pod('node', **pid_mode('NODE')), SLEEP)
