@@ -1,9 +1,12 @@
 // Talking to a container's conmon: its control pipe and its attach socket.
 #include <fmt/core.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cerrno>
+#include <mutex>
+#include <thread>
 
 #include "daemon/oci/runtime_impl.hpp"
 
@@ -11,6 +14,7 @@ namespace userpod::oci {
 namespace {
 
 constexpr timeval kConnectTime{.tv_sec = 5, .tv_usec = 0};
+constexpr int kReadWaits = 100;  // milliseconds
 
 Error monitorEnded(const Error& why) {
   return Error(Code::MonitorFailed, "the container's monitor has ended: " + why.text(), why.sysErrno());
@@ -18,9 +22,15 @@ Error monitorEnded(const Error& why) {
 
 }  // namespace
 
+// Of several lines that one read brings, conmon takes the first, several times: each has to wait for the one before.
 Status tellMonitor(const std::string& bundle, const std::string& line) {
+  static std::mutex oneAtATime;
+  std::lock_guard lock(oneAtATime);
   auto control = openFile(bundle + "/ctl", O_WRONLY | O_NONBLOCK);
   if (!control) return monitorEnded(control.error());
+  int unread = 0;
+  for (int wait = 0; wait < kReadWaits && ::ioctl(control->get(), FIONREAD, &unread) == 0 && unread > 0; ++wait)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return writeAll(control->get(), line);
 }
 

@@ -65,8 +65,18 @@ void AttachSession::endInput() {
   });
 }
 
+// One after the other, as the last of them is the one that counts.
 void AttachSession::resized(oci::TerminalSize size) {
-  if (monitor_) core_.resizeTerminal(attach_.containerId, size, [](const Status&) {});
+  if (!monitor_) return;
+  if (resizing_) {
+    resizeAgain_ = true;
+    return;
+  }
+  resizing_ = true;
+  core_.resizeTerminal(attach_.containerId, size, onLoop([this](const Status&) {
+                         resizing_ = false;
+                         if (std::exchange(resizeAgain_, false)) resized(this->size());
+                       }));
 }
 
 void AttachSession::wait() {

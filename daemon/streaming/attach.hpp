@@ -36,6 +36,8 @@ class AttachSession final : public RemoteCommand {
   std::shared_ptr<Descriptor> monitor_;
   oci::Attachment attachment_;  // without its socket
   bool inputEnded_ = false;
+  bool resizing_ = false;
+  bool resizeAgain_ = false;
   bool blocked_ = false;  // until flushed()
 };
 

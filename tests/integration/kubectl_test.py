@@ -264,6 +264,13 @@ class Attach(kubectl.Kubectl):
             time.sleep(0.1)
         else:
             self.fail('the terminal has not got its size')
+        # A window that is drawn larger: what counts is its size at the end.
+        for size in range(20, 60):
+            terminal.resize(100, size)
+            time.sleep(0.002)
+        time.sleep(0.5)
+        terminal.type('echo; stty size\r')
+        self.assertEqual(terminal.wait_for(r'\n(\d+ \d+)\r')[1], b'59 100')
         terminal.type('sleep 1000\r')
         time.sleep(0.3)
         terminal.type('\x03')
