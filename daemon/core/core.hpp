@@ -89,8 +89,30 @@ struct Info {
   std::string nodeCgroup;  // of the node as the host sees it, absolute below /sys/fs/cgroup: prefix of record cgroups
 };
 
+// What streams: the part of the core that the streaming server needs. Streams are carried by the caller; closing them
+// ends nothing but them.
+class Streams {
+ public:
+  virtual ~Streams() = default;
+  // In a running container; the callbacks as in oci::Runtime::openExec. InvalidState: it does not run, is paused, or
+  // is being killed.
+  virtual void openExec(const std::string& key, ExecRequest request, Callback<oci::ExecStreams> started,
+                        Callback<std::int32_t> ended) = 0;
+  // To a created or running container. InvalidState: it has ended, or its terminal is not as `tty` says.
+  virtual void attach(const std::string& key, bool tty, Callback<oci::Attachment> done) = 0;
+  // The end of a session: given back, not closed, as a session without stdin must not end a stdinOnce container's
+  // stdin, which a close of any connection would. input: the session had stdin.
+  virtual void detach(const std::string& containerId, UniqueFd socket, bool input) = 0;
+  // Of the container's own terminal. InvalidState: it has none, or does not live.
+  virtual void resizeTerminal(const std::string& key, oci::TerminalSize size, DoneCallback done) = 0;
+  // Fresh TCP sockets in the network namespace of a ready pod, not connected. InvalidState: the pod is not ready.
+  virtual void podSockets(const std::string& key, Callback<network::TcpSockets> done) = 0;
+  // Sockets that listen on 127.0.0.1 at one free port, in the host's network namespace and in the node's. Blocks.
+  virtual Result<network::LoopbackListeners> loopbackListeners() = 0;
+};
+
 // Every method may be called from any thread. Work goes on when the caller goes away: a retry finds it.
-class Core {
+class Core : public Streams {
  public:
   struct Parts {
     Paths paths;
@@ -99,7 +121,6 @@ class Core {
   };
   // Opens the node, the parts and the live store, takes up what lives, undoes what is half-made. Blocks.
   static Result<std::unique_ptr<Core>> open(Parts parts);
-  virtual ~Core() = default;
 
   virtual std::shared_ptr<const Snapshot> snapshot() const = 0;
   // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read
@@ -147,23 +168,6 @@ class Core {
   virtual void reopenContainerLog(const std::string& key, DoneCallback done) = 0;
   virtual void execSync(const std::string& key, std::vector<std::string> command, std::chrono::milliseconds timeout,
                         Callback<oci::ExecResult> done) = 0;
-
-  // What streams. Streams are carried by the caller; closing them ends nothing but them.
-  // In a running container; the callbacks as in oci::Runtime::openExec. InvalidState: it does not run, is paused, or
-  // is being killed.
-  virtual void openExec(const std::string& key, ExecRequest request, Callback<oci::ExecStreams> started,
-                        Callback<std::int32_t> ended) = 0;
-  // To a created or running container. InvalidState: it has ended, or its terminal is not as `tty` says.
-  virtual void attach(const std::string& key, bool tty, Callback<oci::Attachment> done) = 0;
-  // The end of a session: given back, not closed, as a session without stdin must not end a stdinOnce container's
-  // stdin, which a close of any connection would. input: the session had stdin.
-  virtual void detach(const std::string& containerId, UniqueFd socket, bool input) = 0;
-  // Of the container's own terminal. InvalidState: it has none, or does not live.
-  virtual void resizeTerminal(const std::string& key, oci::TerminalSize size, DoneCallback done) = 0;
-  // Fresh TCP sockets in the network namespace of a ready pod, not connected. InvalidState: the pod is not ready.
-  virtual void podSockets(const std::string& key, Callback<network::TcpSockets> done) = 0;
-  // Sockets that listen on 127.0.0.1 at one free port, in the host's network namespace and in the node's. Blocks.
-  virtual Result<network::LoopbackListeners> loopbackListeners() = 0;
 
   virtual std::string containerSpec(const std::string& id) const = 0;  // config.json, "" when gone
   // Paths in the node; they lead somewhere while the pod is ready.

@@ -31,7 +31,39 @@ bool decode(std::string_view text, std::string& out) {
   return true;
 }
 
+std::vector<Channel> commandChannels(bool out, bool err, bool tty) {
+  // The client waits for a first message, empty, on the lowest channel that it reads.
+  std::vector<Channel> channels = {{3, {{"streamtype", "error"}}, false, !out && !err},
+                                   {0, {{"streamtype", "stdin"}}, true, false},
+                                   {1, {{"streamtype", "stdout"}}, false, out},
+                                   {2, {{"streamtype", "stderr"}}, false, !out && err}};
+  if (tty) channels.push_back(Channel{4, {{"streamtype", "resize"}}, true, false});
+  return channels;
+}
+
+std::vector<Channel> forwardChannels(const std::vector<std::uint16_t>& ports) {
+  std::vector<Channel> channels;
+  for (StreamId i = 0; i < ports.size(); ++i) {
+    std::uint16_t port = ports[i];
+    std::string bytes = {static_cast<char>(port & 0xff), static_cast<char>(port >> 8)};
+    StreamHeaders headers = {{"port", std::to_string(port)}, {"requestid", std::to_string(i)}};
+    headers["streamtype"] = "error";
+    channels.push_back(Channel{2 * i + 1, headers, false, true, bytes});
+    headers["streamtype"] = "data";
+    channels.push_back(Channel{2 * i, headers, true, true, bytes});
+  }
+  return channels;
+}
+
 }  // namespace
+
+std::vector<Channel> channelsOf(const SessionRequest& request) {
+  if (const auto* exec = std::get_if<Exec>(&request))
+    return commandChannels(exec->request.out, exec->request.err, exec->request.tty);
+  if (const auto* attach = std::get_if<Attach>(&request))
+    return commandChannels(attach->request.out, attach->request.err, attach->request.tty);
+  return forwardChannels(std::get<PortForward>(request).ports);
+}
 
 void ChannelConnection::start(Handler& handler) {
   handler_ = &handler;

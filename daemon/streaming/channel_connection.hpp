@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/streaming/connection.hpp"
+#include "daemon/streaming/tokens.hpp"
 #include "daemon/streaming/websocket.hpp"
 
 namespace userpod::streaming {
@@ -18,6 +19,8 @@ struct Channel {
   bool greets = false;  // sends a message at the start:
   std::string greeting = {};
 };
+
+std::vector<Channel> channelsOf(const SessionRequest& request);
 
 class ChannelConnection final : public Connection, private WebSocket::Listener {
  public:

@@ -91,11 +91,19 @@ void ExecSession::finishWhenDrained() {
   finish(*ended_);
 }
 
+// The command may say something yet, as a shell does of each child that the signal ends: a broken pipe would end it
+// before its own handler has run. So the pipes stay for a moment, unread.
 void ExecSession::left() {
   stdin_.stop();
+  auto timer = std::make_shared<asio::steady_timer>(io_, kDrainTime);
+  std::vector<std::shared_ptr<Descriptor>> pipes;
+  for (auto& pump : pumps_)
+    if (pump && !terminal_) pipes.push_back(pump->stop());
   for (auto& pump : pumps_) pump.reset();
   terminal_.reset();
-  if (hangUp_ && !ended_) hangUp_();
+  if (!hangUp_ || ended_) return;
+  hangUp_();
+  timer->async_wait([timer, pipes = std::move(pipes)](ErrorCode) {});
 }
 
 }  // namespace userpod::streaming

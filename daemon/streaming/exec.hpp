@@ -6,8 +6,8 @@
 
 namespace userpod::streaming {
 
-// The client's end is a hang-up: the command gets SIGHUP, and its streams are closed. The command's end is the
-// session's, whoever else holds its pipes.
+// The client's end is a hang-up: the command gets SIGHUP, and its streams are closed soon after. The command's end is
+// the session's, whoever else holds its pipes.
 class ExecSession final : public RemoteCommand {
  public:
   ExecSession(SessionContext context, Exec exec);

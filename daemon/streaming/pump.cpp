@@ -30,9 +30,9 @@ std::shared_ptr<Descriptor> watched(asio::io_context& io, UniqueFd fd) {
 Pump::Pump(std::shared_ptr<Descriptor> from, Connection& to, StreamId id, std::function<void()> done)
     : from_(std::move(from)), to_(to), id_(id), done_(std::move(done)) {}
 
-void Pump::stop() {
+std::shared_ptr<Descriptor> Pump::stop() {
   *alive_ = false;
-  from_.reset();
+  return std::move(from_);
 }
 
 // The operation does not own the descriptor: without an owner it closes, and the operation with it.

@@ -25,8 +25,8 @@ class Pump {
   Pump& operator=(const Pump&) = delete;
 
   void start() { wait(); }
-  void flushed();  // the connection is ready again
-  void stop();     // without done
+  void flushed();                      // the connection is ready again
+  std::shared_ptr<Descriptor> stop();  // without done
   // The writer has ended: what it has written is owed, and after cut() nothing else is waited for.
   void noteOwed();
   void cut();

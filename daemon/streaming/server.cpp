@@ -25,38 +25,6 @@ constexpr std::chrono::seconds kCheckPause{2};
 constexpr std::chrono::milliseconds kAcceptPause{100};  // when no descriptor is left
 constexpr int kSocketBuffer = 512 << 10;  // of the kernel, a direction: half of it costs a third of the throughput
 
-std::vector<Channel> commandChannels(bool out, bool err, bool tty) {
-  // The client waits for a first message, empty, on the lowest channel that it reads.
-  std::vector<Channel> channels = {{3, {{"streamtype", "error"}}, false, !out && !err},
-                                   {0, {{"streamtype", "stdin"}}, true, false},
-                                   {1, {{"streamtype", "stdout"}}, false, out},
-                                   {2, {{"streamtype", "stderr"}}, false, !out && err}};
-  if (tty) channels.push_back(Channel{4, {{"streamtype", "resize"}}, true, false});
-  return channels;
-}
-
-std::vector<Channel> forwardChannels(const std::vector<std::uint16_t>& ports) {
-  std::vector<Channel> channels;
-  for (StreamId i = 0; i < ports.size(); ++i) {
-    std::uint16_t port = ports[i];
-    std::string bytes = {static_cast<char>(port & 0xff), static_cast<char>(port >> 8)};
-    StreamHeaders headers = {{"port", std::to_string(port)}, {"requestid", std::to_string(i)}};
-    headers["streamtype"] = "error";
-    channels.push_back(Channel{2 * i + 1, headers, false, true, bytes});
-    headers["streamtype"] = "data";
-    channels.push_back(Channel{2 * i, headers, true, true, bytes});
-  }
-  return channels;
-}
-
-std::vector<Channel> channelsOf(const SessionRequest& request) {
-  if (const auto* exec = std::get_if<Exec>(&request))
-    return commandChannels(exec->request.out, exec->request.err, exec->request.tty);
-  if (const auto* attach = std::get_if<Attach>(&request))
-    return commandChannels(attach->request.out, attach->request.err, attach->request.tty);
-  return forwardChannels(std::get<PortForward>(request).ports);
-}
-
 std::string_view pathOf(const SessionRequest& request) {
   if (std::holds_alternative<Exec>(request)) return "/exec/";
   return std::holds_alternative<Attach>(request) ? "/attach/" : "/portforward/";
@@ -66,7 +34,7 @@ std::string_view pathOf(const SessionRequest& request) {
 
 class Server::Impl {
  public:
-  explicit Impl(core::Core& core) : core_(core), checks_(io_), pause_(io_) {}
+  explicit Impl(core::Streams& core) : core_(core), checks_(io_), pause_(io_) {}
   Status start();
   Result<std::string> url(SessionRequest request);
   void stop();
@@ -83,7 +51,7 @@ class Server::Impl {
   void begin(Socket socket, std::string early, Request request, const Protocol& protocol, SessionRequest session);
   void armChecks();
 
-  core::Core& core_;
+  core::Streams& core_;
   Tokens tokens_;
   asio::io_context io_{1};
   std::unique_ptr<Acceptor> host_;
@@ -235,7 +203,7 @@ Server::~Server() {
   stop();
 }
 
-Result<std::unique_ptr<Server>> Server::start(core::Core& core) {
+Result<std::unique_ptr<Server>> Server::start(core::Streams& core) {
   auto impl = std::make_unique<Impl>(core);
   USERPOD_CHECK(impl->start());
   return std::unique_ptr<Server>(new Server(std::move(impl)));

@@ -14,7 +14,7 @@
 namespace userpod::streaming {
 
 struct SessionContext {
-  core::Core& core;
+  core::Streams& core;
   asio::io_context& io;
   std::unique_ptr<Connection> connection;
   StatusFormat format = StatusFormat::Json;
@@ -49,7 +49,7 @@ class Session : public Connection::Handler, public std::enable_shared_from_this<
   }
   void fail(const std::string& why);  // logs and cuts the connection
 
-  core::Core& core_;
+  core::Streams& core_;
   asio::io_context& io_;
   std::unique_ptr<Connection> connection_;
   asio::steady_timer timer_;

@@ -20,7 +20,7 @@ namespace userpod::streaming {
 class Server {
  public:
   // The core outlives the server. NetworkSetupFailed: no port.
-  static Result<std::unique_ptr<Server>> start(core::Core& core);
+  static Result<std::unique_ptr<Server>> start(core::Streams& core);
   ~Server();  // stop()
 
   // A URL ("http://127.0.0.1:PORT/exec/TOKEN") for one session. The caller has checked the request.
