@@ -133,7 +133,8 @@ void ExecLoop::Session::detach(SpawnOptions& options) {
   // A path: runc writes another file beside it and renames that.
   pidFile_ = fmt::format("{}/{}", execDirectory(loop_.paths_), number_);
   options.argv.insert(options.argv.end(), {"--detach", "--pid-file=" + pidFile_});
-  options.argv.insert(options.argv.begin(), {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/4", pidFile_, gate()});
+  options.argv.insert(options.argv.begin(),
+                      {USERPOD_LIBEXEC "/userpod-exec", "/proc/self/fd/4", pidFile_, gate(), begun()});
 }
 
 void ExecLoop::Session::childEnded() {

@@ -2,7 +2,7 @@
 // namespace of its own crun is the one who inherits what the command leaves behind, and waits for that too, whatever
 // the command's own end; runc gives a terminal away only when it leaves the command alone.
 //
-//   userpod-exec LOG PIDFILE GATE RUNTIME ARGUMENT...
+//   userpod-exec LOG PIDFILE GATE BEGUN RUNTIME ARGUMENT...
 //
 // Runs the OCI runtime, which ends with this process, and which is told to leave the command alone (--detach) and to
 // write its number to PIDFILE, which is removed; ends as the command ends, or as the runtime when that fails. What
@@ -10,6 +10,7 @@
 // for the command's own end. Whom the command has left behind then passes to the node's first process. Static and
 // without the C++ library, like userpod-pause.
 //
+// BEGUN is "-", or the number of a descriptor that gets a byte when the command runs.
 // GATE is "-", or the number of a descriptor: the command's program waits, loaded but not begun, until the other end of
 // it has been closed. crun sets the size of a terminal while the command runs already: it would find none, one time in
 // ten. The only way to stop a process at its exec from outside is to trace it; without the right to, nothing waits.
@@ -54,7 +55,9 @@ pid_t numberIn(const char* path) {
   char text[32] = {};
   errno = ENODATA;
   int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || ::read(fd, text, sizeof text - 1) <= 0) return -1;
+  const bool there = fd >= 0 && ::read(fd, text, sizeof text - 1) > 0;
+  ::close(fd);
+  if (!there) return -1;
   ::unlink(path);
   return static_cast<pid_t>(std::strtol(text, nullptr, 10));
 }
@@ -90,7 +93,10 @@ class Start {
   // False: the runtime has failed.
   bool wait() {
     while (!runtimeEnded_ || (traced_ && !passed_ && !commandEnded_)) {
-      if (held_ > 0 && gateOpen()) pass();
+      if (held_ > 0 && gateOpen()) {
+        pass();
+        continue;
+      }
       int status = 0;
       const pid_t pid = ::waitpid(traced_ ? -1 : runtime_, &status, __WALL | (held_ > 0 ? WNOHANG : 0));
       if (pid < 0 && errno != EINTR) return runtimeEnded_;  // the command is gone without a trace
@@ -159,27 +165,36 @@ class Start {
   int lastStatus_ = 0;
 };
 
+// Of a descriptor that is not the runtime's; -1 for "-".
+int descriptor(const char* word) {
+  if (word[0] == '-') return -1;
+  const int number = static_cast<int>(std::strtol(word, nullptr, 10));
+  ::fcntl(number, F_SETFD, FD_CLOEXEC);
+  return number;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 5) {
+  if (argc < 6) {
     std::fputs(
-        "usage: userpod-exec LOG PIDFILE GATE RUNTIME ARGUMENT...\n"
+        "usage: userpod-exec LOG PIDFILE GATE BEGUN RUNTIME ARGUMENT...\n"
         "Started by userpodd for commands in containers.\n",
         stderr);
     return 64;
   }
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail(argv[1], "become a subreaper");
-  const int gate = argv[3][0] == '-' ? -1 : static_cast<int>(std::strtol(argv[3], nullptr, 10));
-  if (gate >= 0) ::fcntl(gate, F_SETFD, FD_CLOEXEC);
+  const int gate = descriptor(argv[3]);
+  const int begun = descriptor(argv[4]);
   bool traced = gate >= 0;
-  const pid_t runtime = run(argv[1], argv + 4, &traced);
+  const pid_t runtime = run(argv[1], argv + 5, &traced);
   if (runtime < 0) return fail(argv[1], "make a process");
   // The pipes are the command's: their end is its end.
   for (int number = STDIN_FILENO; number <= STDERR_FILENO; ++number) ::close(number);
   Start start(runtime, argv[2], gate, traced);
   if (!start.wait()) return runtimeFailed(argv[1], start.runtimeStatus());
   if (start.command() <= 0) return fail(argv[1], "the number of the command");
+  if (begun >= 0 && ::write(begun, "", 1) == 1) ::close(begun);
   if (start.commandEnded()) return codeOf(start.commandStatus());
   for (;;) {
     int status = 0;

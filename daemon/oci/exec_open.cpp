@@ -89,6 +89,7 @@ class ExecLoop::OpenSession final : public Session {
  private:
   bool detached(const Template&) const override { return true; }
   std::string gate() const override { return gate_ ? "6" : "-"; }
+  std::string begun() const override { return "7"; }
   std::string process(const Template& pattern) const override;
   Status prepare(SpawnOptions& options) override;
   Status spawned() override;
@@ -100,17 +101,20 @@ class ExecLoop::OpenSession final : public Session {
   Status addConsole(SpawnOptions& options);
   void accept();
   void receive();
-  void start();
+  void readBegun();
+  void startWhenComplete();
   void close(UniqueFd& watched);
 
   const ExecStart input_;
   const std::function<void(Result<ExecStreams>)> started_;
   const std::function<void(Result<std::int32_t>)> ended_;
+  bool commandRuns_ = false;
   bool running_ = false;  // started_ was called with its streams
   ExecStreams streams_;
   UniqueFd listener_;
   UniqueFd console_;  // the connection that brings the terminal
   UniqueFd gate_;     // closed, it lets the command begin
+  UniqueFd begun_;    // gets a byte when it has
 };
 
 void ExecLoop::open(const Handler& handler, const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
@@ -131,6 +135,10 @@ std::string ExecLoop::OpenSession::process(const Template& pattern) const {
 }
 
 Status ExecLoop::OpenSession::prepare(SpawnOptions& options) {
+  USERPOD_TRY(begun, makePipe(O_NONBLOCK));
+  begun_ = std::move(begun.read);
+  options.descriptors.emplace_back(begun.write.get(), 7);
+  childEnds_.push_back(std::move(begun.write));
   if (input_.tty) return addConsole(options);
   if (input_.in) USERPOD_CHECK(addPipe(options, STDIN_FILENO));
   if (input_.out) USERPOD_CHECK(addPipe(options, STDOUT_FILENO));
@@ -165,17 +173,29 @@ Status ExecLoop::OpenSession::addConsole(SpawnOptions& options) {
 }
 
 Status ExecLoop::OpenSession::spawned() {
-  if (input_.tty)
-    return loop_.loop_->watch(listener_.get(), EPOLLIN, [this, self = shared_from_this()](std::uint32_t) { accept(); });
-  start();
-  return {};
+  auto self = shared_from_this();
+  USERPOD_CHECK(loop_.loop_->watch(begun_.get(), EPOLLIN, [this, self](std::uint32_t) { readBegun(); }));
+  if (!input_.tty) return {};
+  return loop_.loop_->watch(listener_.get(), EPOLLIN, [this, self](std::uint32_t) { accept(); });
+}
+
+// Only then is it in its cgroup, where hangUp finds it.
+void ExecLoop::OpenSession::readBegun() {
+  char byte = 0;
+  ssize_t count = ::read(begun_.get(), &byte, 1);
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  close(begun_);
+  commandRuns_ = count == 1;
+  startWhenComplete();
 }
 
 void ExecLoop::OpenSession::accept() {
-  console_.reset(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!console_ && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
-  if (!console_) return kill(sysError("accept the terminal's connection"));
+  UniqueFd accepted(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!accepted && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
+  int reason = errno;
   close(listener_);
+  if (!accepted) return kill(sysError("accept the terminal's connection", reason));
+  console_ = std::move(accepted);
   auto watched =
       loop_.loop_->watch(console_.get(), EPOLLIN, [this, self = shared_from_this()](std::uint32_t) { receive(); });
   if (!watched) kill(std::move(watched).error());
@@ -190,19 +210,21 @@ void ExecLoop::OpenSession::receive() {
   if (auto status = setUpTerminal(terminal->get(), input_.size); !status) return kill(std::move(status).error());
   streams_.terminal = std::move(*terminal);
   gate_.reset();
-  start();
+  startWhenComplete();
 }
 
-void ExecLoop::OpenSession::start() {
+void ExecLoop::OpenSession::startWhenComplete() {
+  if (!commandRuns_ || (input_.tty && !streams_.terminal)) return;
   running_ = true;
   streams_.hangUp = [cgroup = loop_.node_.cgroupRoot + cgroup_] { signalCgroup(cgroup, SIGHUP); };
   started_(std::move(streams_));
 }
 
 void ExecLoop::OpenSession::ended(std::int32_t code) {
-  // A command that has ended at once: its terminal may still be on the way here.
+  // A command that has ended at once: this may still be on the way here.
   if (listener_) accept();
   if (console_) receive();
+  if (begun_) readBegun();
   if (failure_) return cancel(*failure_);
   auto error = notStarted(code);
   if (!error && !running_)
@@ -221,6 +243,7 @@ void ExecLoop::OpenSession::close(UniqueFd& watched) {
 void ExecLoop::OpenSession::closeStreams() {
   close(listener_);
   close(console_);
+  close(begun_);
   gate_.reset();
   streams_ = ExecStreams();
   // Nobody carries its streams any more.

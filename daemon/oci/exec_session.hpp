@@ -28,7 +28,8 @@ class ExecLoop::Session : public std::enable_shared_from_this<Session> {
  protected:
   // With userpod-exec in front of the runtime, which leaves as soon as the command runs.
   virtual bool detached(const Template& pattern) const { return pattern.ofNode; }
-  virtual std::string gate() const { return "-"; }  // for userpod-exec, a descriptor's number
+  virtual std::string gate() const { return "-"; }   // for userpod-exec, a descriptor's number
+  virtual std::string begun() const { return "-"; }  // likewise
   virtual std::string process(const Template& pattern) const { return pattern.process; }  // JSON, without args
   // Adds the command's descriptors, its ends of which are kept in childEnds_, and options of the runtime.
   virtual Status prepare(SpawnOptions& options) = 0;

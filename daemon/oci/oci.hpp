@@ -167,8 +167,9 @@ class Runtime {
   // started (no such program), in the runtime's words. Canceled: the Runtime is being destroyed.
   virtual void exec(const ExecInput& input, std::function<void(Result<ExecResult>)> done) = 0;
   // Returns at once. Both callbacks run on the exec loop's thread (or the caller's, for an unknown handler): `started`
-  // once, and after a success `ended` once, with the exit code. RuntimeFailed in either: the command was not started,
-  // in the runtime's words. The command lives on when its streams are closed.
+  // once, when the command runs, and after a success `ended` once, with the exit code, when the command has ended,
+  // whoever has its pipes then. RuntimeFailed: the command was not started, in the runtime's words. The command lives
+  // on when its streams are closed. Canceled: the Runtime is being destroyed; the command is hung up.
   virtual void openExec(const ExecStart& input, std::function<void(Result<ExecStreams>)> started,
                         std::function<void(Result<std::int32_t>)> ended) = 0;
 };

@@ -123,10 +123,10 @@ class Pause(running.Running):
                     if text is not None:
                         with open(f'{d}/{name}', 'w', encoding='utf-8') as f:
                             f.write(text)
-                self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', command], check=False).returncode, 70)
+                self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', '-', command], check=False).returncode, 70)
                 with open(f'{d}/log', encoding='utf-8') as f:
                     self.assertIn(words, f.read())
-            self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', '/bin/false'], check=False).returncode, 1)
+            self.assertEqual(subprocess.run([program, f'{d}/log', f'{d}/pid', '-', '-', '/bin/false'], check=False).returncode, 1)
 
     def test_exec_holds_the_command_at_its_gate(self):
         """Its program begins when the terminal's size is set, whenever the runtime leaves."""
@@ -138,7 +138,7 @@ class Pause(running.Running):
                 with open(f'{d}/log', 'w', encoding='utf-8'):
                     pass
                 inner, outer = os.pipe()
-                words = [program, f'{d}/log', f'{d}/pid', str(inner) if gated else '-', '/bin/sh', '-c', runtime]
+                words = [program, f'{d}/log', f'{d}/pid', str(inner) if gated else '-', '-', '/bin/sh', '-c', runtime]
                 with subprocess.Popen(words, stdout=subprocess.PIPE, pass_fds=[inner]) as process:
                     os.close(inner)
                     self.assertEqual(not select.select([process.stdout], [], [], 0.3)[0], gated)
@@ -150,7 +150,7 @@ class Pause(running.Running):
             with open(f'{d}/log', 'w', encoding='utf-8'):
                 pass
             inner, outer = os.pipe()
-            failing = [program, f'{d}/log', f'{d}/pid', str(inner), '/bin/sh', '-c', 'env echo began & i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; exit 3']
+            failing = [program, f'{d}/log', f'{d}/pid', str(inner), '-', '/bin/sh', '-c', 'env echo began & i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; exit 3']
             failed = subprocess.run(failing, stdout=subprocess.PIPE, pass_fds=[inner], timeout=10, check=False)
             self.assertEqual((failed.returncode, failed.stdout), (3, b''))
             with open(f'{d}/log', encoding='utf-8') as f:

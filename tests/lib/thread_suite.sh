@@ -4,7 +4,7 @@
 # joining the node. It sees only what is built here, not into gRPC and the other libraries: thread.supp tells what follows.
 
 threadSuite() {
-  local dir=$build-thread only=("${only[@]}") unit units=(sys store)
+  local dir=$build-thread only=("${only[@]}") unit units=(sys store core)
   configureAndBuild "$build" product -Doptimization=1 &&
     configureAndBuild "$dir" "daemon/userpodd-inner ${units[*]/#/tests/unit/unit-}" -Db_sanitize=thread -Db_lundef=false -Doptimization=1 ||
     { result FAIL build/thread "does not build"; return; }

@@ -190,8 +190,7 @@ TEST_P(OciStreams, CommandThatIsNotThere) {
     start.tty = tty;
     start.in = start.out = true;
     Session session(running, start);
-    EXPECT_TRUE(session.failure || session.code() == -1) << (tty ? "tty" : "pipes");
-    ASSERT_TRUE(session.failure);
+    ASSERT_TRUE(session.failure) << (tty ? "tty" : "pipes");
     EXPECT_EQ(session.failure->code(), Code::RuntimeFailed);
     EXPECT_NE(session.failureText().find("no-such-program"), std::string::npos) << session.failureText();
   }
@@ -322,6 +321,21 @@ TEST_P(OciStreams, HangUp) {
   EXPECT_TRUE(running.bed.exec("c", {"true"})) << "the container itself";
   ASSERT_TRUE(running.bed.runtime().remove(running.bed.id("c"), running.bed.handler()));
   session.streams.hangUp();
+}
+
+// A client may be gone before the command is there.
+TEST_P(OciStreams, HangUpAtOnce) {
+  if (!inNode()) return;
+  Running running(GetParam());
+  for (int i = 0; i < 20; ++i) {
+    auto start = running.command({"sleep", "1000"});
+    start.tty = i % 2 == 1;
+    Session session(running, start);
+    ASSERT_FALSE(session.failure) << session.failureText();
+    session.streams.hangUp();
+    ASSERT_EQ(session.code(), 128 + SIGHUP) << session.failureText();
+  }
+  EXPECT_EQ(running.execCgroups(), 0);
 }
 
 TEST_P(OciStreams, EndsWithItsContainer) {
