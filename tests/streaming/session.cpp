@@ -36,7 +36,9 @@ class SpdySession final : public Session {
  private:
   bool toldOfTheEnd(const Inventory& now) const override {
     auto ids = {ids_.out, ids_.err, ids_.error};
-    return std::all_of(ids.begin(), ids.end(), [&](auto id) { return id == 0 || now.stream(id).finished; });
+    return std::all_of(ids.begin(), ids.end(), [&](auto id) {
+      return id == 0 || now.stream(id).finished || now.stream(id).reset;  // clients take both
+    });
   }
   void goodbye() override {
     for (auto id : {ids_.error, ids_.in, ids_.out, ids_.err, ids_.resize})
