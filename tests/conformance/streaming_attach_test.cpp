@@ -45,7 +45,7 @@ TEST(Attach, NeedsAStreamAndATerminalHasNoStderr) {
   Pod pod;
   Container container(pod, withTerminal);
   expectFailure(attachRequest(container.id(), {.in = false, .out = false, .err = false}),
-                {StatusCode::INVALID_ARGUMENT}, "one of stdin, stdout, or stderr must be set");
+                {StatusCode::INVALID_ARGUMENT}, "one of stdin, stdout,? (and|or) stderr must be set");
   expectFailure(attachRequest(container.id(), {.in = true, .out = true, .err = true, .tty = true}),
                 {StatusCode::INVALID_ARGUMENT}, "tty and stderr cannot both be true");
 }
@@ -162,8 +162,9 @@ TEST_P(AttachSome, NothingIsReplayed) {
   PROMISE("1.1.19 replay");
   Container container(pod, counter(), withInput(false));
   container.up();
-  attach(container, kAll)->write("early\n");
-  container.waitForLine("1 <early>");
+  auto early = attach(container, kAll);
+  early->write("early\n");
+  early->waitFor("1 <early>\n");
   auto session = attach(container, kAll);
   session->write("bye\n");
   EXPECT_EQ(ended(*session).out, "2 <bye>\n");

@@ -41,7 +41,7 @@ TEST(Exec, NeedsAStream) {
   Pod pod;
   Container container(pod);
   expectFailure(execRequest(container.id(), {"true"}, {.in = false, .out = false, .err = false}),
-                {StatusCode::INVALID_ARGUMENT}, "one of stdin, stdout, or stderr must be set");
+                {StatusCode::INVALID_ARGUMENT}, "one of stdin, stdout,? (and|or) stderr must be set");
 }
 
 TEST(Exec, TerminalHasNoStderrOfItsOwn) {

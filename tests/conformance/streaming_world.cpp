@@ -42,11 +42,12 @@ UniqueFd listenOn(const std::string& address, std::uint16_t& port) {
   auto* numbers = six ? static_cast<void*>(&reinterpret_cast<sockaddr_in6&>(place).sin6_addr)
                       : &reinterpret_cast<sockaddr_in&>(place).sin_addr;
   ::inet_pton(place.ss_family, address.c_str(), numbers);
+  reinterpret_cast<sockaddr_in&>(place).sin_port = htons(port);  // at the same place in both kinds
   auto* there = reinterpret_cast<sockaddr*>(&place);
   if (::bind(listener.get(), there, size) != 0 || ::listen(listener.get(), 1024) != 0 ||
       ::getsockname(listener.get(), there, &size) != 0)
     throw std::runtime_error("cannot listen on " + address + " in the pod: " + std::strerror(errno));
-  port = ntohs(reinterpret_cast<sockaddr_in&>(place).sin_port);  // at the same place in both kinds
+  port = ntohs(reinterpret_cast<sockaddr_in&>(place).sin_port);
   return listener;
 }
 
@@ -185,7 +186,8 @@ void inNetworkOf(const Container& container, const std::function<void()>& work) 
   }).get();
 }
 
-PodServer::PodServer(const Container& container, Serve serve, const std::string& address) {
+PodServer::PodServer(const Container& container, Serve serve, const std::string& address, std::uint16_t port)
+    : port_(port) {
   inNetworkOf(container, [&] { listener_ = listenOn(address, port_); });
   accepting_ = std::thread([this, serve = std::move(serve)] {
     for (int socket; (socket = ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) {

@@ -91,7 +91,8 @@ void inNetworkOf(const Container& container, const std::function<void()>& work);
 class PodServer {
  public:
   using Serve = std::function<void(int socket)>;  // closed afterwards
-  PodServer(const Container& container, Serve serve, const std::string& address = "127.0.0.1");
+  PodServer(const Container& container, Serve serve, const std::string& address = "127.0.0.1",
+            std::uint16_t port = 0);  // 0: a free one
   ~PodServer();
   PodServer(const PodServer&) = delete;
   PodServer& operator=(const PodServer&) = delete;

@@ -186,11 +186,11 @@ std::string requestText(const Url& url, const Request& request) {
   return text + "\r\n";
 }
 
-Opened exchange(const std::string& url, const Request& request) {
-  return exchangeBytes(url, requestText(parseUrl(url), request));
+Opened ask(const std::string& url, const Request& request) {
+  return askBytes(url, requestText(parseUrl(url), request));
 }
 
-Opened exchangeBytes(const std::string& url, const std::string& bytes) {
+Opened askBytes(const std::string& url, const std::string& bytes) {
   Opened opened;
   opened.socket = connectTo(parseUrl(url));
   int socket = opened.socket.get();

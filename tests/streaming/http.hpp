@@ -58,9 +58,9 @@ struct Opened {
 
 UniqueFd connectTo(const Url& url);
 // Sends the request and reads the answer: of 101 the head, of others all.
-Opened exchange(const std::string& url, const Request& request);
+Opened ask(const std::string& url, const Request& request);
 // The same for any bytes in the place of a request.
-Opened exchangeBytes(const std::string& url, const std::string& bytes);
+Opened askBytes(const std::string& url, const std::string& bytes);
 std::string requestText(const Url& url, const Request& request);
 
 // Of RFC 6455: what Sec-WebSocket-Accept must be for a key.

@@ -160,7 +160,7 @@ void SpdyConnection::takeControl(std::string_view payload) {
 }
 
 SpdyOpened openSpdy(const std::string& url, const Request& request) {
-  auto opened = exchange(url, request);
+  auto opened = ask(url, request);
   SpdyOpened result{std::move(opened.answer), nullptr};
   if (result.answer.status == 101)
     result.connection = std::make_unique<SpdyConnection>(std::make_unique<SocketLink>(std::move(opened.socket)),

@@ -281,7 +281,7 @@ void WebSocketConnection::takeControl() {
 // ---- Opening
 
 WebSocketOpened openWebSocket(const std::string& url, const Request& request, Carries carries) {
-  auto opened = exchange(url, request);
+  auto opened = ask(url, request);
   WebSocketOpened result{std::move(opened.answer), "", nullptr};
   if (result.answer.status != 101) return result;
   std::string key;
