@@ -45,9 +45,9 @@ TEST(Attach, NeedsAStreamAndATerminalHasNoStderr) {
   Pod pod;
   Container container(pod, withTerminal);
   expectFailure(attachRequest(container.id(), {.in = false, .out = false, .err = false}),
-                {StatusCode::INVALID_ARGUMENT}, "one of stdin, stdout,? (and|or) stderr must be set");
+                {StatusCode::INVALID_ARGUMENT}, "stdin.*stdout.*stderr");
   expectFailure(attachRequest(container.id(), {.in = true, .out = true, .err = true, .tty = true}),
-                {StatusCode::INVALID_ARGUMENT}, "tty and stderr cannot both be true");
+                {StatusCode::INVALID_ARGUMENT}, "tty");
 }
 
 TEST(Attach, TerminalMustBeAsTheContainerHasIt) {
