@@ -227,9 +227,10 @@ TEST_P(ForwardStream, EndOfThePodEndsItsConnections) {
   PROMISE("1.1.20 pod end");
   auto victims = std::make_unique<Pod>();
   auto forward = [&] {
-    Container victim(*victims, shell("trap 'exit 0' TERM; nc -ll -p 7777 -e cat & wait"));
+    Container victim(*victims, shell("trap 'exit 0' TERM; nc -ll -p 7777 -e cat & echo up; wait"));
+    victim.up();
     auto opened = open(victims->id(), {7777});
-    std::this_thread::sleep_for(milliseconds(300));
+    victim.exec("until netstat -ltn | grep 7777; do usleep 10000; done", 10);
     auto one = opened->connect(7777);
     opened->write(one, "hello");
     opened->waitFor(one, "hello");

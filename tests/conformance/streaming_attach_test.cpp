@@ -133,7 +133,7 @@ TEST_P(AttachStream, StopOfTheContainerIsTheEnd) {
 TEST_P(AttachStream, TerminalIsTheContainersOwn) {
   PROMISE("1.1.19 tty");
   Container container(pod, shell("echo up; read -r line; echo \"<$line>\"; tty"), withTerminal);
-  container.up();
+  container.waitForLine("up\r");
   auto session = attach(container, kTerminal);
   session->write("typed\n");
   EXPECT_THAT(ended(*session).out, testing::MatchesRegex("typed\r\n<typed>\r\n/dev/(pts/[0-9]+|console)\r\n"));
@@ -295,7 +295,7 @@ INSTANTIATE_TEST_SUITE_P(Each, AttachSize, testing::ValuesIn(protocolsWith([](co
 TEST_P(AttachSize, IsThatOfTheContainersTerminal) {
   PROMISE("1.1.19 resize");
   Container container(pod, shell("trap 'stty size' WINCH; echo up; while :; do sleep 0.05; done"), withTerminal);
-  container.up();
+  container.waitForLine("up\r");
   auto session = attach(container, kTerminal);
   session->resize(101, 41);
   session->waitFor("41 101\r\n");

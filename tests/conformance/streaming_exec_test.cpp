@@ -56,11 +56,11 @@ TEST(Exec, NeedsARunningContainer) {
   PROMISE("1.1.18 running");
   Pod pod;
   auto created = Container::created(pod);
-  expectFailure(execRequest(created.id(), {"true"}, kOut), {}, "running|state");
+  expectFailure(execRequest(created.id(), {"true"}, kOut), {}, "running|state|ended");
   created.start();
   EXPECT_EQ(ran(streamtest::protocol("SpdyV4"), created, "echo runs").out, "runs\n");
   created.up().stop(30);
-  expectFailure(execRequest(created.id(), {"true"}, kOut), {}, "running|state");
+  expectFailure(execRequest(created.id(), {"true"}, kOut), {}, "running|state|ended");
 }
 
 TEST(Exec, EndOfTheContainerBetweenCallAndSessionIsTold) {
