@@ -295,8 +295,12 @@ std::vector<pid_t> processesWith(const std::string& text) {
   for (const auto& entry : fs::directory_iterator("/proc")) {
     auto name = entry.path().filename().string();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
-    std::string words((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    std::string words;
+    try {
+      words = readFile(entry.path() / "cmdline");
+    } catch (const std::exception&) {  // it has ended meanwhile
+      continue;
+    }
     if (words.find(text) != std::string::npos && std::stoi(name) != getpid()) found.push_back(std::stoi(name));
   }
   return found;
