@@ -104,7 +104,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ForwardStream, testing::ValuesIn(names(false)), n
 
 TEST_P(ForwardStream, ReachesAServerOnLoopback) {
   PROMISE("1.1.20 loopback");
-  PROMISE("5.4 port-forward protocols");
+  PROMISE("1.4 port-forward protocols");
   PodServer server(container(), serveEcho);
   auto forward = open({server.port()});
   auto one = forward->connect(server.port());
@@ -325,7 +325,7 @@ TEST_P(ForwardSpdy, OneAfterTheOtherWithoutEnd) {
 }
 
 TEST_P(ForwardSpdy, StreamsWithoutRequestIdArePairedByTheirIds) {
-  PROMISE("5.4 requestid");
+  PROMISE("1.4 requestid");
   PodServer server(container(), serveText("hello"));
   auto opened = protocol().tunnel
                     ? streamtest::openTunnel(forwardUrl(pod().id()))
@@ -343,7 +343,7 @@ TEST_P(ForwardSpdy, StreamsWithoutRequestIdArePairedByTheirIds) {
 }
 
 TEST_P(ForwardSpdy, StreamsOfAPairMayComeInAnyOrder) {
-  PROMISE("5.4 requestid");
+  PROMISE("1.4 requestid");
   PodServer server(container(), serveText("hello"));
   auto opened = protocol().tunnel
                     ? streamtest::openTunnel(forwardUrl(pod().id()))
@@ -364,7 +364,7 @@ TEST_P(ForwardSpdy, StreamsOfAPairMayComeInAnyOrder) {
 }
 
 TEST_P(ForwardSpdy, StreamsThatAreNoneAreRefusedAlone) {
-  PROMISE("5.4 port-forward headers");
+  PROMISE("1.4 port-forward headers");
   PodServer server(container(), serveEcho);
   auto port = std::to_string(server.port());
   for (const auto& headers :
@@ -422,7 +422,7 @@ using ForwardChannels = ForwardTest;
 INSTANTIATE_TEST_SUITE_P(Each, ForwardChannels, testing::Values("WsV4", "WsV4Base64", "WsNone"), nameOf);
 
 TEST_P(ForwardChannels, BeginWithThePort) {
-  PROMISE("5.4 port-forward channels");
+  PROMISE("1.4 port-forward channels");
   PodServer first(container(), serveEcho), second(container(), serveEcho);
   auto forward = open({first.port(), second.port()});
   std::uint32_t channel = 0;

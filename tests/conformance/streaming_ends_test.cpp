@@ -68,13 +68,17 @@ TEST_P(ExecEnd, ClientThatVanishesEndsItsCommand) {
 
 TEST_P(ExecEnd, ClientThatVanishesAtOnceLeavesNothing) {
   PROMISE("1.1.18 vanished client");
-  auto marker = uniqueName("marker");
+  std::vector<std::pair<std::string, std::string>> left;
   for (int i = 0; i < 10; ++i) {
+    auto marker = uniqueName("marker");
     auto session = execute("while :; do sleep 0.1; done; : " + marker, kAll);
     std::this_thread::sleep_for(milliseconds(10 * i));
     session->drop(i % 2 == 0 ? streamtest::Drop::Fin : streamtest::Drop::Reset);
+    left.emplace_back(marker, "after " + std::to_string(10 * i) + " ms");
   }
-  waitUntil([&] { return processesWith(marker).empty(); }, "the end of what the clients left");
+  std::this_thread::sleep_for(seconds(2));  // those that are only being started
+  for (const auto& [marker, when] : left)
+    waitUntil([&] { return processesWith(marker).empty(); }, "the end of what a client left " + when);
 }
 
 TEST_P(ExecEnd, ClientThatVanishesHarmsNoOther) {

@@ -154,7 +154,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ExecStream, testing::ValuesIn(allProtocols()), na
 
 TEST_P(ExecStream, StreamsAndExitCodeAreApart) {
   PROMISE("1.1.18 output");
-  PROMISE("5.4 protocols");
+  PROMISE("1.4 protocols");
   auto outcome = ran("echo out; echo err >&2; exit 7");
   EXPECT_EQ(outcome.out, "out\n");
   EXPECT_EQ(outcome.err, "err\n");
@@ -254,7 +254,7 @@ TEST_P(ExecStream, EndOfAProcessThatReadsNothingIsTold) {
 }
 
 TEST_P(ExecStream, PingsAreAnswered) {
-  PROMISE("5.4 ping");
+  PROMISE("1.4 ping");
   auto session = execute("read -r line; echo $line", kAll);
   for (int i = 0; i < 3; ++i) {
     session->ping();
@@ -265,7 +265,7 @@ TEST_P(ExecStream, PingsAreAnswered) {
 }
 
 TEST_P(ExecStream, StatusIsTheLastThingTold) {
-  PROMISE("5.4 end");
+  PROMISE("1.4 end");
   auto session = execute("echo out; echo err >&2; exit 1");
   auto out = session->key(Channel::Out), err = session->key(Channel::Err), error = session->key(Channel::Error);
   auto outcome = ended(*session);
@@ -284,7 +284,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ExecJson, testing::ValuesIn(protocolsWith([](cons
                          nameOf);
 
 TEST_P(ExecJson, StatusIsThatOfKubernetes) {
-  PROMISE("5.4 status");
+  PROMISE("1.4 status");
   auto success = nlohmann::json::parse(ran("true").error);
   EXPECT_EQ(success["status"], "Success");
   auto failure = nlohmann::json::parse(ran("exit 7").error);
@@ -296,7 +296,7 @@ TEST_P(ExecJson, StatusIsThatOfKubernetes) {
 }
 
 TEST_P(ExecJson, CommandThatCannotBeStartedIsAnInternalError) {
-  PROMISE("5.4 status");
+  PROMISE("1.4 status");
   auto url = call(execRequest(container().id(), {"/no/such/program"}, kOut)).url();
   auto outcome = ended(*Session::open(protocol(), url, kOut));
   auto status = nlohmann::json::parse(outcome.error);
@@ -311,7 +311,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ExecText, testing::ValuesIn(protocolsWith([](cons
                          nameOf);
 
 TEST_P(ExecText, SuccessIsNoTextAndFailureIsOne) {
-  PROMISE("5.4 status");
+  PROMISE("1.4 status");
   EXPECT_EQ(ran("true").error, "");
   auto failure = ran("exit 7").error;
   EXPECT_THAT(failure, testing::HasSubstr("7"));
@@ -323,7 +323,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ExecInputEnds,
                          testing::ValuesIn(protocolsWith([](const auto& p) { return p.endsInput; })), nameOf);
 
 TEST_P(ExecInputEnds, CommandSeesTheEndOfItsInput) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   auto session = execute("cat; echo over; exit 2", kAll);
   session->write("some");
   session->endInput();
@@ -333,14 +333,14 @@ TEST_P(ExecInputEnds, CommandSeesTheEndOfItsInput) {
 }
 
 TEST_P(ExecInputEnds, EmptyInputEndsToo) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   auto session = execute("cat; echo over", kAll);
   session->endInput();
   EXPECT_EQ(ended(*session).out, "over\n");
 }
 
 TEST_P(ExecInputEnds, LargeInputIsByteForByte) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   PROMISE("1.1.18 input");
   auto bytes = bytesOfAllKinds(8 * kMiB + 17);
   auto session = execute("cat", kAll);
@@ -351,7 +351,7 @@ TEST_P(ExecInputEnds, LargeInputIsByteForByte) {
 }
 
 TEST_P(ExecInputEnds, OutputGoesOnAfterwards) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   auto session = execute("cat > /dev/null; sleep 1; seq 1 20000", kAll);
   session->write(std::string(kMiB, 'x'));
   session->endInput();

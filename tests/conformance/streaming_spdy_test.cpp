@@ -65,7 +65,7 @@ class Bystander {
 // ---- Streams
 
 TEST_F(StreamingSpdy, EachStreamIsAnsweredAtOnce) {
-  PROMISE("5.4 syn_reply");
+  PROMISE("1.4 syn_reply");
   auto connection = connect("echo runs");
   for (const auto* type : {"error", "stdout", "stderr"}) {
     auto id = connection->open(ofType(type));
@@ -78,7 +78,7 @@ TEST_F(StreamingSpdy, EachStreamIsAnsweredAtOnce) {
 }
 
 TEST_F(StreamingSpdy, CommandStartsWhenAllItsStreamsAreThere) {
-  PROMISE("5.4 streams");
+  PROMISE("1.4 streams");
   auto name = uniqueName("started");
   auto connection = connect("echo now > /tmp/" + name + "; echo runs", kAll);
   for (const auto* type : {"error", "stdin", "stdout"}) connection->open(ofType(type));
@@ -89,7 +89,7 @@ TEST_F(StreamingSpdy, CommandStartsWhenAllItsStreamsAreThere) {
 }
 
 TEST_F(StreamingSpdy, StreamsMayComeInAnyOrder) {
-  PROMISE("5.4 streams");
+  PROMISE("1.4 streams");
   auto connection = connect("cat; echo runs", kAll);
   std::map<std::string, std::uint32_t> ids;
   for (const auto* type : {"stdout", "stdin", "stderr", "error"}) ids[type] = connection->open(ofType(type));
@@ -98,7 +98,7 @@ TEST_F(StreamingSpdy, StreamsMayComeInAnyOrder) {
 }
 
 TEST_F(StreamingSpdy, InputMayComeBeforeTheLastStream) {
-  PROMISE("5.4 streams");
+  PROMISE("1.4 streams");
   auto connection = connect("cat", kAll);
   connection->open(ofType("error"));
   auto in = connection->open(ofType("stdin"));
@@ -110,7 +110,7 @@ TEST_F(StreamingSpdy, InputMayComeBeforeTheLastStream) {
 }
 
 TEST_F(StreamingSpdy, StreamThatIsOpenedWithItsEndHasNoInput) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   auto connection = connect("cat; echo over", kAll);
   connection->open(ofType("error"));
   connection->open(ofType("stdin"), spdy::kFin);
@@ -120,7 +120,7 @@ TEST_F(StreamingSpdy, StreamThatIsOpenedWithItsEndHasNoInput) {
 }
 
 TEST_F(StreamingSpdy, FramesOfInputMayHaveAnySize) {
-  PROMISE("5.4 frames");
+  PROMISE("1.4 frames");
   auto bytes = bytesOfAllKinds(3 << 20);
   auto connection = connect("cat", kAll);
   auto ids = streamtest::openStreams(*connection, v4(), kAll);
@@ -133,7 +133,7 @@ TEST_F(StreamingSpdy, FramesOfInputMayHaveAnySize) {
 }
 
 TEST_F(StreamingSpdy, FramesMayComeInPieces) {
-  PROMISE("5.4 frames");
+  PROMISE("1.4 frames");
   auto connection = connect("cat", kAll);
   auto bytes = std::string();
   std::uint32_t id = 1;
@@ -151,7 +151,7 @@ TEST_F(StreamingSpdy, FramesMayComeInPieces) {
 }
 
 TEST_F(StreamingSpdy, StreamsEndByFin) {
-  PROMISE("5.4 end");
+  PROMISE("1.4 end");
   auto connection = connect("echo out; echo err >&2; exit 7");
   auto ids = streamtest::openStreams(*connection, v4(), kOut);
   EXPECT_TRUE(connection->inbox().wait(patience(seconds(10)), [&](const auto& now) {
@@ -166,7 +166,7 @@ TEST_F(StreamingSpdy, StreamsEndByFin) {
 }
 
 TEST_F(StreamingSpdy, GoodbyeOfTheClientEndsTheConnection) {
-  PROMISE("5.4 goodbye");
+  PROMISE("1.4 goodbye");
   auto connection = connect("echo runs");
   auto ids = streamtest::openStreams(*connection, v4(), kOut);
   ASSERT_TRUE(connection->inbox().wait(patience(seconds(10)), [&](const auto& now) {
@@ -181,7 +181,7 @@ TEST_F(StreamingSpdy, GoodbyeOfTheClientEndsTheConnection) {
 }
 
 TEST_F(StreamingSpdy, PingsAreAnsweredInOrder) {
-  PROMISE("5.4 ping");
+  PROMISE("1.4 ping");
   auto connection = connect("sleep 3600");
   for (std::uint32_t id = 1; id < 200; id += 2) connection->ping(id);
   EXPECT_TRUE(
@@ -194,7 +194,7 @@ TEST_F(StreamingSpdy, PingsAreAnsweredInOrder) {
 }
 
 TEST_F(StreamingSpdy, FramesOfNoUseArePassedOver) {
-  PROMISE("5.4 other frames");
+  PROMISE("1.4 other frames");
   auto connection = connect("cat", kAll);
   connection->settings(4, 100);
   connection->settings(7, 65536);
@@ -209,7 +209,7 @@ TEST_F(StreamingSpdy, FramesOfNoUseArePassedOver) {
 }
 
 TEST_F(StreamingSpdy, WindowIsNotWaitedFor) {
-  PROMISE("5.4 other frames");
+  PROMISE("1.4 other frames");
   // Ten times the window that SPDY begins with, and no WINDOW_UPDATE: clients of Kubernetes send none.
   auto connection = connect("head -c 655360 /dev/zero");
   auto ids = streamtest::openStreams(*connection, v4(), kOut);
@@ -219,7 +219,7 @@ TEST_F(StreamingSpdy, WindowIsNotWaitedFor) {
 // ---- Faults of clients. The connection ends, or the stream alone is refused; nobody else notices.
 
 TEST_F(StreamingSpdy, UnknownTypeOfStreamRunsNothing) {
-  PROMISE("5.4 stream faults");
+  PROMISE("1.4 stream faults");
   Bystander bystander(container());
   for (const auto& headers : std::vector<Headers>{ofType("banana"), ofType(""), {}, {{"port", "80"}}}) {
     auto connection = connect("echo runs");
@@ -268,14 +268,13 @@ std::vector<Fault> faults() {
       {"another version", raw(spdy::controlFrame(spdy::Ping, 0, number32(1), 2))},
       {"a SYN_STREAM that is too short", raw(spdy::controlFrame(spdy::SynStream, 0, "short"))},
       {"a PING that is too short", raw(spdy::controlFrame(spdy::Ping, 0, "x"))},
-      {"a PING that is too long", raw(spdy::controlFrame(spdy::Ping, 0, std::string(100, 'x')))},
       {"a RST_STREAM that is too short", raw(spdy::controlFrame(spdy::RstStream, 0, number32(1)))},
       {"a control frame of 16 MB", raw(spdy::controlFrame(spdy::SynStream, 0, std::string((1 << 24) - 1, 'x')))},
   };
 }
 
 TEST_F(StreamingSpdy, FaultsOfFramingEndTheConnection) {
-  PROMISE("5.4 framing faults");
+  PROMISE("1.4 framing faults");
   for (const auto& fault : faults()) {
     Bystander bystander(container());
     auto connection = connect("echo runs");
@@ -293,7 +292,7 @@ TEST_F(StreamingSpdy, FaultsOfFramingEndTheConnection) {
 }
 
 TEST_F(StreamingSpdy, DataOfNoStreamIsNoHarm) {
-  PROMISE("5.4 framing faults");
+  PROMISE("1.4 framing faults");
   Bystander bystander(container());
   auto connection = connect("echo runs");
   try {
@@ -310,7 +309,7 @@ TEST_F(StreamingSpdy, DataOfNoStreamIsNoHarm) {
 }
 
 TEST_F(StreamingSpdy, CutFramesAreNoHarm) {
-  PROMISE("5.4 framing faults");
+  PROMISE("1.4 framing faults");
   Bystander bystander(container());
   auto frame = spdy::controlFrame(spdy::SynStream, 0, std::string(100, 'x'));
   for (std::size_t size : {std::size_t(1), std::size_t(7), std::size_t(8), std::size_t(50), frame.size() - 1}) {
@@ -326,7 +325,7 @@ TEST_F(StreamingSpdy, CutFramesAreNoHarm) {
 }
 
 TEST_F(StreamingSpdy, TooManyStreamsAreRefused) {
-  PROMISE("5.4 floods");
+  PROMISE("1.4 floods");
   Bystander bystander(container());
   auto connection = connect("echo runs");
   bool lost = false;
@@ -344,7 +343,7 @@ TEST_F(StreamingSpdy, TooManyStreamsAreRefused) {
 }
 
 TEST_F(StreamingSpdy, FloodOfPingsWithoutAReaderIsNoHarm) {
-  PROMISE("5.4 floods");
+  PROMISE("1.4 floods");
   Bystander bystander(container());
   auto connection = connect("sleep 3600");
   connection->link().pause(true);
@@ -363,7 +362,7 @@ TEST_F(StreamingSpdy, FloodOfPingsWithoutAReaderIsNoHarm) {
 }
 
 TEST_F(StreamingSpdy, HeadersThatSwellAreRefused) {
-  PROMISE("5.4 floods");
+  PROMISE("1.4 floods");
   Bystander bystander(container());
   for (std::uint32_t size : {16U << 20, 64U << 20}) {
     auto connection = connect("echo runs");
@@ -379,7 +378,7 @@ TEST_F(StreamingSpdy, HeadersThatSwellAreRefused) {
 }
 
 TEST_F(StreamingSpdy, BytesOfChanceAreNoHarm) {
-  PROMISE("5.4 framing faults");
+  PROMISE("1.4 framing faults");
   Bystander bystander(container());
   for (std::uint32_t seed = 1; seed <= 50; ++seed) {
     auto connection = connect("echo runs");

@@ -102,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(Each, ExecSize, testing::ValuesIn(protocolsWith([](cons
                          nameOf);
 
 TEST_P(ExecSize, FirstSizeIsThereWhenTheCommandStarts) {
-  PROMISE("5.4 resize");
+  PROMISE("1.4 resize");
   for (int i = 0; i < 5; ++i) {
     auto session = execute("stty size", kTerminal);
     session->resize(100 + i, 40);
@@ -111,14 +111,14 @@ TEST_P(ExecSize, FirstSizeIsThereWhenTheCommandStarts) {
 }
 
 TEST_P(ExecSize, WithoutOneTheCommandStartsAllTheSame) {
-  PROMISE("5.4 resize");
+  PROMISE("1.4 resize");
   auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(ran("echo runs", kTerminal).out, "runs\r\n");
   EXPECT_LT(std::chrono::steady_clock::now() - begin, patience(seconds(5)));
 }
 
 TEST_P(ExecSize, LaterSizesAreSeen) {
-  PROMISE("5.4 resize");
+  PROMISE("1.4 resize");
   auto session = execute("trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done", kTerminal);
   session->resize(80, 24);
   session->waitFor("ready");
@@ -131,7 +131,7 @@ TEST_P(ExecSize, LaterSizesAreSeen) {
 }
 
 TEST_P(ExecSize, SizesAreAStreamOfJson) {
-  PROMISE("5.4 resize");
+  PROMISE("1.4 resize");
   auto session = execute("trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done", kTerminal);
   session->waitFor("ready");
   session->send(Channel::Resize, "{\"Width\":10,\"Hei");
@@ -143,7 +143,7 @@ TEST_P(ExecSize, SizesAreAStreamOfJson) {
 }
 
 TEST_P(ExecSize, NonsenseIsNoHarm) {
-  PROMISE("5.4 resize nonsense");
+  PROMISE("1.4 resize nonsense");
   for (const auto* nonsense :
        {"garbage", "{", "null", "[]", "{\"Width\":-1,\"Height\":-1}", "{\"Width\":70000,\"Height\":1}",
         "{\"Width\":\"x\",\"Height\":1}", "{\"Width\":0,\"Height\":0}", "{}", "}}}}", "\xff\xfe", "1e999"}) {
@@ -158,7 +158,7 @@ TEST_P(ExecSize, NonsenseIsNoHarm) {
 }
 
 TEST_P(ExecSize, EndlessNonsenseIsNoHarm) {
-  PROMISE("5.4 resize nonsense");
+  PROMISE("1.4 resize nonsense");
   auto session = execute("echo ready; read -r line; echo \"<$line>\"", kTerminal);
   session->waitFor("ready");
   std::string deep(100'000, '[');

@@ -45,7 +45,7 @@ class StreamingWebSocket : public testing::Test {
 // ---- What the server sends
 
 TEST_F(StreamingWebSocket, FirstMessageIsEmptyOnTheLowestChannelThatIsWritten) {
-  PROMISE("5.4 first message");
+  PROMISE("1.4 first message");
   const std::pair<Streams, std::uint32_t> cases[] = {{{.out = true, .err = true}, 1},
                                                      {{.in = true, .out = true, .err = false}, 1},
                                                      {{.out = false, .err = true}, 2},
@@ -59,14 +59,14 @@ TEST_F(StreamingWebSocket, FirstMessageIsEmptyOnTheLowestChannelThatIsWritten) {
 }
 
 TEST_F(StreamingWebSocket, FramesOfTheServerAreAsTheRfcSays) {
-  PROMISE("5.4 websocket frames");
+  PROMISE("1.4 websocket frames");
   auto connection = connect("seq 1 50000; seq 1 100 >&2", kOut);
   ASSERT_TRUE(ends(*connection));
   EXPECT_THAT(connection->inbox().now().faults, testing::IsEmpty());
 }
 
 TEST_F(StreamingWebSocket, ServerClosesWithNormalAfterTheStatus) {
-  PROMISE("5.4 close");
+  PROMISE("1.4 close");
   for (const auto& name : {"v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"}) {
     auto connection = connect("exit 3", kOut, name);
     ASSERT_TRUE(ends(*connection));
@@ -79,7 +79,7 @@ TEST_F(StreamingWebSocket, ServerClosesWithNormalAfterTheStatus) {
 }
 
 TEST_F(StreamingWebSocket, PingsAreAnsweredWithTheirText) {
-  PROMISE("5.4 ping");
+  PROMISE("1.4 ping");
   auto connection = connect("sleep 3600");
   for (const auto& text : {std::string("hello"), std::string(), std::string(125, 'x')}) {
     auto pongs = connection->inbox().now().stream(1U << 16 | ws::Pong).bytes;
@@ -98,7 +98,7 @@ TEST_F(StreamingWebSocket, PingsAreAnsweredWithTheirText) {
 // ---- What the client sends
 
 TEST_F(StreamingWebSocket, FragmentsAreOneMessage) {
-  PROMISE("5.4 websocket frames");
+  PROMISE("1.4 websocket frames");
   auto bytes = bytesOfAllKinds(300'000);
   auto connection = connect("head -c 300000");
   connection->fragmented(ws::Binary, std::string(1, '\0') + bytes.substr(0, 100'000), 9);
@@ -111,7 +111,7 @@ TEST_F(StreamingWebSocket, FragmentsAreOneMessage) {
 }
 
 TEST_F(StreamingWebSocket, MessagesMayHaveAnySize) {
-  PROMISE("5.4 websocket frames");
+  PROMISE("1.4 websocket frames");
   auto bytes = bytesOfAllKinds(1 << 20);
   auto connection = connect("head -c 1048576");
   std::size_t at = 0;
@@ -124,7 +124,7 @@ TEST_F(StreamingWebSocket, MessagesMayHaveAnySize) {
 }
 
 TEST_F(StreamingWebSocket, CloseOfTheClientIsAnswered) {
-  PROMISE("5.4 close");
+  PROMISE("1.4 close");
   for (int code : {ws::kNormal, 1001, ws::kNoCode}) {
     auto marker = uniqueName("marker");
     auto connection = connect("echo ready; while :; do sleep 0.1; done; : " + marker);
@@ -137,7 +137,7 @@ TEST_F(StreamingWebSocket, CloseOfTheClientIsAnswered) {
 }
 
 TEST_F(StreamingWebSocket, CloseSignalIsOfV5Alone) {
-  PROMISE("5.4 half-close");
+  PROMISE("1.4 half-close");
   auto five = connect("cat; echo over", kAll, "v5.channel.k8s.io");
   five->closeChannel(0);
   EXPECT_TRUE(outIs(*five, "over\n"));
@@ -149,7 +149,7 @@ TEST_F(StreamingWebSocket, CloseSignalIsOfV5Alone) {
 }
 
 TEST_F(StreamingWebSocket, ChannelsThatAreNotForTheClientArePassedOver) {
-  PROMISE("5.4 channels");
+  PROMISE("1.4 channels");
   auto connection = connect("read -r line; echo \"<$line>\"", kAll, "v5.channel.k8s.io");
   for (std::uint8_t channel : {1, 2, 3, 5, 9, 200}) connection->sendChannel(channel, "nonsense");
   for (std::uint8_t channel : {1, 2, 3, 7, 255}) connection->closeChannel(channel);
@@ -168,7 +168,7 @@ TEST_F(StreamingWebSocket, ChannelsThatAreNotForTheClientArePassedOver) {
 // ---- Faults of clients
 
 TEST_F(StreamingWebSocket, FaultsOfFramingEndTheConnection) {
-  PROMISE("5.4 websocket faults");
+  PROMISE("1.4 websocket faults");
   const std::string in(1, '\0');
   const std::pair<const char*, std::function<void(WebSocketConnection&)>> faults[] = {
       {"no mask", [&](auto& c) { c.unmasked(), c.message(ws::Binary, in + "x"); }},
@@ -201,7 +201,7 @@ TEST_F(StreamingWebSocket, FaultsOfFramingEndTheConnection) {
 }
 
 TEST_F(StreamingWebSocket, MessageThatIsTooLargeIsNoHarm) {
-  PROMISE("5.4 websocket faults");
+  PROMISE("1.4 websocket faults");
   // Announced, and sent as far as the server takes it; in one frame, and in fragments without end.
   auto piece = std::string(1 << 20, 'x');
   for (bool fragments : {false, true}) {
@@ -223,7 +223,7 @@ TEST_F(StreamingWebSocket, MessageThatIsTooLargeIsNoHarm) {
 }
 
 TEST_F(StreamingWebSocket, MessagesWithoutAChannelAreNoHarm) {
-  PROMISE("5.4 channels");
+  PROMISE("1.4 channels");
   for (int i = 0; i < 2; ++i) {
     auto connection = connect("sleep 1; echo runs", kAll, "v4.channel.k8s.io");
     connection->message(i == 0 ? ws::Binary : ws::Text, "");
@@ -234,7 +234,7 @@ TEST_F(StreamingWebSocket, MessagesWithoutAChannelAreNoHarm) {
 }
 
 TEST_F(StreamingWebSocket, Base64ThatIsNoneIsNoHarm) {
-  PROMISE("5.4 channels");
+  PROMISE("1.4 channels");
   for (const auto* text : {"0***", "0Zg", "x", "0", "", "9Zm9v", "0Z\xff=="}) {
     auto connection = connect("sleep 1; echo runs", kAll, "v4.base64.channel.k8s.io", Carries::Base64Channels);
     connection->message(ws::Text, text);
@@ -243,7 +243,7 @@ TEST_F(StreamingWebSocket, Base64ThatIsNoneIsNoHarm) {
 }
 
 TEST_F(StreamingWebSocket, FloodOfPingsWithoutAReaderIsNoHarm) {
-  PROMISE("5.4 floods");
+  PROMISE("1.4 floods");
   auto connection = connect("sleep 3600");
   connection->pause(true);
   auto ping = ws::frame(ws::Ping, std::string(100, 'x'), "mask");
@@ -262,7 +262,7 @@ TEST_F(StreamingWebSocket, FloodOfPingsWithoutAReaderIsNoHarm) {
 }
 
 TEST_F(StreamingWebSocket, BytesOfChanceAreNoHarm) {
-  PROMISE("5.4 websocket faults");
+  PROMISE("1.4 websocket faults");
   for (std::uint32_t seed = 1; seed <= 30; ++seed) {
     auto connection = connect("sleep 3600");
     try {
