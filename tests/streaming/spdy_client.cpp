@@ -135,6 +135,9 @@ void SpdyConnection::takeControl(std::string_view payload) {
         break;
       case spdy::SynReply:
         if (payload.size() < 4) throw std::runtime_error("a short SYN_REPLY");
+        // What Z_SYNC_FLUSH ends with; the zlib of Go waits for it.
+        if (!payload.ends_with(std::string_view("\0\0\xff\xff", 4)))
+          throw std::runtime_error("a header block that is not flushed");
         inbox_.headers(id, inflater_.decompress(payload.substr(4)));
         inbox_.event({What::Reply, id});
         break;
