@@ -91,7 +91,8 @@ class Kubectl(running.Running):
         self.env = {**os.environ, 'HOME': self.home, **{f'KUBECTL_{of}_WEBSOCKETS': str(self.websockets).lower()
                                                         for of in ('REMOTE_COMMAND', 'PORT_FORWARD')}}
         self.sandbox = self.pod()
-        self.main = self.container(self.sandbox, 'mkdir /www; trap "exit 0" TERM; while :; do usleep 20000; done')
+        self.main = self.container(self.sandbox, 'mkdir /www; trap "exit 0" TERM; echo up; while :; do usleep 20000; done')
+        self.wait_for_line('up')
 
     def start_server(self):
         options = ['--tunnel'] if self.tunnel else []
@@ -144,6 +145,19 @@ class Kubectl(running.Running):
     def streams(self):
         """What the runtime has accepted: ['exec by v5.channel.k8s.io in websocket']."""
         return re.findall(r'stream: (.*)', self.logged())
+
+    def check_protocol(self, stream):
+        """All streams so far were like this; there was no fall-back from another protocol."""
+        self.assertEqual(set(self.streams()), {stream})
+        self.assertNotIn('refused', self.logged())
+
+    def kill(self, process):
+        """kubectl itself, without a chance to say good-bye."""
+        victim = process.pid
+        if self.prefix:     # userpodctl enter waits for it
+            victim, = map(int, cri.run('ps', '-o', 'pid=', '--ppid', str(victim)).split())
+        os.kill(victim, signal.SIGKILL)
+        process.wait(timeout=10)
 
     def inside(self, script, container=None, status=0):
         """What a script in the container prints."""

@@ -25,7 +25,7 @@ class PortForward(kubectl.Kubectl):
         while len(local) < len(ports):
             line = process.stdout.readline().decode()
             match = re.fullmatch(r'Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)\n', line)
-            self.assertTrue(match, f'{line!r} {self.logged()[-2000:]}')
+            self.assertTrue(match, f'{line!r} {process.stderr.read() if not line else b""!r} {self.logged()[-2000:]}')
             local[int(match[2])] = int(match[1])
         # What it says of each connection must not fill the pipe.
         threading.Thread(target=process.stdout.read, daemon=True).start()
@@ -56,8 +56,7 @@ class PortForward(kubectl.Kubectl):
             got = list(pool.map(lambda n: hashlib.md5(self.get(local[8080 + n % 2])).hexdigest(), range(60)))
         self.assertEqual(set(got), {sum})
         self.assertIsNone(process.poll())
-        self.assertEqual(set(self.streams()), {self.STREAM})
-        self.assertNotIn('refused', self.logged())
+        self.check_protocol(self.STREAM)
 
     STREAM = 'portforward by portforward.k8s.io in spdy/3.1'
 
