@@ -8,6 +8,7 @@
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/rfc7230.hpp>
+#include <nlohmann/json.hpp>
 
 namespace userpod::streaming {
 namespace {
@@ -116,14 +117,22 @@ std::vector<std::string> values(const Request& request, std::string_view header)
   return all;
 }
 
+// The body is a Status of Kubernetes. Its clients try to read one in whatever text comes; they take a plain text with a
+// colon in it for one without a message, and say nothing.
 void answer(Socket socket, http::status status, const std::string& text, const std::vector<std::string>& headers) {
+  std::string body = nlohmann::json{{"kind", "Status"},
+                                    {"apiVersion", "v1"},
+                                    {"status", "Failure"},
+                                    {"message", text},
+                                    {"code", static_cast<unsigned>(status)}}
+                         .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::string out =
       fmt::format("HTTP/1.1 {} {}\r\n", static_cast<unsigned>(status), view(http::obsolete_reason(status)));
   for (const auto& header : headers) out += header + "\r\n";
   out += fmt::format(
-      "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n"
+      "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n"
       "Connection: close\r\n\r\n{}\n",
-      text.size() + 1, text);
+      body.size() + 1, body);
   // It fits the socket's empty buffer; a client that is gone misses nothing.
   (void)!::send(socket.native_handle(), out.data(), out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   ::shutdown(socket.native_handle(), SHUT_WR);
