@@ -69,12 +69,12 @@ class ExecByWebSocket(Exec):
     websockets = True
 
 
+@kubectl.only('test_words_arrive_as_they_are', 'test_output_of_a_terminal', 'test_a_reader_that_goes', 'test_a_slow_reader_loses_nothing')
 class ExecByOldSpdy(Exec):
-    protocol = 'v3.channel.k8s.io'
-    test_streams_and_exit_status = test_stdin = test_many_at_once = test_a_child_that_keeps_the_pipes = test_large_output = None
-    test_terminal = test_the_container_ends = None      # with an exit status, which began with v4
+    protocol = 'v3.channel.k8s.io'      # exit statuses began with v4
 
 
+@kubectl.only('test_streams_and_exit_status', 'test_terminal')
 class ExecInNode(Exec):
     prefix = kubectl.ENTER
 

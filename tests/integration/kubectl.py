@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import termios
 import time
+import unittest
 
 import cri
 import running
@@ -25,6 +26,16 @@ def main():
     if not PROGRAM:
         cri.skip('kubectl is not installed')
     running.main()
+
+
+def only(*kept):
+    """Of a class: these of the tests that it inherits."""
+    def choose(of):
+        for name in unittest.defaultTestLoader.getTestCaseNames(of):
+            if name not in kept:
+                setattr(of, name, None)
+        return of
+    return choose
 
 
 class Terminal:

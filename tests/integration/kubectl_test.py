@@ -269,10 +269,12 @@ class AttachByWebSocket(Attach):
     websockets = True
 
 
+@kubectl.only('test_streams_and_exit_status', 'test_stdin', 'test_terminal', 'test_a_client_that_is_killed', 'test_copies')
 class ExecInNode(Exec):
     prefix = kubectl.ENTER
 
 
+@kubectl.only('test_stdin_once', 'test_terminal')
 class AttachInNodeByWebSocket(Attach):
     websockets = True
     prefix = kubectl.ENTER

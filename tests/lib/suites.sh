@@ -94,10 +94,19 @@ startRegistry() {
   export USERPOD_REGISTRY USERPOD_TOKEN_REGISTRY USERPOD_REGISTRY_DIR
 }
 
+# With --long, where Go is: for tests/integration/client_go_test.py.
+buildClientGo() {
+  [ -n "$long" ] && [ -z "${USERPOD_CLIENT_GO:-}" ] || return 0
+  local why
+  if why=$("$root/tests/streaming/client-go/build" "$work/client-go" 2>&1); then export USERPOD_CLIENT_GO=$work/client-go
+  else say "no program of client-go: $why"; fi
+}
+
 # integrationTests NAME DIR, against the userpod that is started
 integrationTests() {
   local name=$1 dir=$2 limit=400 t test log status began
   [ -z "$long" ] || limit=7200
+  buildClientGo
   say "$name: integration tests"
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
