@@ -97,9 +97,10 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   (void)::sd_notify(0, "STOPPING=1");
   server->stop(kStopGrace);
   server.reset();
-  if (streams) streams->reset();
+  if (streams) (*streams)->stop();
   if (frontEnd) frontEnd->reset();
   core.reset();
+  if (streams) streams->reset();  // the core's last callbacks have gone there
   return {};
 }
 

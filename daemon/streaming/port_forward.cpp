@@ -162,7 +162,7 @@ void PortForwardSession::podEnded(const TunnelPointer& tunnel) {
   tunnel->podEnded = true;
   connection_->finish(*tunnel->data);
   connection_->finish(*tunnel->error);
-  if (tunnel->clientEnded) end(tunnel, "");
+  if (tunnel->clientEnded || fixed_) end(tunnel, "");  // a channel has no other end
 }
 
 // Both of its streams end; what the client still sends on them is thrown away.

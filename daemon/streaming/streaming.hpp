@@ -19,7 +19,8 @@ namespace userpod::streaming {
 // request within one minute, and at most 1,000 wait at once.
 class Server {
  public:
-  // The core outlives the server. NetworkSetupFailed: no port.
+  // The core is there until stop() has returned, and the server until the core is gone: that answers late.
+  // NetworkSetupFailed: no port.
   static Result<std::unique_ptr<Server>> start(core::Streams& core);
   ~Server();  // stop()
 

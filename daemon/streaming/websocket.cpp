@@ -6,13 +6,26 @@
 #include "daemon/streaming/socket_stream.hpp"
 
 namespace userpod::streaming {
-namespace {
 
 namespace websocket = boost::beast::websocket;
 
+// How its connection ends once the close frames are exchanged: RFC 6455 wants the server to close first. Beast would
+// wait for the client's end, and a client that waits for ours would keep its session for as long.
+struct ClientSocket : Socket {
+  explicit ClientSocket(Socket socket) : Socket(std::move(socket)) {}
+};
+template <typename Handler>
+void async_teardown(boost::beast::role_type, ClientSocket& socket, Handler&& handler) {
+  ErrorCode ignored;
+  socket.shutdown(Socket::shutdown_send, ignored);
+  asio::post(socket.get_executor(), boost::beast::bind_front_handler(std::forward<Handler>(handler), ErrorCode()));
+}
+
+namespace {
+
 constexpr std::size_t kMaxMessage = 16 << 20;
 constexpr std::size_t kReadBuffer = 16 << 10;
-constexpr std::chrono::seconds kHandshakeTime{10};  // of the close too
+constexpr std::chrono::seconds kHandshakeTime{10};  // the client's, for its part of the close
 
 class BeastWebSocket final : public WebSocket {
  public:
@@ -47,7 +60,7 @@ class BeastWebSocket final : public WebSocket {
   void sayGoodbye();
   void over();
 
-  websocket::stream<Socket> stream_;
+  websocket::stream<ClientSocket> stream_;
   Request request_;
   std::string protocol_;
   Listener* listener_ = nullptr;

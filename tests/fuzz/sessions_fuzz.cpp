@@ -74,7 +74,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::uint8_t choice = script.byte();
   client::Deflater deflater;
   std::string bytes;
-  while (script.more() && bytes.size() < 1 << 20) bytes += frameOf(script, deflater);
+  while (script.more() && bytes.size() < 256 << 10) bytes += frameOf(script, deflater);
   fuzz::Play play;
   play.core().stdinOnce = (choice & 1) != 0;
   streaming::SessionContext context{play.core(), play.io(), nullptr};
