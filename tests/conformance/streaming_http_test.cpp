@@ -115,7 +115,7 @@ TEST_F(StreamingHttp, TimesAreOver) {
   opened.connection->open({{"streamtype", "error"}});
   auto gone = [](const auto& now) { return now.ended.has_value(); };
   EXPECT_FALSE(opened.connection->inbox().wait(seconds(20), gone));
-  EXPECT_TRUE(opened.connection->inbox().wait(patience(seconds(20)), gone)) << "30 s are over";
+  EXPECT_TRUE(opened.connection->inbox().wait(patience(seconds(15)), gone)) << "30 s are over";
   std::this_thread::sleep_until(begin + seconds(50));
   EXPECT_EQ(ask(early, spdyRequest({kV4})).answer.status, 101);
   std::this_thread::sleep_until(begin + seconds(63));

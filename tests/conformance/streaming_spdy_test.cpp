@@ -180,6 +180,22 @@ TEST_F(StreamingSpdy, GoodbyeOfTheClientEndsTheConnection) {
   EXPECT_TRUE(ends(*connection));
 }
 
+TEST_F(StreamingSpdy, ConnectionIsNotInheritedByContainers) {
+  PROMISE("1.4 goodbye");
+  auto connection = connect("echo runs");
+  auto ids = streamtest::openStreams(*connection, v4(), kOut);
+  Pod pod;  // whatever is started for it lives longer than the connection
+  Container container(pod);
+  auto exec = execute(v4(), container, "sleep 3600");
+  ASSERT_TRUE(outIs(*connection, ids.out, "runs\n"));
+  try {
+    for (auto id : {ids.error, ids.out, ids.err}) connection->reset(id);
+    connection->goAway(0);
+  } catch (const streamtest::Lost&) {  // the server was quicker
+  }
+  EXPECT_TRUE(ends(*connection));
+}
+
 TEST_F(StreamingSpdy, PingsAreAnsweredInOrder) {
   PROMISE("1.4 ping");
   auto connection = connect("sleep 3600");

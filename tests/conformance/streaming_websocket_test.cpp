@@ -136,6 +136,17 @@ TEST_F(StreamingWebSocket, CloseOfTheClientIsAnswered) {
   }
 }
 
+TEST_F(StreamingWebSocket, CloseHangsUpThoughTheClientStays) {
+  PROMISE("1.4 close");
+  auto marker = uniqueName("marker");
+  auto connection = connect("echo ready; while :; do sleep 0.1; done; : " + marker);
+  ASSERT_TRUE(outIs(*connection, "ready\n"));
+  connection->stay();
+  connection->close();
+  EXPECT_TRUE(ends(*connection));
+  waitUntil([&] { return processesWith(marker).empty(); }, "the end of what the client left");
+}
+
 TEST_F(StreamingWebSocket, CloseSignalIsOfV5Alone) {
   PROMISE("1.4 half-close");
   auto five = connect("cat; echo over", kAll, "v5.channel.k8s.io");

@@ -40,6 +40,8 @@ void SocketLink::run(Receiver& receiver, const std::string& first) {
     if (got <= 0) break;
     receiver.receive({buffer.data(), static_cast<std::size_t>(got)});
   }
+  // As clients do when the server has ended.
+  if (!stopped_ && !stays_) ::shutdown(socket_.get(), SHUT_RDWR);
   receiver.ended(stopped_ ? "dropped" : why);
 }
 

@@ -35,6 +35,8 @@ class Link {
   // Stops and goes on reading; what is buffered by the kernel comes afterwards.
   virtual void pause(bool paused) = 0;
   virtual void endOutput() = 0;  // half a close of TCP
+  // Does not close its side when the server has closed its own, as clients do.
+  virtual void stay() = 0;
   // Ends the connection without a goodbye and waits for the receiver's thread.
   virtual void drop(Drop how) = 0;
 };
@@ -49,6 +51,7 @@ class SocketLink final : public Link {
   void offer(std::string_view bytes) override;
   void pause(bool paused) override;
   void endOutput() override;
+  void stay() override { stays_ = true; }
   void drop(Drop how) override;
 
  private:
@@ -60,6 +63,7 @@ class SocketLink final : public Link {
   UniqueFd wake_;
   std::atomic<bool> paused_ = false;
   std::atomic<bool> stopped_ = false;
+  std::atomic<bool> stays_ = false;
   std::mutex sending_;
   std::mutex offering_;
   std::string offered_;

@@ -63,6 +63,7 @@ class WebSocketConnection final : public Receiver, public Link {
   void offer(std::string_view bytes) override;
   void pause(bool paused) override { link_->pause(paused); }
   void endOutput() override { link_->endOutput(); }
+  void stay() override { link_->stay(); }
   void drop(Drop how) override { link_->drop(how); }
 
   void receive(std::string_view bytes) override;
