@@ -113,6 +113,7 @@ TEST_F(StreamingHttp, TimesAreOver) {
   auto opened = streamtest::openSpdy(url(), spdyRequest({kV4}));
   ASSERT_EQ(opened.answer.status, 101);
   opened.connection->open({{"streamtype", "error"}});
+  Container heir(pod());  // nothing that is started meanwhile keeps the connection
   auto gone = [](const auto& now) { return now.ended.has_value(); };
   EXPECT_FALSE(opened.connection->inbox().wait(seconds(20), gone));
   EXPECT_TRUE(opened.connection->inbox().wait(patience(seconds(15)), gone)) << "30 s are over";
