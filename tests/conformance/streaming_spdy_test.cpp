@@ -196,17 +196,13 @@ TEST_F(StreamingSpdy, ConnectionIsNotInheritedByContainers) {
   EXPECT_TRUE(ends(*connection));
 }
 
-TEST_F(StreamingSpdy, PingsAreAnsweredInOrder) {
+TEST_F(StreamingSpdy, PingsAreAnsweredOnceEach) {
   PROMISE("1.4 ping");
   auto connection = connect("sleep 3600");
   for (std::uint32_t id = 1; id < 200; id += 2) connection->ping(id);
-  EXPECT_TRUE(
-      connection->inbox().wait(patience(seconds(5)), [](const auto& now) { return now.has({What::Ping, 0, 199}); }));
-  std::uint32_t wanted = 1;
-  for (const auto& event : connection->inbox().now().events) {
-    EXPECT_EQ(event, (Event{What::Ping, 0, wanted}));
-    wanted += 2;
-  }
+  EXPECT_TRUE(connection->inbox().wait(patience(seconds(5)), [](const auto& now) { return now.events.size() == 100; }));
+  auto now = connection->inbox().now();
+  for (std::uint32_t id = 1; id < 200; id += 2) EXPECT_TRUE(now.has({What::Ping, 0, id})) << id;
 }
 
 TEST_F(StreamingSpdy, FramesOfNoUseArePassedOver) {
