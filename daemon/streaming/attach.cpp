@@ -8,8 +8,8 @@ namespace userpod::streaming {
 namespace {
 
 constexpr std::chrono::seconds kPatience{10};
-constexpr std::chrono::milliseconds kAnswerTime{100};  // for what the container says to the last of its input
-constexpr std::size_t kPacket = 8 << 10;               // of stdin
+constexpr std::chrono::milliseconds kReplyTime{100};  // for what the container says to the last of its input
+constexpr std::size_t kPacket = 8 << 10;              // of stdin
 constexpr std::size_t kLargestPacket = 1 + (32 << 10);
 constexpr int kReadsAtOnce = 8;
 constexpr char kStdoutPacket = 2;
@@ -56,7 +56,7 @@ void AttachSession::stdinEnded() {
 void AttachSession::endInput() {
   if (!attachment_.in || attachment_.tty) return;
   if (attachment_.stdinOnce) return stdin_.end();
-  timer_.expires_after(kAnswerTime);
+  timer_.expires_after(kReplyTime);
   timer_.async_wait([this, weak = weak_from_this()](ErrorCode error) {
     auto self = weak.lock();
     if (error || !self || finished()) return;

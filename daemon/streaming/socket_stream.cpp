@@ -18,7 +18,7 @@ constexpr int kReadsAtOnce = 8;
 
 // For all connections, as one thread has them: what is read is passed on before the next read. Not of a thread: each of
 // the daemon's would have its own.
-std::array<char, kChunk>& scratch() {
+std::array<char, kChunk>& readBuffer() {
   static std::array<char, kChunk> buffer;
   return buffer;
 }
@@ -65,15 +65,15 @@ void SocketStream::read() {
 void SocketStream::readSome() {
   auto alive = alive_;
   for (int i = 0; i < kReadsAtOnce && holds_ == 0; ++i) {
-    ssize_t count = ::recv(socket_.native_handle(), scratch().data(), scratch().size(), MSG_DONTWAIT);
+    ssize_t count = ::recv(socket_.native_handle(), readBuffer().data(), scratch().size(), MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;
     if (count <= 0) return over();
     lastUse_ = Clock::now();
     if (closing_) continue;  // thrown away
-    listener_->received({scratch().data(), static_cast<std::size_t>(count)});
+    listener_->received({readBuffer().data(), static_cast<std::size_t>(count)});
     if (!*alive || over_) return;
-    if (static_cast<std::size_t>(count) < scratch().size()) break;
+    if (static_cast<std::size_t>(count) < readBuffer().size()) break;
   }
   read();
 }

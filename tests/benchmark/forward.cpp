@@ -13,13 +13,11 @@ namespace userpod::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr unsigned kTransfers = 20;             // samples, at most
-constexpr std::uint64_t kBytes = 512ULL << 20;  // of each
-constexpr std::size_t kPiece = 32 << 10;        // what client-go copies at once
-constexpr std::chrono::minutes kWait{2};
+constexpr std::size_t kClientPiece = 32 << 10;  // what client-go copies at once
+constexpr std::chrono::minutes kTransferTime{2};
 
 double rateSince(Clock::time_point begin) {
-  return static_cast<double>(kBytes) / 1e6 / std::chrono::duration<double>(Clock::now() - begin).count();
+  return static_cast<double>(kTransferBytes) / 1e6 / std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 // One forwarded connection of a session: its bytes are counted.
@@ -45,7 +43,7 @@ class Forwarded {
   }
   Status send(std::string_view bytes) {
     return caught([&]() -> Status {
-      connection_.send(data_, bytes, kPiece);
+      connection_.send(data_, bytes, kClientPiece);
       return {};
     });
   }
@@ -57,9 +55,10 @@ class Forwarded {
   }
   // Until all has come that is expected, and then the end.
   Status wait() {
-    if (all_.get_future().wait_for(kWait) != std::future_status::ready)
+    if (all_.get_future().wait_for(kTransferTime) != std::future_status::ready)
       return Error(Code::Timeout, fmt::format("of a forwarded connection come {} bytes of {}", bytes_, expected_));
-    if (connection_.inbox().wait(kWait, [&](const auto& seen) { return seen.stream(data_).finished || seen.ended; }))
+    if (connection_.inbox().wait(kTransferTime,
+                                 [&](const auto& seen) { return seen.stream(data_).finished || seen.ended; }))
       return {};
     return Error(Code::Timeout, "a forwarded connection does not end");
   }
@@ -82,7 +81,7 @@ class Forwarded {
 class ForwardRows {
  public:
   ForwardRows(streamtest::SpdyConnection& connection, const ByteServer& server, const SpliceProxy& proxy)
-      : connection_(connection), server_(server), proxy_(proxy), piece_(kPiece, '\0') {}
+      : connection_(connection), server_(server), proxy_(proxy), piece_(kClientPiece, '\0') {}
 
   Status one(Row& down, Row& up, bool productFirst) {
     if (productFirst) USERPOD_CHECK(product(down, up));
@@ -95,7 +94,7 @@ class ForwardRows {
   Status product(Row& down, Row& up) {
     auto begin = Clock::now();
     {
-      USERPOD_TRY(forwarded, Forwarded::open(connection_, number_++, server_.port(), kBytes));
+      USERPOD_TRY(forwarded, Forwarded::open(connection_, number_++, server_.port(), kTransferBytes));
       USERPOD_CHECK(forwarded->send("S"));
       USERPOD_CHECK(forwarded->wait());
       USERPOD_CHECK(forwarded->endInput());
@@ -104,7 +103,7 @@ class ForwardRows {
     begin = Clock::now();
     USERPOD_TRY(forwarded, Forwarded::open(connection_, number_++, server_.port(), 1));
     USERPOD_CHECK(forwarded->send("R"));
-    for (std::uint64_t sent = 0; sent < kBytes; sent += piece_.size()) USERPOD_CHECK(forwarded->send(piece_));
+    for (std::uint64_t sent = 0; sent < kTransferBytes; sent += piece_.size()) USERPOD_CHECK(forwarded->send(piece_));
     USERPOD_CHECK(forwarded->endInput());
     USERPOD_CHECK(forwarded->wait());
     up.product.values.push_back(rateSince(begin));
@@ -116,13 +115,14 @@ class ForwardRows {
     {
       USERPOD_TRY(fd, connectIn("", proxy_.port()));
       USERPOD_CHECK(writeAll(fd.get(), "S"));
-      USERPOD_CHECK(drain(fd.get(), kBytes));
+      USERPOD_CHECK(drain(fd.get(), kTransferBytes));
     }
     down.bare.values.push_back(rateSince(begin));
     begin = Clock::now();
     USERPOD_TRY(fd, connectIn("", proxy_.port()));
     USERPOD_CHECK(writeAll(fd.get(), "R"));
-    for (std::uint64_t sent = 0; sent < kBytes; sent += piece_.size()) USERPOD_CHECK(writeAll(fd.get(), piece_));
+    for (std::uint64_t sent = 0; sent < kTransferBytes; sent += piece_.size())
+      USERPOD_CHECK(writeAll(fd.get(), piece_));
     ::shutdown(fd.get(), SHUT_WR);
     USERPOD_CHECK(drain(fd.get(), 1));
     up.bare.values.push_back(rateSince(begin));
@@ -154,7 +154,7 @@ Status measurePortForward(const Options& options, Client& client, Report& report
   USERPOD_CHECK(client.startContainer(id));
   USERPOD_TRY(pid, client.containerPid(id));
   const std::string network = fmt::format("/proc/{}/ns/net", pid);
-  USERPOD_TRY(server, ByteServer::start(network, kBytes));
+  USERPOD_TRY(server, ByteServer::start(network, kTransferBytes));
   USERPOD_TRY(proxy, SpliceProxy::start(network, server->port()));
   USERPOD_TRY(url, client.portForwardUrl(pod));
   USERPOD_TRY(connection, openStream(url, "portforward.k8s.io"));

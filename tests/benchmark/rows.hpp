@@ -15,7 +15,9 @@
 
 namespace userpod::bench {
 
-inline constexpr unsigned kLargeImages = 5;  // that the registry has
+inline constexpr unsigned kLargeImages = 5;                    // that the registry has
+inline constexpr unsigned kTransfers = 20;                     // samples of a rate, at most
+inline constexpr std::uint64_t kTransferBytes = 512ULL << 20;  // of each
 
 struct Options {
   bool json = false;

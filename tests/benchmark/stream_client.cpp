@@ -7,7 +7,7 @@
 namespace userpod::bench {
 namespace {
 
-constexpr std::chrono::seconds kWait{30};
+constexpr std::chrono::seconds kReplyTime{30};
 
 Error lost(streamtest::SpdyConnection& connection, const std::string& what) {
   auto inventory = connection.inbox().now();
@@ -31,7 +31,7 @@ Status openPart(streamtest::SpdyConnection& connection, std::uint32_t id, const 
     // Bytes may come at once: what takes them must be there before.
     if (sink) connection.inbox().setSink(id, std::move(sink));
     connection.openAs(id, headers);
-    if (connection.inbox().wait(kWait, [&](const auto& seen) { return seen.stream(id).replied || seen.ended; }))
+    if (connection.inbox().wait(kReplyTime, [&](const auto& seen) { return seen.stream(id).replied || seen.ended; }))
       return {};
     return lost(connection, "the reply to a stream");
   });
@@ -57,7 +57,7 @@ Status ExecSession::send(std::string_view bytes) {
 
 Result<std::string> ExecSession::receive(std::size_t bytes) {
   auto& inbox = connection_->inbox();
-  if (!inbox.wait(kWait, [&](const auto& seen) { return seen.stream(out_).data.size() >= bytes || seen.ended; }))
+  if (!inbox.wait(kReplyTime, [&](const auto& seen) { return seen.stream(out_).data.size() >= bytes || seen.ended; }))
     return lost(*connection_, "an echo");
   return inbox.take(out_);
 }
@@ -74,7 +74,7 @@ Status ExecSession::wait() {
   auto over = [&](const auto& seen) {
     return (seen.stream(out_).finished && seen.stream(kError).finished) || seen.ended;
   };
-  if (!inbox.wait(kWait, over)) return lost(*connection_, "the end of a command");
+  if (!inbox.wait(kReplyTime, over)) return lost(*connection_, "the end of a command");
   auto status = nlohmann::json::parse(inbox.take(kError), nullptr, false);
   if (status.is_object() && status.value("status", "") == "Success") return {};
   return Error(Code::System, "an exec session ends with " + status.dump());

@@ -14,15 +14,13 @@ namespace userpod::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr unsigned kWarmUp = 5;
-constexpr unsigned kBareNumber = 59999;         // of the sandbox; the lifecycle rows count from 0
-constexpr unsigned kTransfers = 20;             // samples of a rate, at most
-constexpr std::uint64_t kBytes = 512ULL << 20;  // of each
-constexpr unsigned kSessions = 200;             // at once
-constexpr std::size_t kEcho = 64 << 10;         // of each
+constexpr unsigned kWarmUpSessions = 5;
+constexpr unsigned kBareNumber = 59999;  // of the sandbox; the lifecycle rows count from 0
+constexpr unsigned kSessions = 200;      // at once
+constexpr std::size_t kEcho = 64 << 10;  // of each
 const std::vector<std::string> kEchoCommand = {"/bin/echo", "hello"};
 const std::vector<std::string> kZeros = {"/bin/dd", "if=/dev/zero", "bs=64k", "count=8192", "status=none"};
-static_assert(kBytes == 8192ULL * (64 << 10));
+static_assert(kTransferBytes == 8192ULL * (64 << 10));
 
 double since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -71,9 +69,9 @@ class ExecRows {
   Status sessions(Report& report) {
     Row whole{"ExecSession", {}, {}};
     Row first{"  to its first byte", {}, {}};
-    for (unsigned round = 0; round < options_.samples + kWarmUp; ++round) {
+    for (unsigned round = 0; round < options_.samples + kWarmUpSessions; ++round) {
       USERPOD_CHECK(checkInterrupted());
-      if (round == kWarmUp) whole.product = whole.bare = first.product = first.bare = {};
+      if (round == kWarmUpSessions) whole.product = whole.bare = first.product = first.bare = {};
       if (round % 2 == 0) USERPOD_CHECK(oneSession(whole.product, first.product));
       USERPOD_CHECK(oneBare(whole.bare, first.bare));
       if (round % 2 != 0) USERPOD_CHECK(oneSession(whole.product, first.product));
@@ -131,7 +129,7 @@ class ExecRows {
     USERPOD_TRY(url, client_.execUrl(id_, kZeros, false));
     USERPOD_TRY(session, ExecSession::open(url, false, [&](std::string_view bytes) {
                   arrival.take(bytes.size());
-                  if (arrival.bytes == kBytes) all.set_value();
+                  if (arrival.bytes == kTransferBytes) all.set_value();
                 }));
     // To wait for the inbox would wake this thread at each frame.
     if (all.get_future().wait_for(std::chrono::minutes(2)) != std::future_status::ready)
@@ -143,7 +141,7 @@ class ExecRows {
   Status bareTransfer(Samples& samples) {
     Arrival arrival;
     USERPOD_CHECK(readBare(kZeros, arrival));
-    if (arrival.bytes != kBytes)
+    if (arrival.bytes != kTransferBytes)
       return Error(Code::Internal, fmt::format("a bare pipe brings {} bytes", arrival.bytes));
     samples.values.push_back(arrival.megabytesPerSecond());
     return {};
