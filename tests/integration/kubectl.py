@@ -134,9 +134,9 @@ class Kubectl(running.Running):
         self.assertEqual(done.returncode, status, f'{words}: {done.stdout[-2000:]} {done.stderr[-2000:]}\n{self.logged()[-4000:]}')
         return done
 
-    def start(self, *words, **more):
+    def start(self, *words, program=PROGRAM, **more):
         """A command that is running: its Popen, killed at the end of the test."""
-        process = subprocess.Popen(self.command(*words), env=self.env, **more)
+        process = subprocess.Popen(self.command(*words, program=program), env=self.env, **more)
 
         def stop():
             if process.poll() is None:

@@ -152,6 +152,23 @@ class PortForwardThroughServer(PortForward):
     websockets = tunnel = True
 
 
+class Versions(kubectl.Kubectl):
+    """What is to be had of other kubectls: before 1.31 they know no tunnel."""
+
+    def test_all(self):
+        if not kubectl.VERSIONS:
+            self.skipTest('there is only one kubectl')
+        del self.env['KUBECTL_PORT_FORWARD_WEBSOCKETS']
+        self.inside('echo text > /www/it; httpd -p 8080 -h /www')
+        for program in kubectl.VERSIONS:
+            with self.subTest(program):
+                process = self.start('port-forward', '--address=127.0.0.1', 'pod', ':8080', program=program, stdout=subprocess.PIPE)
+                port = re.match(r'Forwarding from 127\.0\.0\.1:(\d+) ', process.stdout.readline().decode())[1]
+                self.assertEqual(cri.run('curl', '-sS', f'http://127.0.0.1:{port}/it'), 'text')
+        self.assertNotIn('refused', self.logged())
+        self.assertEqual(len(self.streams()), len(kubectl.VERSIONS))
+
+
 class PortForwardInNode(kubectl.Kubectl):
     """From the network of the node, where a kubelet is."""
     prefix = kubectl.ENTER
