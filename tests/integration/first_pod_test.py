@@ -40,7 +40,7 @@ class Runtime(running.Running):
 
     def test_calls_that_are_not_there_yet(self):
         for name, why in (('CheckpointContainer', 'CRIU'), ('CheckpointPod', 'CRIU'), ('RestorePod', 'CRIU'),
-                          ('PortForward', 'PortForward is not implemented'), ('GetContainerEvents', 'is not implemented')):
+                          ('PodSandboxStats', 'PodSandboxStats is not implemented'), ('GetContainerEvents', 'is not implemented')):
             with self.assertRaises(cri.grpc.RpcError) as refused:
                 answer = getattr(self.cri, name)()
                 next(iter(answer))

@@ -160,7 +160,9 @@ class Requests(running.Running):
             'ExecSync': {'container_id': self.running, 'cmd': ['true'], 'timeout': 5}, 'PullImage': {'image': {'image': running.IMAGE}},
             'ImageStatus': {'image': {'image': running.IMAGE}}, 'RemoveImage': {'image': {'image': 'localhost/nosuch:1'}},
             'UpdateContainerResources': {'container_id': self.running, 'linux': {}}, 'ContainerStats': {'container_id': self.running},
-            'PodSandboxStats': {'pod_sandbox_id': self.good_pod}, 'UpdatePodSandboxResources': {'pod_sandbox_id': self.good_pod}, 'ReopenContainerLog': {'container_id': self.running}}
+            'PodSandboxStats': {'pod_sandbox_id': self.good_pod}, 'UpdatePodSandboxResources': {'pod_sandbox_id': self.good_pod}, 'ReopenContainerLog': {'container_id': self.running},
+            'Exec': {'container_id': self.running, 'cmd': ['true'], 'stdout': True}, 'Attach': {'container_id': self.running, 'stdout': True},
+            'PortForward': {'pod_sandbox_id': self.good_pod, 'port': [80]}}
         skipped = {'RunPodSandbox', 'CreateContainer', 'StartContainer'}
         for name in self.cri.methods:
             # A call that is not there yet answers so whatever is asked, without a look at it.
