@@ -101,15 +101,27 @@ Result<std::string> Server::Impl::url(SessionRequest request) {
   return fmt::format("http://127.0.0.1:{}{}{}", port_, path, token);
 }
 
+// Not Asio's own: its sockets are inherited by what the daemon starts meanwhile, and a connection that a container's
+// monitor holds too does not end.
 void Server::Impl::accept(Acceptor& acceptor) {
-  acceptor.async_accept([this, &acceptor](ErrorCode error, Socket socket) {
-    if (!error) {
-      accepted(std::move(socket));
-      return accept(acceptor);
+  acceptor.async_wait(Acceptor::wait_read, [this, &acceptor](ErrorCode error) {
+    if (error) return;
+    int fd = ::accept4(acceptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+      pause_.expires_after(kAcceptPause);
+      pause_.async_wait([this, &acceptor](ErrorCode) { accept(acceptor); });
+      return;
     }
-    if (error == asio::error::operation_aborted) return;
-    pause_.expires_after(kAcceptPause);
-    pause_.async_wait([this, &acceptor](ErrorCode) { accept(acceptor); });
+    UniqueFd client(fd);
+    if (client) {
+      Socket socket(io_);
+      socket.assign(asio::ip::tcp::v4(), client.get(), error);
+      if (!error) {
+        (void)client.release();
+        accepted(std::move(socket));
+      }
+    }
+    accept(acceptor);
   });
 }
 

@@ -65,7 +65,7 @@ void SocketStream::read() {
 void SocketStream::readSome() {
   auto alive = alive_;
   for (int i = 0; i < kReadsAtOnce && holds_ == 0; ++i) {
-    ssize_t count = ::recv(socket_.native_handle(), readBuffer().data(), scratch().size(), MSG_DONTWAIT);
+    ssize_t count = ::recv(socket_.native_handle(), readBuffer().data(), readBuffer().size(), MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;
     if (count <= 0) return over();
