@@ -93,7 +93,9 @@ void Feeder::take(std::string_view bytes) {
   if (to_ && waiting_.empty() && !put(bytes)) return stop();
   if (bytes.empty()) return;
   waiting_ += bytes;
-  if (!std::exchange(holding_, true)) from_.hold();
+  // Before the start the rest of the session's streams may still be to come.
+  bool hold = to_ || waiting_.size() > kChunk;
+  if (hold && !std::exchange(holding_, true)) from_.hold();
   if (to_) write();
 }
 

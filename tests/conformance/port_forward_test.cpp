@@ -229,8 +229,8 @@ TEST_P(ForwardStream, EndOfThePodEndsItsConnections) {
   auto forward = [&] {
     Container victim(*victims, shell("trap 'exit 0' TERM; nc -ll -p 7777 -e cat & echo up; wait"));
     victim.up();
-    auto opened = open(victims->id(), {7777});
     victim.exec("until netstat -ltn | grep 7777; do usleep 10000; done", 10);
+    auto opened = open(victims->id(), {7777});
     auto one = opened->connect(7777);
     opened->write(one, "hello");
     opened->waitFor(one, "hello");
