@@ -5,7 +5,7 @@
 
 threadSuite() {
   local dir=$build-thread only=("${only[@]}") unit units=(sys store core)
-  configureAndBuild "$build" product -Doptimization=1 &&
+  configureAndBuild "$build" "product $conformance" -Doptimization=1 &&
     configureAndBuild "$dir" "daemon/userpodd-inner ${units[*]/#/tests/unit/unit-}" -Db_sanitize=thread -Db_lundef=false -Doptimization=1 ||
     { result FAIL build/thread "does not build"; return; }
   export USERPOD_SANITIZE=1
@@ -16,7 +16,7 @@ threadSuite() {
     if setarch -R "$dir/tests/unit/unit-$unit" > "$work/unit.log" 2>&1; then result PASS "thread/unit-$unit"
     else tail -n 80 "$work/unit.log"; result FAIL "thread/unit-$unit" "see above"; fi
   done
-  [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test)
-  inner=$dir/daemon/userpodd-inner integrationSuite thread "$build" tests
+  [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test 'Streaming*.*' 'Each/*.*')
+  inner=$dir/daemon/userpodd-inner integrationSuite thread "$build" tests conformance
   unset USERPOD_SANITIZE TSAN_OPTIONS
 }
