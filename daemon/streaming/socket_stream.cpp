@@ -51,7 +51,7 @@ void SocketStream::start(Listener& listener) {
 }
 
 void SocketStream::read() {
-  if (reading_ || holds_ > 0 || over_ || listener_ == nullptr) return;
+  if (reading_ || held() || over_ || listener_ == nullptr) return;
   if (pending_.size() - sent_ > kChunk + kMaxAnswers && !closing_) return;  // flush() goes on
   reading_ = true;
   socket_.async_wait(Socket::wait_read, [this, alive = alive_](ErrorCode error) {
@@ -64,7 +64,7 @@ void SocketStream::read() {
 
 void SocketStream::readSome() {
   auto alive = alive_;
-  for (int i = 0; i < kReadsAtOnce && holds_ == 0; ++i) {
+  for (int i = 0; i < kReadsAtOnce && !held(); ++i) {
     ssize_t count = ::recv(socket_.native_handle(), readBuffer().data(), readBuffer().size(), MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;
@@ -132,7 +132,6 @@ void SocketStream::flush() {
 void SocketStream::close() {
   if (over_ || closing_) return;
   closing_ = true;
-  holds_ = 0;
   if (pending_.empty()) shutDown();
   read();
 }

@@ -27,6 +27,7 @@ class SocketStream final : public ByteStream {
   void check() override;
 
  private:
+  bool held() const { return holds_ > 0 && !closing_; }  // what comes after the end is thrown away
   void read();
   void readSome();
   void flush();
