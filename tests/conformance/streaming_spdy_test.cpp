@@ -30,10 +30,13 @@ class StreamingSpdy : public testing::Test {
   static bool ends(SpdyConnection& connection, milliseconds time = seconds(10)) {
     return connection.inbox().wait(patience(time), [](const auto& now) { return now.ended.has_value(); });
   }
-  static bool outIs(SpdyConnection& connection, std::uint32_t out, const std::string& text) {
-    return connection.inbox().wait(patience(seconds(20)), [&](const auto& now) {
-      return now.stream(out).finished && now.stream(out).data == text;
-    });
+  static testing::AssertionResult outIs(SpdyConnection& connection, std::uint32_t out, const std::string& text) {
+    auto isThere = [&](const auto& now) { return now.stream(out).finished && now.stream(out).data == text; };
+    if (connection.inbox().wait(patience(seconds(20)), isThere)) return testing::AssertionSuccess();
+    auto now = connection.inbox().now();
+    return testing::AssertionFailure() << "stdout " << (now.stream(out).finished ? "ended with " : "so far: ")
+                                       << now.stream(out).bytes << " bytes: " << now.stream(out).data.substr(0, 200)
+                                       << "; " << told(now);
   }
 
  private:

@@ -51,19 +51,6 @@ UniqueFd listenOn(const std::string& address, std::uint16_t& port) {
   return listener;
 }
 
-// The last events, to be read by people.
-std::string told(const streamtest::Inventory& now) {
-  static const char* const names[] = {"open",  "reply", "data",   "empty", "end",
-                                      "reset", "ping",  "goaway", "frame", "close"};
-  std::string text;
-  for (auto at = now.events.size() - std::min<std::size_t>(now.events.size(), 20); at < now.events.size(); ++at) {
-    const auto& event = now.events[at];
-    text += std::string(names[static_cast<int>(event.what)]) + " " + std::to_string(event.stream) + " " +
-            std::to_string(event.value) + "; ";
-  }
-  return text;
-}
-
 }  // namespace
 
 // ---- Calls
@@ -117,6 +104,18 @@ std::unique_ptr<Session> execute(const Protocol& protocol, const Container& cont
 
 std::unique_ptr<Session> attach(const Protocol& protocol, const Container& container, const Streams& streams) {
   return Session::open(protocol, attachUrl(container.id(), streams), streams);
+}
+
+std::string told(const streamtest::Inventory& now) {
+  static const char* const names[] = {"open",  "reply", "data",   "empty", "end",
+                                      "reset", "ping",  "goaway", "frame", "close"};
+  std::string text;
+  for (auto at = now.events.size() - std::min<std::size_t>(now.events.size(), 20); at < now.events.size(); ++at) {
+    const auto& event = now.events[at];
+    text += std::string(names[static_cast<int>(event.what)]) + " " + std::to_string(event.stream) + " " +
+            std::to_string(event.value) + "; ";
+  }
+  return text;
 }
 
 Outcome ended(Session& session, milliseconds time, const std::source_location& where) {

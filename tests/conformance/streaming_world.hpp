@@ -40,6 +40,7 @@ std::string forwardUrl(const std::string& podId, const std::vector<std::uint16_t
 std::unique_ptr<Session> execute(const Protocol& protocol, const Container& container, const std::string& script,
                                  const Streams& streams = kOut);
 std::unique_ptr<Session> attach(const Protocol& protocol, const Container& container, const Streams& streams = kOut);
+std::string told(const streamtest::Inventory& now);  // the last events, to be read by people
 // Its end, which must come in time and by the protocol, without a fault.
 Outcome ended(Session& session, milliseconds time = seconds(20),
               const std::source_location& where = std::source_location::current());
