@@ -116,7 +116,8 @@ void AttachSession::detach() {
   stdin_.stop();
   auto monitor = std::exchange(monitor_, nullptr);
   if (!monitor) return;
-  monitor->cancel();
+  ErrorCode ignored;
+  monitor->cancel(ignored);
   core_.detach(attach_.containerId, UniqueFd(monitor->release()), input);
 }
 
