@@ -12,7 +12,7 @@
 
 namespace userpod::tests {
 
-class FakeStreams final : public core::Streams {
+class FakeStreams : public core::Streams {
  public:
   // "fail": is not started; a number: says "out" and "err", and ends with it; anything else does not end.
   void openExec(const std::string&, core::ExecRequest request, core::Callback<oci::ExecStreams> started,
