@@ -74,6 +74,7 @@ CoreImpl::~CoreImpl() {
   // The strand first: afterwards no task starts work. Work under way ends, its answers are dropped; what it did is
   // found by the next daemon.
   if (strand_) strand_->shutdown();
+  parking_.shutdown();  // its tasks hand work to the workers
   for (auto& [id, entity] : jobs_) entity.stop.request_stop();
   pulls_.reset();
   workers_.reset();

@@ -25,6 +25,10 @@ bool drained(int socket) {
 
 }  // namespace
 
+void Parking::shutdown() {
+  if (loop_) loop_->shutdown();
+}
+
 void Parking::park(const std::string& containerId, UniqueFd socket) {
   if (!loop_) {
     auto loop = EventLoop::start("parking");

@@ -18,6 +18,7 @@ class Parking {
   // One of the container's, with nothing in it that came earlier; none when there is none. done runs on a thread of its
   // own, or on the caller's.
   void take(const std::string& containerId, std::function<void(UniqueFd)> done);
+  void shutdown();  // nothing is taken any more; what is kept is closed by the destructor
 
  private:
   void drop(int socket);

@@ -16,9 +16,11 @@ using ErrorCode = boost::system::error_code;
 using Socket = asio::ip::tcp::socket;
 using Clock = std::chrono::steady_clock;
 
-// Bytes moved at once. Also what may wait for a slow reader: a stream holds no more.
+// Bytes moved at once. Also what waits for a slow reader.
 inline constexpr std::size_t kChunk = 64 << 10;
 // Answers to a client's own frames that may wait for it to read; more, and it is read no further.
 inline constexpr std::size_t kMaxAnswers = 16 << 10;
+// For a client that takes nothing of the last that its session has said.
+inline constexpr std::chrono::seconds kFlushTime{30};
 
 }  // namespace userpod::streaming

@@ -59,7 +59,8 @@ void AttachSession::endInput() {
   timer_.expires_after(kReplyTime);
   timer_.async_wait([this, weak = weak_from_this()](ErrorCode error) {
     auto self = weak.lock();
-    if (error || !self || finished()) return;
+    if (error || !self || finished() || !monitor_) return;
+    if (!stdin_.idle()) return endInput();  // the container is still to read it
     detach();
     finish(0);
   });

@@ -100,7 +100,7 @@ void ChannelConnection::message(std::string_view part, bool first, bool last) {
   if (!numbered_) {
     if (part.empty()) return;
     auto number = static_cast<unsigned char>(part.front());
-    current_ = base64_ ? number - static_cast<unsigned>('0') : number;
+    current_ = base64_ ? static_cast<unsigned char>(number - '0') : number;
     numbered_ = true;
     part.remove_prefix(1);
   }

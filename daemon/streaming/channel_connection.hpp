@@ -31,7 +31,6 @@ class ChannelConnection final : public Connection, private WebSocket::Listener {
   bool ready() const override { return socket_->ready(); }
   void send(StreamId id, std::string_view bytes) override;
   void finish(StreamId id) override { sent_.insert(id); }
-  void reset(StreamId id) override { sent_.insert(id); }
   void hold() override { socket_->hold(); }
   void release() override { socket_->release(); }
   void close() override { socket_->close(); }

@@ -32,7 +32,6 @@ class Connection {
   virtual bool ready() const = 0;
   virtual void send(StreamId id, std::string_view bytes) = 0;  // below 16 MiB; nothing on a stream that has ended
   virtual void finish(StreamId id) = 0;                        // no more will be sent on it
-  virtual void reset(StreamId id) = 0;                         // nor is anything taken
   virtual void hold() = 0;
   virtual void release() = 0;
   virtual void close() = 0;

@@ -65,15 +65,17 @@ void ExecSession::outputUnwanted(Kind kind) {
 }
 
 void ExecSession::flushed() {
-  for (auto& pump : pumps_)
-    if (pump) pump->flushed();
+  // In turns: the first one fills the connection.
+  std::swap(first_, second_);
+  for (Kind kind : {first_, second_})
+    if (pumps_.at(kind)) pumps_.at(kind)->flushed();
 }
 
 void ExecSession::processEnded(Result<std::int32_t> ended) {
   ended_ = std::move(ended);
   stdin_.stop();
   for (auto& pump : pumps_)
-    if (pump) pump->noteOwed();
+    if (pump) pump->noteOwed(terminal_ != nullptr);
   timer_.expires_after(kDrainTime);
   timer_.async_wait([this, weak = weak_from_this()](ErrorCode error) {
     auto self = weak.lock();

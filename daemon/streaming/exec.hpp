@@ -30,6 +30,8 @@ class ExecSession final : public RemoteCommand {
   Exec exec_;
   Feeder stdin_;
   std::array<std::unique_ptr<Pump>, kKinds> pumps_;
+  Kind first_ = kStdout;  // that goes on first when the connection is ready again
+  Kind second_ = kStderr;
   std::shared_ptr<Descriptor> terminal_;
   std::function<void()> hangUp_;
   std::optional<Result<std::int32_t>> ended_;

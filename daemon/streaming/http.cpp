@@ -23,6 +23,10 @@ std::string_view view(beast::string_view text) {
   return {text.data(), text.size()};
 }
 
+// Answered connections that wait for their clients' end, of the one thread that answers. Others are closed at once.
+constexpr int kMaxDraining = 256;
+int draining = 0;
+
 // What the other side still sends is read and thrown away for a moment: closing before it has ended would reset the
 // connection and lose the answer.
 void drain(std::shared_ptr<Socket> socket, std::shared_ptr<asio::steady_timer> timer) {
@@ -30,6 +34,7 @@ void drain(std::shared_ptr<Socket> socket, std::shared_ptr<asio::steady_timer> t
     std::array<char, 4096> ignored;
     if (error || ::recv(socket->native_handle(), ignored.data(), ignored.size(), MSG_DONTWAIT) <= 0) {
       timer->cancel();
+      --draining;
       return;
     }
     drain(socket, timer);
@@ -136,6 +141,8 @@ void answer(Socket socket, http::status status, const std::string& text, const s
   // It fits the socket's empty buffer; a client that is gone misses nothing.
   (void)!::send(socket.native_handle(), out.data(), out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   ::shutdown(socket.native_handle(), SHUT_WR);
+  if (draining >= kMaxDraining) return;
+  ++draining;
   auto kept = std::make_shared<Socket>(std::move(socket));
   auto timer = std::make_shared<asio::steady_timer>(kept->get_executor(), kAnswerTime);
   timer->async_wait([kept](ErrorCode error) {

@@ -13,6 +13,7 @@ namespace userpod::streaming {
 namespace {
 
 constexpr std::chrono::seconds kSetUpTime{30};
+constexpr int kMaxAsking = 32;
 
 std::optional<std::uint16_t> portOf(const StreamHeaders& headers) {
   auto found = headers.find("port");
@@ -97,17 +98,27 @@ void PortForwardSession::reset(StreamId id) {
   if (unwanted) end(unwanted, "");
 }
 
+// In turns: the one that sends first fills the connection, and the next time it is another's turn.
 void PortForwardSession::flushed() {
-  // A pump that sends may end its tunnel.
-  std::vector<TunnelPointer> all;
-  for (const auto& [id, tunnel] : byData_) all.push_back(tunnel);
-  for (const auto& tunnel : all)
-    if (tunnel->pump) tunnel->pump->flushed();
+  std::vector<std::pair<StreamId, TunnelPointer>> all(byData_.upper_bound(served_), byData_.end());
+  all.insert(all.end(), byData_.begin(), byData_.upper_bound(served_));
+  for (const auto& [id, tunnel] : all) {
+    if (!connection_->ready()) return;
+    if (!tunnel->pump || !tunnel->pump->blocked()) continue;
+    served_ = id;
+    tunnel->pump->flushed();
+  }
 }
 
 void PortForwardSession::connect(const TunnelPointer& tunnel) {
-  core_.podSockets(request_.podId, onLoop([this, tunnel](Result<network::TcpSockets> sockets) {
-                     if (!alive(tunnel)) return;
+  // Whoever asks for more at once than a pod's clients do waits: each is work for the core.
+  if (++asking_ == kMaxAsking) connection_->hold();
+  // The answer does not own the tunnel: that ends with its session, before the connection.
+  core_.podSockets(request_.podId,
+                   onLoop([this, observed = std::weak_ptr(tunnel)](Result<network::TcpSockets> sockets) {
+                     if (asking_-- == kMaxAsking) connection_->release();
+                     auto tunnel = observed.lock();
+                     if (!tunnel || !alive(tunnel)) return;
                      if (!sockets) return end(tunnel, sockets.error().text());
                      std::vector<std::pair<std::string, UniqueFd>> all;  // the last is tried first
                      if (sockets->v6) all.emplace_back("[::1]", std::move(sockets->v6));

@@ -55,6 +55,8 @@ class PortForwardSession final : public Session {
   bool fixed_;  // all streams are there from the start: with the last of them the connection ends
   std::map<std::string, TunnelPointer> tunnels_;  // by key
   std::map<StreamId, TunnelPointer> byData_;
+  StreamId served_ = 0;  // whose pump went on last
+  int asking_ = 0;       // sockets that the core has not made yet
 };
 
 }  // namespace userpod::streaming

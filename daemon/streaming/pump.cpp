@@ -1,5 +1,6 @@
 #include "daemon/streaming/pump.hpp"
 
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,7 +11,8 @@
 namespace userpod::streaming {
 namespace {
 
-constexpr int kMovesAtOnce = 8;  // then others have their turn
+constexpr std::size_t kTerminalBuffers = 128 << 10;  // above what the kernel keeps; it counts a part of them only
+constexpr int kMovesAtOnce = 8;                      // then others have their turn
 
 std::array<char, kChunk>& scratch() {
   static std::array<char, kChunk> buffer;
@@ -56,7 +58,7 @@ void Pump::move() {
     }
     ssize_t count = ::read(from_->native_handle(), scratch().data(), scratch().size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) break;
+    if (count < 0 && errno == EAGAIN && !cut_) break;
     if (count <= 0) return finish();  // a terminal without a process: EIO
     auto size = static_cast<std::size_t>(count);
     to_.send(id_, {scratch().data(), size});
@@ -67,14 +69,19 @@ void Pump::move() {
   wait();
 }
 
-void Pump::noteOwed() {
+void Pump::noteOwed(bool terminal) {
   int size = 0;
-  if (from_ && ::ioctl(from_->native_handle(), FIONREAD, &size) == 0) owed_ = static_cast<std::size_t>(size);
+  if (terminal)
+    owed_ = kTerminalBuffers;
+  else if (from_ && ::ioctl(from_->native_handle(), FIONREAD, &size) == 0)
+    owed_ = static_cast<std::size_t>(size);
 }
 
 void Pump::cut() {
   cut_ = true;
-  if (from_ && owed_ == 0) finish();
+  if (!from_) return;
+  pollfd entry{from_->native_handle(), POLLIN, 0};
+  if (owed_ == 0 || (!blocked_ && ::poll(&entry, 1, 0) == 0)) finish();
 }
 
 void Pump::finish() {

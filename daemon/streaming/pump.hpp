@@ -25,10 +25,11 @@ class Pump {
   Pump& operator=(const Pump&) = delete;
 
   void start() { wait(); }
+  bool blocked() const { return blocked_; }
   void flushed();                      // the connection is ready again
   std::shared_ptr<Descriptor> stop();  // without done
   // The writer has ended: what it has written is owed, and after cut() nothing else is waited for.
-  void noteOwed();
+  void noteOwed(bool terminal);
   void cut();
 
  private:
@@ -47,7 +48,7 @@ class Pump {
 };
 
 // From the client to a descriptor. What that does not take at once waits here, and the connection is held: no more than
-// one read of it is ever kept.
+// one read of it is kept, and before the start a chunk more.
 class Feeder {
  public:
   enum class End { Close, HalfClose, Nothing };  // what the client's end does to the descriptor
@@ -59,6 +60,7 @@ class Feeder {
 
   void start(std::shared_ptr<Descriptor> to);  // before, everything waits
   void take(std::string_view bytes);
+  bool idle() const { return waiting_.empty(); }
   void end();
   void stop();  // throws away what waits and what comes
 

@@ -30,6 +30,7 @@ void RemoteCommand::check(Clock::time_point now) {
 }
 
 bool RemoteCommand::opened(StreamId id, const StreamHeaders& headers) {
+  if (begun_) return false;
   auto type = headers.find("streamtype");
   if (type == headers.end()) return false;
   auto name = std::find(kNames.begin(), kNames.end(), type->second);

@@ -12,7 +12,6 @@
 #include "daemon/streaming/session.hpp"
 #include "daemon/streaming/socket_stream.hpp"
 #include "daemon/streaming/spdy_connection.hpp"
-#include "daemon/sys/log.hpp"
 
 namespace userpod::streaming {
 namespace {
@@ -34,17 +33,21 @@ std::string_view pathOf(const SessionRequest& request) {
 
 class Server::Impl {
  public:
-  explicit Impl(core::Streams& core) : core_(core), checks_(io_), pause_(io_) {}
+  explicit Impl(core::Streams& core) : core_(core), host_(io_), node_(io_), checks_(io_) {}
   Status start();
   Result<std::string> url(SessionRequest request);
   void stop();
 
  private:
-  using Acceptor = asio::ip::tcp::acceptor;
+  struct Listener {
+    explicit Listener(asio::io_context& io) : acceptor(io), pause(io) {}
+    asio::ip::tcp::acceptor acceptor;
+    asio::steady_timer pause;
+  };
   using HeadPointer = std::shared_ptr<HeadReader>;
 
-  Status listen(std::unique_ptr<Acceptor>& acceptor, UniqueFd fd);
-  void accept(Acceptor& acceptor);
+  Status listen(Listener& listener, UniqueFd fd);
+  void accept(Listener& listener);
   void accepted(Socket socket);
   void requested(Socket socket, std::string early, Request request);
   std::optional<std::pair<std::string, SessionRequest>> find(const Request& request);
@@ -54,12 +57,11 @@ class Server::Impl {
   core::Streams& core_;
   Tokens tokens_;
   asio::io_context io_{1};
-  std::unique_ptr<Acceptor> host_;
-  std::unique_ptr<Acceptor> node_;
+  Listener host_;
+  Listener node_;
   std::uint16_t port_ = 0;
   asio::steady_timer checks_;
   bool checking_ = false;
-  asio::steady_timer pause_;
   std::list<std::weak_ptr<HeadReader>> heads_;  // oldest first
   std::set<std::shared_ptr<Session>> sessions_;
   std::thread thread_;
@@ -78,13 +80,12 @@ Status Server::Impl::start() {
   return {};
 }
 
-Status Server::Impl::listen(std::unique_ptr<Acceptor>& acceptor, UniqueFd fd) {
-  acceptor = std::make_unique<Acceptor>(io_);
+Status Server::Impl::listen(Listener& listener, UniqueFd fd) {
   ErrorCode error;
-  acceptor->assign(asio::ip::tcp::v4(), fd.get(), error);
+  listener.acceptor.assign(asio::ip::tcp::v4(), fd.get(), error);
   if (error) return Error(Code::System, "watch the streaming server's socket: " + error.message());
   (void)fd.release();
-  accept(*acceptor);
+  accept(listener);
   return {};
 }
 
@@ -103,13 +104,13 @@ Result<std::string> Server::Impl::url(SessionRequest request) {
 
 // Not Asio's own: its sockets are inherited by what the daemon starts meanwhile, and a connection that a container's
 // monitor holds too does not end.
-void Server::Impl::accept(Acceptor& acceptor) {
-  acceptor.async_wait(Acceptor::wait_read, [this, &acceptor](ErrorCode error) {
+void Server::Impl::accept(Listener& listener) {
+  listener.acceptor.async_wait(Socket::wait_read, [this, &listener](ErrorCode error) {
     if (error) return;
-    int fd = ::accept4(acceptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = ::accept4(listener.acceptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-      pause_.expires_after(kAcceptPause);
-      pause_.async_wait([this, &acceptor](ErrorCode) { accept(acceptor); });
+      listener.pause.expires_after(kAcceptPause);
+      listener.pause.async_wait([this, &listener](ErrorCode) { accept(listener); });
       return;
     }
     UniqueFd client(fd);
@@ -121,7 +122,7 @@ void Server::Impl::accept(Acceptor& acceptor) {
         accepted(std::move(socket));
       }
     }
-    accept(acceptor);
+    accept(listener);
   });
 }
 
@@ -180,6 +181,9 @@ void Server::Impl::begin(Socket socket, std::string early, Request request, cons
     context.connection =
         std::make_unique<SpdyConnection>(std::make_unique<SocketStream>(std::move(socket), std::move(early)));
   } else {
+    // Frames before the answer: RFC 6455 has none, and Beast would not see them.
+    if (!early.empty())
+      return answer(std::move(socket), http::status::bad_request, "a WebSocket's frames follow the answer");
     auto webSocket = acceptWebSocket(std::move(socket), std::move(request), protocol.name);
     if (protocol.transport == Transport::SpdyInWebSocket) {
       context.connection = std::make_unique<SpdyConnection>(std::make_unique<WebSocketTunnel>(std::move(webSocket)));

@@ -52,7 +52,6 @@ void SocketStream::start(Listener& listener) {
 
 void SocketStream::read() {
   if (reading_ || held() || over_ || listener_ == nullptr) return;
-  if (pending_.size() - sent_ > kChunk + kMaxAnswers && !closing_) return;  // flush() goes on
   reading_ = true;
   socket_.async_wait(Socket::wait_read, [this, alive = alive_](ErrorCode error) {
     if (!*alive) return;
@@ -69,8 +68,8 @@ void SocketStream::readSome() {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;
     if (count <= 0) return over();
-    lastUse_ = Clock::now();
     if (closing_) continue;  // thrown away
+    lastUse_ = Clock::now();
     listener_->received({readBuffer().data(), static_cast<std::size_t>(count)});
     if (!*alive || over_) return;
     if (static_cast<std::size_t>(count) < readBuffer().size()) break;
@@ -120,6 +119,7 @@ void SocketStream::flush() {
       sent_ += static_cast<std::size_t>(count);
       lastUse_ = lastWrite_ = Clock::now();
     }
+    if (sent_ > kChunk) pending_.erase(0, std::exchange(sent_, 0));
     if (sent_ < pending_.size()) return flush();
     pending_ = std::string();  // the memory too
     sent_ = 0;
@@ -164,7 +164,9 @@ void SocketStream::over() {
 }
 
 void SocketStream::check() {
-  if (over_ || closing_ || reading_) return;
+  if (over_) return;
+  if (closing_ && Clock::now() - stalledSince() > kFlushTime) return over();
+  if (closing_ || reading_) return;
   if (peerHasClosed(socket_.native_handle())) over();
 }
 

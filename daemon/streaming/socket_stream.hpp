@@ -27,7 +27,8 @@ class SocketStream final : public ByteStream {
   void check() override;
 
  private:
-  bool held() const { return holds_ > 0 && !closing_; }  // what comes after the end is thrown away
+  // Not to be read further: it is held, or has to take our answers first. What comes after the end is thrown away.
+  bool held() const { return !closing_ && (holds_ > 0 || pending_.size() - sent_ > kChunk + kMaxAnswers); }
   void read();
   void readSome();
   void flush();

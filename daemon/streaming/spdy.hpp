@@ -18,7 +18,7 @@ using Headers = std::map<std::string, std::string, std::less<>>;  // names in lo
 inline constexpr std::size_t kMaxHeaderBlock = 16 << 10;  // bytes, compressed and not
 
 // Status of RST_STREAM.
-enum class Reset : std::uint32_t { ProtocolError = 1, InvalidStream = 2, RefusedStream = 3, Cancel = 5 };
+enum class Reset : std::uint32_t { InvalidStream = 2, RefusedStream = 3 };
 
 // What arrives. Ids are checked: those of synStream are odd and rise.
 class Events {
@@ -64,7 +64,6 @@ class Decoder {
 };
 
 // Frames to send.
-inline constexpr std::size_t kDataHead = 8;
 std::string dataHead(std::uint32_t id, std::size_t size, bool fin);  // size below 16 MiB
 std::string rstStream(std::uint32_t id, Reset status);
 std::string ping(std::uint32_t id);

@@ -28,10 +28,6 @@ void SpdyConnection::finish(StreamId id) {
   dropEnded(id);
 }
 
-void SpdyConnection::reset(StreamId id) {
-  if (streams_.erase(id) > 0) bytes_->write(spdy::rstStream(id, spdy::Reset::Cancel));
-}
-
 void SpdyConnection::close() {
   if (std::exchange(closing_, true)) return;
   bytes_->write(spdy::goAway(last_, false));

@@ -18,7 +18,6 @@ class SpdyConnection final : public Connection, private ByteStream::Listener, pr
   bool ready() const override { return bytes_->ready(); }
   void send(StreamId id, std::string_view bytes) override;
   void finish(StreamId id) override;
-  void reset(StreamId id) override;
   void hold() override { bytes_->hold(); }
   void release() override { bytes_->release(); }
   void close() override;

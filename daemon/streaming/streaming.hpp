@@ -20,7 +20,8 @@ namespace userpod::streaming {
 class Server {
  public:
   // The core is there until stop() has returned, and the server until the core is gone: that answers late.
-  // NetworkSetupFailed: no port.
+  // NetworkSetupFailed: no port. System: no descriptor or
+  // thread is left.
   static Result<std::unique_ptr<Server>> start(core::Streams& core);
   ~Server();  // stop()
 

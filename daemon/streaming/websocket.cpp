@@ -30,12 +30,14 @@ constexpr std::chrono::seconds kHandshakeTime{10};  // the client's, for its par
 class BeastWebSocket final : public WebSocket {
  public:
   BeastWebSocket(Socket socket, Request request, std::string protocol)
-      : stream_(std::move(socket)), request_(std::move(request)), protocol_(std::move(protocol)) {}
+      : state_(std::make_shared<State>(std::move(socket))),
+        request_(std::move(request)),
+        protocol_(std::move(protocol)) {}
   ~BeastWebSocket() override { *alive_ = false; }
 
   void start(Listener& listener) override;
   void send(std::string message, bool text) override;
-  bool ready() const override { return queue_.empty(); }
+  bool ready() const override { return state_->queue.empty(); }
   void hold() override { ++holds_; }
   void release() override {
     if (--holds_ == 0) read();
@@ -45,13 +47,22 @@ class BeastWebSocket final : public WebSocket {
   Clock::time_point stalledSince() const override { return ready() ? Clock::time_point::max() : lastWrite_; }
   Clock::time_point lastUse() const override { return lastUse_; }
   void check() override {
-    if (!over_ && !closing_ && !reading_ && peerHasClosed(stream_.next_layer().native_handle())) over();
+    if (over_) return;
+    if (closing_ && Clock::now() - stalledSince() > kFlushTime) return over();
+    if (!closing_ && !reading_ && peerHasClosed(state_->stream.next_layer().native_handle())) over();
   }
 
  private:
   struct Message {
     std::string bytes;
     bool text = false;
+  };
+  // What operations under way use: each keeps it, as Beast's do not survive their stream.
+  struct State {
+    explicit State(Socket socket) : stream(ClientSocket(std::move(socket))) {}
+    websocket::stream<ClientSocket> stream;
+    std::string buffer;
+    std::deque<Message> queue;  // the first is being written
   };
   void read();
   void readDone(ErrorCode error, std::size_t count);
@@ -60,13 +71,11 @@ class BeastWebSocket final : public WebSocket {
   void sayGoodbye();
   void over();
 
-  websocket::stream<ClientSocket> stream_;
+  std::shared_ptr<State> state_;
   Request request_;
   std::string protocol_;
   Listener* listener_ = nullptr;
-  std::string buffer_;
-  std::deque<Message> queue_;  // the first is being written
-  std::size_t queued_ = 0;     // bytes in it
+  std::size_t queued_ = 0;  // bytes in the queue
   int holds_ = 0;
   bool accepted_ = false;
   bool first_ = true;  // the next part begins a message
@@ -80,67 +89,69 @@ class BeastWebSocket final : public WebSocket {
 
 void BeastWebSocket::start(Listener& listener) {
   listener_ = &listener;
-  buffer_.resize(kReadBuffer);
-  stream_.set_option(websocket::stream_base::timeout{kHandshakeTime, websocket::stream_base::none(), false});
-  stream_.set_option(websocket::stream_base::decorator([protocol = protocol_](websocket::response_type& answer) {
+  state_->buffer.resize(kReadBuffer);
+  state_->stream.set_option(websocket::stream_base::timeout{kHandshakeTime, websocket::stream_base::none(), false});
+  state_->stream.set_option(websocket::stream_base::decorator([protocol = protocol_](websocket::response_type& answer) {
     answer.erase(http::field::server);
     if (!protocol.empty()) answer.set(http::field::sec_websocket_protocol, protocol);
   }));
-  stream_.read_message_max(kMaxMessage);
-  stream_.auto_fragment(false);
-  stream_.async_accept(request_, [this, alive = alive_](ErrorCode error) {
+  state_->stream.read_message_max(kMaxMessage);
+  state_->stream.auto_fragment(false);
+  state_->stream.async_accept(request_, [this, alive = alive_, state = state_](ErrorCode error) {
     if (!*alive || over_) return;
     if (error) return over();
     accepted_ = true;
     request_ = {};
     read();
-    if (!queue_.empty()) write();
-    if (queue_.empty() && closing_) sayGoodbye();
+    if (!state_->queue.empty()) write();
+    if (state_->queue.empty() && closing_) sayGoodbye();
   });
 }
 
 void BeastWebSocket::read() {
   if (reading_ || holds_ > 0 || over_ || closing_ || !accepted_ || queued_ > kChunk + kMaxAnswers) return;
   reading_ = true;
-  stream_.async_read_some(boost::asio::buffer(buffer_), [this, alive = alive_](ErrorCode error, std::size_t count) {
-    if (!*alive) return;
-    reading_ = false;
-    readDone(error, count);
-  });
+  state_->stream.async_read_some(boost::asio::buffer(state_->buffer),
+                                 [this, alive = alive_, state = state_](ErrorCode error, std::size_t count) {
+                                   if (!*alive) return;
+                                   reading_ = false;
+                                   readDone(error, count);
+                                 });
 }
 
 void BeastWebSocket::readDone(ErrorCode error, std::size_t count) {
   if (over_ || closing_) return;  // sayGoodbye() brings the end
   if (error) return over();       // after the close handshake, where the client has begun one
   lastUse_ = Clock::now();
-  bool last = stream_.is_message_done();
+  bool last = state_->stream.is_message_done();
   auto alive = alive_;
-  listener_->message({buffer_.data(), count}, std::exchange(first_, last), last);
+  listener_->message({state_->buffer.data(), count}, std::exchange(first_, last), last);
   if (*alive) read();
 }
 
 void BeastWebSocket::send(std::string message, bool text) {
   if (over_ || closing_) return;
   queued_ += message.size();
-  queue_.push_back({std::move(message), text});
-  if (queue_.size() == 1 && accepted_) write();
+  state_->queue.push_back({std::move(message), text});
+  if (state_->queue.size() == 1 && accepted_) write();
 }
 
 void BeastWebSocket::write() {
-  stream_.text(queue_.front().text);
+  state_->stream.text(state_->queue.front().text);
   lastWrite_ = Clock::now();
-  stream_.async_write(boost::asio::buffer(queue_.front().bytes), [this, alive = alive_](ErrorCode error, std::size_t) {
-    if (*alive) writeDone(error);
-  });
+  state_->stream.async_write(boost::asio::buffer(state_->queue.front().bytes),
+                             [this, alive = alive_, state = state_](ErrorCode error, std::size_t) {
+                               if (*alive) writeDone(error);
+                             });
 }
 
 void BeastWebSocket::writeDone(ErrorCode error) {
   if (over_) return;
   if (error) return over();
   lastUse_ = lastWrite_ = Clock::now();
-  queued_ -= queue_.front().bytes.size();
-  queue_.pop_front();
-  if (!queue_.empty()) return write();
+  queued_ -= state_->queue.front().bytes.size();
+  state_->queue.pop_front();
+  if (!state_->queue.empty()) return write();
   if (closing_) return sayGoodbye();
   auto alive = alive_;
   listener_->flushed();
@@ -149,11 +160,11 @@ void BeastWebSocket::writeDone(ErrorCode error) {
 
 void BeastWebSocket::close() {
   if (over_ || std::exchange(closing_, true)) return;
-  if (queue_.empty() && accepted_) sayGoodbye();
+  if (state_->queue.empty() && accepted_) sayGoodbye();
 }
 
 void BeastWebSocket::sayGoodbye() {
-  stream_.async_close(websocket::close_code::normal, [this, alive = alive_](ErrorCode) {
+  state_->stream.async_close(websocket::close_code::normal, [this, alive = alive_, state = state_](ErrorCode) {
     if (*alive) over();
   });
 }
@@ -161,7 +172,7 @@ void BeastWebSocket::sayGoodbye() {
 void BeastWebSocket::abort() {
   if (over_) return;
   over_ = true;
-  asio::post(stream_.get_executor(), [this, alive = alive_] {
+  asio::post(state_->stream.get_executor(), [this, alive = alive_] {
     if (!*alive) return;
     over_ = false;
     over();
@@ -172,7 +183,7 @@ void BeastWebSocket::over() {
   if (over_) return;
   over_ = true;
   ErrorCode ignored;
-  stream_.next_layer().close(ignored);
+  state_->stream.next_layer().close(ignored);
   listener_->gone();  // may end this object
 }
 
