@@ -309,7 +309,7 @@ TEST_P(AttachSize, MayBeSetBeforeTheStart) {
   auto container = Container::created(pod, shell("stty size; echo over"), withTerminal);
   auto session = attach(container, kTerminal);
   session->resize(102, 42);
-  std::this_thread::sleep_for(milliseconds(300));
+  std::this_thread::sleep_for(seconds(1));
   container.start();
   EXPECT_EQ(ended(*session).out, "42 102\r\nover\r\n");
 }
