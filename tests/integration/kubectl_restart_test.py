@@ -10,8 +10,8 @@ import kubectl
 import running
 
 # One that a hang-up ends, and one that nothing but a kill does.  The shell says what ended its child: to nobody.
-ENDS = 'exec 2>/dev/null; trap "echo hangup >> /tmp/ends; exit" HUP; echo up; while :; do usleep 20000; done'
-STAYS = 'trap "" HUP INT TERM PIPE; echo up; while :; do usleep 20000; done'
+ENDS = 'exec 2>/dev/null; trap "echo hangup >> /tmp/ends; exit" HUP; echo up; while : session; do usleep 20000; done'
+STAYS = 'trap "" HUP INT TERM PIPE; echo up; while : session; do usleep 20000; done'
 
 
 class Sessions(kubectl.Kubectl):
@@ -40,7 +40,7 @@ class Sessions(kubectl.Kubectl):
         self.ends(processes)
         self.connect()
         self.assertEqual(self.inside('cat /tmp/ends'), 'hangup\nhangup')
-        self.assertEqual((self.cgroups(), self.processes('echo up')), ([], []))
+        self.assertEqual((self.cgroups(), self.processes('while : session')), ([], []))
         self.assertEqual(self.state(self.main), 'RUNNING')
 
     def test_killed(self):
@@ -50,7 +50,7 @@ class Sessions(kubectl.Kubectl):
         cri.wait_until(lambda: running.main_pid() not in (0, before), timeout=20, what='a new daemon')
         self.ends(processes)
         self.connect()
-        self.assertEqual((self.cgroups(), self.processes('echo up')), ([], []))
+        self.assertEqual((self.cgroups(), self.processes('while : session')), ([], []))
         self.assertEqual(self.kubectl('exec', 'pod', '--', 'echo', 'again').stdout, b'again\n')
         self.assertEqual(running.enter('ls', '/run/userpod/execs'), '')
 
