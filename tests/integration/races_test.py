@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import threading
+import time
 
 import grpc
 
