@@ -8,6 +8,9 @@ threadSuite() {
   configureAndBuild "$build" "product $conformance" -Doptimization=1 &&
     configureAndBuild "$dir" "daemon/userpodd-inner ${units[*]/#/tests/unit/unit-}" -Db_sanitize=thread -Db_lundef=false -Doptimization=1 ||
     { result FAIL build/thread "does not build"; return; }
+  # The daemon looks for its helpers where its own build would install them.
+  mkdir -p "$dir/prefix/libexec/userpod"
+  cp "$build/daemon/oci/userpod-pause" "$build/daemon/oci/userpod-exec" "$dir/prefix/libexec/userpod/"
   export USERPOD_SANITIZE=1
   export TSAN_OPTIONS=suppressions=$root/tests/lib/thread.supp:ignore_noninstrumented_modules=1:history_size=4:second_deadlock_stack=1
   say "thread: unit tests"
