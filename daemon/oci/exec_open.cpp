@@ -228,7 +228,8 @@ void ExecLoop::OpenSession::ended(std::int32_t code) {
   if (failure_) return cancel(*failure_);
   auto error = notStarted(code);
   if (!error && !running_)
-    error = Error(Code::RuntimeFailed, fmt::format("{} exec: exit status {}, before the command ran", handler_.flavour, code));
+    error = Error(Code::RuntimeFailed,
+                  fmt::format("{} exec: exit status {}, before the command ran", handler_.flavour, code));
   if (error) return fail(std::move(*error));
   auto self = shared_from_this();
   release();

@@ -18,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 // Bytes moved at once. Also what waits for a slow reader.
 inline constexpr std::size_t kChunk = 64 << 10;
+// Moves of one descriptor in a row; then others have their turn.
+inline constexpr int kMovesAtOnce = 8;
 // Answers to a client's own frames that may wait for it to read; more, and it is read no further.
 inline constexpr std::size_t kMaxAnswers = 16 << 10;
 // For a client that takes nothing of the last that its session has said.

@@ -11,7 +11,6 @@ constexpr std::chrono::seconds kPatience{10};
 constexpr std::chrono::milliseconds kReplyTime{100};  // for what the container says to the last of its input
 constexpr std::size_t kPacket = 8 << 10;              // of stdin
 constexpr std::size_t kLargestPacket = 1 + (32 << 10);
-constexpr int kReadsAtOnce = 8;
 constexpr char kStdoutPacket = 2;
 
 }  // namespace
@@ -23,15 +22,11 @@ AttachSession::AttachSession(SessionContext context, Attach attach)
       stdin_(*connection_, Feeder::End::HalfClose, kPacket) {}
 
 void AttachSession::begin() {
-  auto done = [this, &io = io_, weak = weak_from_this(), &core = core_,
-               id = attach_.containerId](Result<oci::Attachment> attachment) {
-    auto shared = std::make_shared<Result<oci::Attachment>>(std::move(attachment));
-    asio::post(io, [this, weak, shared, &core, id] {
-      if (auto self = weak.lock(); self && !isOver()) return attached(std::move(*shared));
-      if (*shared) core.detach(id, std::move((*shared)->socket), false);  // the client has gone meanwhile
-    });
+  auto gone = [&core = core_, id = attach_.containerId, in = attach_.request.in](Result<oci::Attachment> attachment) {
+    if (attachment) core.detach(id, std::move(attachment->socket), in);  // the client has gone meanwhile
   };
-  core_.attach(attach_.containerId, attach_.request.tty, done);
+  core_.attach(attach_.containerId, attach_.request.tty,
+               onLoop([this](Result<oci::Attachment> attachment) { attached(std::move(attachment)); }, gone));
 }
 
 void AttachSession::attached(Result<oci::Attachment> attachment) {
@@ -93,7 +88,7 @@ void AttachSession::flushed() {
 
 void AttachSession::read() {
   std::array<char, kLargestPacket> packet;  // not cleared
-  for (int i = 0; i < kReadsAtOnce; ++i) {
+  for (int i = 0; i < kMovesAtOnce; ++i) {
     if (!connection_->ready()) {
       blocked_ = true;
       return;

@@ -1,18 +1,19 @@
 // A client's connection as numbered streams: those of SPDY, or the channels of a WebSocket.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
+
+#include "daemon/streaming/byte_stream.hpp"
 
 namespace userpod::streaming {
 
 using StreamId = std::uint32_t;
 using StreamHeaders = std::map<std::string, std::string, std::less<>>;  // names in lower case
 
-class Connection {
+class Connection : public Flow {
  public:
   class Handler {
    public:
@@ -26,20 +27,10 @@ class Connection {
     virtual void flushed() = 0;           // ready() again
     virtual void gone() = 0;              // of the whole connection. Once, and the last call.
   };
-  virtual ~Connection() = default;
 
   virtual void start(Handler& handler) = 0;
-  virtual bool ready() const = 0;
   virtual void send(StreamId id, std::string_view bytes) = 0;  // below 16 MiB; nothing on a stream that has ended
   virtual void finish(StreamId id) = 0;                        // no more will be sent on it
-  virtual void hold() = 0;
-  virtual void release() = 0;
-  virtual void close() = 0;
-  virtual void abort() = 0;
-  // As in ByteStream.
-  virtual std::chrono::steady_clock::time_point stalledSince() const = 0;
-  virtual std::chrono::steady_clock::time_point lastUse() const = 0;
-  virtual void check() = 0;
 };
 
 }  // namespace userpod::streaming

@@ -17,14 +17,11 @@ ExecSession::ExecSession(SessionContext context, Exec exec)
 
 void ExecSession::begin() {
   exec_.request.size = size();
-  auto started = [this, &io = io_, weak = weak_from_this()](Result<oci::ExecStreams> streams) {
-    auto shared = std::make_shared<Result<oci::ExecStreams>>(std::move(streams));
-    asio::post(io, [this, weak, shared] {
-      if (auto self = weak.lock(); self && !isOver()) return this->started(std::move(*shared));
-      if (*shared) (*shared)->hangUp();  // the client has gone meanwhile
-    });
-  };
-  core_.openExec(exec_.containerId, exec_.request, started,
+  core_.openExec(exec_.containerId, exec_.request,
+                 onLoop([this](Result<oci::ExecStreams> streams) { started(std::move(streams)); },
+                        [](Result<oci::ExecStreams> streams) {
+                          if (streams) streams->hangUp();  // the client has gone meanwhile
+                        }),
                  onLoop([this](Result<std::int32_t> ended) { processEnded(std::move(ended)); }));
 }
 

@@ -12,7 +12,6 @@
 namespace userpod::streaming {
 namespace {
 
-constexpr std::chrono::seconds kSetUpTime{30};
 constexpr int kMaxAsking = 32;
 
 std::optional<std::uint16_t> portOf(const StreamHeaders& headers) {

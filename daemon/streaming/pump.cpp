@@ -12,7 +12,6 @@ namespace userpod::streaming {
 namespace {
 
 constexpr std::size_t kTerminalBuffers = 128 << 10;  // above what the kernel keeps; it counts a part of them only
-constexpr int kMovesAtOnce = 8;                      // then others have their turn
 
 std::array<char, kChunk>& scratch() {
   static std::array<char, kChunk> buffer;

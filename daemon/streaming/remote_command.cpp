@@ -5,7 +5,6 @@
 namespace userpod::streaming {
 namespace {
 
-constexpr std::chrono::seconds kSetUpTime{30};
 constexpr std::chrono::milliseconds kSizeTime{20};
 constexpr std::size_t kMaxSize = 1024;  // bytes of JSON for one terminal size
 constexpr std::array<std::string_view, 5> kNames = {"error", "stdin", "stdout", "stderr", "resize"};

@@ -44,7 +44,6 @@ class Server::Impl {
     asio::ip::tcp::acceptor acceptor;
     asio::steady_timer pause;
   };
-  using HeadPointer = std::shared_ptr<HeadReader>;
 
   Status listen(Listener& listener, UniqueFd fd);
   void accept(Listener& listener);

@@ -13,6 +13,9 @@
 
 namespace userpod::streaming {
 
+// For a client to open its streams.
+inline constexpr std::chrono::seconds kSetUpTime{30};
+
 struct SessionContext {
   core::Streams& core;
   asio::io_context& io;
@@ -37,15 +40,21 @@ class Session : public Connection::Handler, public std::enable_shared_from_this<
   virtual void left() = 0;  // the client has gone
   bool isOver() const { return !over_; }
   virtual std::string describe() const = 0;
-  // For callbacks from other threads: runs `function` on the loop, unless the session is over.
-  template <typename Function>
-  auto onLoop(Function function) {
-    return [&io = io_, weak = weak_from_this(), function](auto value) {
+  // For callbacks from other threads: runs `function` on the loop, or `otherwise` when the session is over.
+  template <typename Function, typename Otherwise>
+  auto onLoop(Function function, Otherwise otherwise) {
+    return [&io = io_, weak = weak_from_this(), function, otherwise](auto value) {
       auto shared = std::make_shared<decltype(value)>(std::move(value));
-      asio::post(io, [weak, function, shared] {
-        if (auto self = weak.lock(); self && !self->isOver()) function(std::move(*shared));
+      asio::post(io, [weak, function, otherwise, shared] {
+        auto self = weak.lock();
+        if (self && !self->isOver()) return function(std::move(*shared));
+        otherwise(std::move(*shared));
       });
     };
+  }
+  template <typename Function>
+  auto onLoop(Function function) {
+    return onLoop(std::move(function), [](const auto&) {});
   }
   void fail(const std::string& why);  // logs and cuts the connection
 

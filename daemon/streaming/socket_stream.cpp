@@ -14,7 +14,6 @@ namespace {
 // For the client's end after ours: data that it still sends would turn a plain close into a reset, and that would take
 // what we sent last from it.
 constexpr std::chrono::seconds kLinger{5};
-constexpr int kReadsAtOnce = 8;
 
 // For all connections, as one thread has them: what is read is passed on before the next read. Not of a thread: each of
 // the daemon's would have its own.
@@ -63,7 +62,7 @@ void SocketStream::read() {
 
 void SocketStream::readSome() {
   auto alive = alive_;
-  for (int i = 0; i < kReadsAtOnce && !held(); ++i) {
+  for (int i = 0; i < kMovesAtOnce && !held(); ++i) {
     ssize_t count = ::recv(socket_.native_handle(), readBuffer().data(), readBuffer().size(), MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;

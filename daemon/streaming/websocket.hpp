@@ -11,8 +11,8 @@
 
 namespace userpod::streaming {
 
-// hold, close, check... as in ByteStream. close() sends 1000 and waits for the client's answer.
-class WebSocket {
+// close() sends 1000 and waits for the client's answer.
+class WebSocket : public Flow {
  public:
   class Listener {
    public:
@@ -22,19 +22,10 @@ class WebSocket {
     virtual void flushed() = 0;
     virtual void gone() = 0;
   };
-  virtual ~WebSocket() = default;
 
   // Answers the request with `protocol`, empty: none, and goes on from there.
   virtual void start(Listener& listener) = 0;
   virtual void send(std::string message, bool text) = 0;
-  virtual bool ready() const = 0;
-  virtual void hold() = 0;
-  virtual void release() = 0;
-  virtual void close() = 0;
-  virtual void abort() = 0;
-  virtual Clock::time_point stalledSince() const = 0;
-  virtual Clock::time_point lastUse() const = 0;
-  virtual void check() = 0;
 };
 
 std::unique_ptr<WebSocket> acceptWebSocket(Socket socket, Request request, std::string protocol);

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,7 @@ class FakeStreams : public core::Streams {
         "\x03"
         "err");
     kept.push_back(std::move(pair->first));
+    ++attached;
     done(oci::Attachment{std::move(pair->second), tty, true, stdinOnce});
   }
   void detach(const std::string&, UniqueFd, bool) override { ++detached; }
@@ -63,7 +65,8 @@ class FakeStreams : public core::Streams {
 
   core::ExecRequest last;
   int hangUps = 0;
-  int detached = 0;
+  std::atomic<int> attached = 0;
+  std::atomic<int> detached = 0;
   bool stdinOnce = false;
   std::vector<UniqueFd> kept;  // the other ends
 

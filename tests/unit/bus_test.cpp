@@ -15,6 +15,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/util.hpp"
+#include "tests/unit/no_streams.hpp"
 
 namespace userpod::bus {
 namespace {
@@ -31,7 +32,7 @@ const std::string kContainer(64, 'c');
 const std::string kImage = "sha256:" + std::string(64, '1');
 
 // Publishes as the real one does: from one thread, each change with its snapshot.
-class TestCore final : public core::Core {
+class TestCore final : public tests::NoStreams {
  public:
   TestCore() : strand_(*EventLoop::start("test-core")) {
     Snapshot first;
@@ -143,21 +144,6 @@ class TestCore final : public core::Core {
   void execSync(const std::string&, std::vector<std::string>, std::chrono::milliseconds,
                 core::Callback<oci::ExecResult>) override {}
   network::PodNamespaces podNamespaces(const PodRecord&) const override { return {}; }
-  void openExec(const std::string&, core::ExecRequest, core::Callback<oci::ExecStreams> started,
-                core::Callback<std::int32_t>) override {
-    started(Error(Code::NotSupported, "not in this test"));
-  }
-  void attach(const std::string&, bool, core::Callback<oci::Attachment> done) override {
-    done(Error(Code::NotSupported, "not in this test"));
-  }
-  void detach(const std::string&, UniqueFd, bool) override {}
-  void resizeTerminal(const std::string&, oci::TerminalSize, core::DoneCallback done) override { done({}); }
-  void podSockets(const std::string&, core::Callback<network::TcpSockets> done) override {
-    done(Error(Code::NotSupported, "not in this test"));
-  }
-  Result<network::LoopbackListeners> loopbackListeners() override {
-    return Error(Code::NotSupported, "not in this test");
-  }
   std::string containerSpec(const std::string&) const override { return ""; }
   void pullImage(images::PullRequest, core::Callback<std::string>) override {}
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {

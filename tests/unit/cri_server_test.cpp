@@ -19,6 +19,7 @@
 #include "api.grpc.pb.h"
 #include "daemon/cri/server.hpp"
 #include "daemon/sys/util.hpp"
+#include "tests/unit/no_streams.hpp"
 
 namespace userpod {
 namespace {
@@ -29,7 +30,7 @@ using namespace std::chrono_literals;
 constexpr std::size_t kMebibyte = 1024 * 1024;
 
 // Keeps records in memory and the callbacks of what it was told, for the test to answer or to drop.
-class FakeCore final : public core::Core {
+class FakeCore final : public tests::NoStreams {
  public:
   FakeCore() {
     conditions.push_back({"RuntimeReady", true, "", ""});
@@ -96,21 +97,6 @@ class FakeCore final : public core::Core {
     done(oci::ExecResult{3, std::string(16 * kMebibyte, 'o'), "err"});
   }
   network::PodNamespaces podNamespaces(const PodRecord&) const override { return {"/ns/net", "/ns/ipc", "/ns/uts"}; }
-  void openExec(const std::string&, core::ExecRequest, core::Callback<oci::ExecStreams> started,
-                core::Callback<std::int32_t>) override {
-    started(Error(Code::NotSupported, "not in this test"));
-  }
-  void attach(const std::string&, bool, core::Callback<oci::Attachment> done) override {
-    done(Error(Code::NotSupported, "not in this test"));
-  }
-  void detach(const std::string&, UniqueFd, bool) override {}
-  void resizeTerminal(const std::string&, oci::TerminalSize, core::DoneCallback done) override { done({}); }
-  void podSockets(const std::string&, core::Callback<network::TcpSockets> done) override {
-    done(Error(Code::NotSupported, "not in this test"));
-  }
-  Result<network::LoopbackListeners> loopbackListeners() override {
-    return Error(Code::NotSupported, "not in this test");
-  }
   std::string containerSpec(const std::string&) const override { return R"({"ociVersion":"1.0.2"})"; }
   void pullImage(images::PullRequest request, core::Callback<std::string> done) override {
     std::lock_guard lock(mutex);
@@ -276,6 +262,17 @@ TEST_F(CriServer, WhatIsNotThereAnswersUnimplemented) {
   auto events = runtime_->GetContainerEvents(&second, {});
   EXPECT_FALSE(events->Read(&event));
   EXPECT_NE(events->Finish().error_message().find("GetContainerEvents is not implemented"), std::string::npos);
+}
+
+TEST_F(CriServer, WithoutAStreamingServerItsCallsSayWhereToLook) {
+  v1::PortForwardRequest request;
+  request.set_pod_sandbox_id("p");
+  v1::PortForwardResponse response;
+  grpc::ClientContext context;
+  auto status = runtime_->PortForward(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_NE(status.error_message().find("condition Streaming"), std::string::npos) << status.error_message();
+  EXPECT_EQ(response.url(), "");
 }
 
 TEST_F(CriServer, UpdateOfAPodSaysWhatIsAbsent) {

@@ -128,6 +128,31 @@ TEST_F(StreamingServer, StrangersWhoSayNothingKeepNobodyOut) {
   EXPECT_LE(open, 256);
 }
 
+// The monitor waits for its readers, and the container for the monitor.
+TEST_F(StreamingServer, WhoAttachesAndReadsNothingIsLetGoOf) {
+  auto url = server_->attach("container", {false, false, true, false});
+  ASSERT_TRUE(url);
+  auto colon = url->rfind(':');
+  auto client = connected(static_cast<std::uint16_t>(std::stoi(url->substr(colon + 1))));
+  std::string path = url->substr(url->find('/', colon));
+  EXPECT_TRUE(writeAll(client.get(), "GET " + path +
+                                         " HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                                         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                                         "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"));
+  ASSERT_TRUE(answer(client.get()).starts_with("HTTP/1.1 101 "));
+  auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 100 && core_.attached == 0; ++i) ::usleep(20000);
+  ASSERT_EQ(core_.attached, 1);
+  std::string packet(8192, 'x');
+  packet[0] = 2;
+  while (core_.detached == 0 && std::chrono::steady_clock::now() - begin < std::chrono::seconds(40)) {
+    (void)!::send(core_.kept.front().get(), packet.data(), packet.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    ::usleep(100);
+  }
+  EXPECT_EQ(core_.detached, 1);
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(9));
+}
+
 TEST_F(StreamingServer, StopEndsSessionsAndLateAnswersOfTheCore) {
   auto [port, path] = place();
   auto client = connected(port);

@@ -1,0 +1,27 @@
+// A core for tests in which nothing streams.
+#pragma once
+
+#include "daemon/core/core.hpp"
+
+namespace userpod::tests {
+
+class NoStreams : public core::Core {
+ public:
+  void openExec(const std::string&, core::ExecRequest, core::Callback<oci::ExecStreams> started,
+                core::Callback<std::int32_t>) override {
+    started(Error(Code::NotSupported, "not in this test"));
+  }
+  void attach(const std::string&, bool, core::Callback<oci::Attachment> done) override {
+    done(Error(Code::NotSupported, "not in this test"));
+  }
+  void detach(const std::string&, UniqueFd, bool) override {}
+  void resizeTerminal(const std::string&, oci::TerminalSize, core::DoneCallback done) override { done({}); }
+  void podSockets(const std::string&, core::Callback<network::TcpSockets> done) override {
+    done(Error(Code::NotSupported, "not in this test"));
+  }
+  Result<network::LoopbackListeners> loopbackListeners() override {
+    return Error(Code::NotSupported, "not in this test");
+  }
+};
+
+}  // namespace userpod::tests
