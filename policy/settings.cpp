@@ -136,8 +136,17 @@ Status readRuntimes(const std::string& file, const toml::node& node, Settings& s
 const std::map<std::string, Reader, std::less<>>& readers() {
   static const std::map<std::string, Reader, std::less<>> table = {
       {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
-      {"uplink", choice(&Settings::uplink, {"slirp4netns", "none"})},
+      {"uplink", choice(&Settings::uplink, {"auto", "pasta", "slirp4netns", "none"})},
+      {"host-loopback", flag(&Settings::hostLoopback)},
+      {"network", choice(&Settings::network, {"bridge", "cni"})},
       {"subnet", text(&Settings::subnet)},
+      {"subnet6", text(&Settings::subnet6)},
+      {"address-reuse-delay", limit(&Settings::addressReuseDelay)},
+      {"cni-config-dirs", directories(&Settings::cniConfigDirs)},
+      {"cni-plugin-dirs", directories(&Settings::cniPluginDirs)},
+      {"cni-network", text(&Settings::cniNetwork)},
+      {"cni-timeout", limit(&Settings::cniTimeout)},
+      {"privileged-port-offset", limit(&Settings::privilegedPortOffset)},
       {"storage-driver", choice(&Settings::storageDriver, {"auto", "overlay", "fuse-overlayfs", "copy"})},
       {"default-runtime", text(&Settings::defaultRuntime)},
       {"runtimes", readRuntimes},

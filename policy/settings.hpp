@@ -48,10 +48,20 @@ struct FileLimit {
 };
 
 struct Settings {
-  std::string logLevel = "info";        // error, warning, notice, info, debug
-  std::string uplink = "slirp4netns";   // slirp4netns, none
-  std::string subnet = "10.88.0.0/16";  // of pods on the built-in bridge; its first address is the bridge's
-  std::string storageDriver = "auto";   // auto, overlay, fuse-overlayfs, copy
+  std::string logLevel = "info";              // error, warning, notice, info, debug
+  std::string uplink = "auto";                // auto (pasta where the installed one is able, else slirp4netns), pasta,
+                                              // slirp4netns, none
+  bool hostLoopback = false;                  // whether the node and its pods reach services on the host's 127.0.0.1
+  std::string network = "bridge";             // of pods: bridge (the built-in one), cni
+  std::string subnet = "10.88.0.0/16";        // of pods on the built-in bridge; its first address is the bridge's
+  std::string subnet6 = "fd75:7064:88::/64";  // the same for IPv6; empty: pods have none
+  std::int64_t addressReuseDelay = 30;        // seconds until a freed pod address is given out again
+  std::vector<std::string> cniConfigDirs;     // empty: <config>/../cni/net.d, then /etc/cni/net.d
+  std::vector<std::string> cniPluginDirs = {"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"};
+  std::string cniNetwork;                 // name of the pods' network; empty: of the first file
+  std::int64_t cniTimeout = 60;           // seconds that one plugin may take
+  std::int64_t privilegedPortOffset = 0;  // added on the host to host ports below 1024; 0: they are refused
+  std::string storageDriver = "auto";     // auto, overlay, fuse-overlayfs, copy
   std::string defaultRuntime = "crun";
   std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
   std::string conmon;                              // empty: found in PATH

@@ -32,7 +32,7 @@ Result<std::string> podCgroup(const PodConfig& config, const std::string& id) {
   if (bad || path.size() > 2048)
     return Error(Code::InvalidArgument, "cgroup_parent " + config.cgroupParent.substr(0, 256) +
                                             " is not a path below the node's cgroup, like /kubepods/burstable/podUID");
-  for (std::string own : {"/init", "/uplink", "/mon", "/fuse", "/exec"})
+  for (std::string own : {"/init", "/uplink", "/mon", "/fuse", "/exec", "/ports", "/cni"})
     if (path == own || path.starts_with(own + "/"))
       return Error(Code::InvalidArgument, "cgroup_parent " + path + " is the node's own");
   return path;

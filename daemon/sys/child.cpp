@@ -77,6 +77,7 @@ struct Plan {
   int highest;  // above every target number
   const char* directory;
   int cgroupNamespace;
+  int networkNamespace;
   int deathSignal;
   bool newSession;
   const char* failedStep;
@@ -119,6 +120,8 @@ USERPOD_IN_CHILD void placeDescriptors(Plan& plan) {
   if (plan.newSession && ::setsid() < 0) fail(plan, "new session");
   if (plan.cgroupNamespace >= 0 && ::setns(plan.cgroupNamespace, CLONE_NEWCGROUP) < 0)
     fail(plan, "join cgroup namespace");
+  if (plan.networkNamespace >= 0 && ::setns(plan.networkNamespace, CLONE_NEWNET) < 0)
+    fail(plan, "join network namespace");
   if (plan.directory != nullptr && ::chdir(plan.directory) < 0) fail(plan, "change directory");
   placeDescriptors(plan);
   sigset_t none;
@@ -153,6 +156,7 @@ Result<Child> spawn(const SpawnOptions& options) {
             highest,
             options.directory.empty() ? nullptr : options.directory.c_str(),
             options.cgroupNamespace,
+            options.networkNamespace,
             options.deathSignal,
             options.newSession,
             nullptr,

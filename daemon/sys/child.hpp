@@ -24,11 +24,12 @@ struct SpawnOptions {
   std::vector<std::string> environment;  // whole environment, "NAME=value"; nothing is inherited
   // (descriptor here, number there). Everything not listed is closed by exec; 0, 1, 2 not listed are /dev/null.
   std::vector<std::pair<int, int>> descriptors;
-  int cgroup = -1;           // O_DIRECTORY descriptor of the cgroup to be born in (CLONE_INTO_CGROUP)
-  int cgroupNamespace = -1;  // pidfd or nsfs descriptor whose cgroup namespace the child joins before exec
-  std::string directory;     // working directory; empty: as the parent's
-  int deathSignal = 0;       // PR_SET_PDEATHSIG, of the spawning *thread*
-  bool newSession = false;   // setsid
+  int cgroup = -1;            // O_DIRECTORY descriptor of the cgroup to be born in (CLONE_INTO_CGROUP)
+  int cgroupNamespace = -1;   // pidfd or nsfs descriptor whose cgroup namespace the child joins before exec
+  int networkNamespace = -1;  // the same of the network namespace
+  std::string directory;      // working directory; empty: as the parent's
+  int deathSignal = 0;        // PR_SET_PDEATHSIG, of the spawning *thread*
+  bool newSession = false;    // setsid
 };
 
 // A child that is ours to reap. Destruction kills it (SIGKILL) and reaps it unless it was waited for or detached.
