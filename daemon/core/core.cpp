@@ -16,6 +16,8 @@ namespace {
 constexpr unsigned kWorkers = 12;
 constexpr unsigned kPulls = 4;
 constexpr std::chrono::seconds kStoreInterval{3};
+constexpr std::chrono::milliseconds kHostInterval{200};  // a host that changes says much at once
+constexpr std::chrono::seconds kNetworkInterval{1};
 
 // Before anything else fails there, with less to say about it.
 Status checkData(const std::string& path) {
@@ -106,10 +108,6 @@ Status CoreImpl::start() {
 
 Status CoreImpl::openParts() {
   USERPOD_TRY(content, store_->load());
-  std::vector<std::string> inUse;
-  for (const auto& pod : content.pods)
-    if (pod.node == node_.instance && pod.state == PodRecord::State::Ready)
-      inUse.insert(inUse.end(), pod.addresses.begin(), pod.addresses.end());
   USERPOD_TRY(storage, storage::Storage::open(parts_.paths, parts_.settings, node_));
   storage_ = std::move(storage);
   if (!storage_->reason().empty()) logWarning("storage driver {}: {}", storage_->driver(), storage_->reason());
@@ -119,7 +117,7 @@ Status CoreImpl::openParts() {
       layersInUse.insert(container.layers.begin(), container.layers.end());
   USERPOD_TRY(images, images::Images::open(parts_.paths, parts_.settings, std::move(layersInUse)));
   images_ = std::move(images);
-  USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, inUse));
+  USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, earlierNetwork(content)));
   network_ = std::move(network);
   USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
   runtime_ = std::move(runtime);
@@ -128,6 +126,20 @@ Status CoreImpl::openParts() {
            node_.hostCgroup};
   imageList_ = images_->list();
   return {};
+}
+
+network::Earlier CoreImpl::earlierNetwork(const store::LiveStore::Content& content) const {
+  network::Earlier earlier;
+  earlier.freed = content.freedAddresses;
+  for (const auto& pod : content.pods) {
+    if (pod.node == node_.instance && pod.state == PodRecord::State::Ready) {
+      earlier.living.push_back(pod);
+      continue;
+    }
+    // Freed at the latest now.
+    for (const auto& address : pod.addresses) earlier.freed[address] = nowNanos();
+  }
+  return earlier;
 }
 
 Status CoreImpl::startWatches() {
@@ -142,7 +154,31 @@ Status CoreImpl::startWatches() {
   // The holder's word about the uplink, renamed into place too.
   USERPOD_CHECK(
       watches_->add(parts_.paths.nodeState(), IN_MOVED_TO, [this](const std::string&) { refreshConditions(); }));
-  return {};
+  if (network_->stack() == "cni") pollNetwork();
+  return watchHostAddresses();
+}
+
+// The daemon is in the host's network namespace.
+Status CoreImpl::watchHostAddresses() {
+  USERPOD_TRY(watch, HostAddressWatch::open());
+  hostWatch_.emplace(std::move(watch));
+  return strand_->watch(hostWatch_->fd(), EPOLLIN, [this](std::uint32_t) {
+    hostWatch_->drain();
+    if (std::exchange(followingHost_, true)) return;
+    strand_->runAfter(kHostInterval, [this] {
+      followingHost_ = false;
+      workers_->submit([this] { network_->followHost(); });
+    });
+  });
+}
+
+// Configuration files and plugins come and go without a word to the core.
+void CoreImpl::pollNetwork() {
+  if (std::string problem = network_->problem(); problem != networkProblem_) {
+    networkProblem_ = problem;
+    publish(Change::Kind::Conditions, "");
+  }
+  strand_->runAfter(kNetworkInterval, [this] { pollNetwork(); });
 }
 
 void CoreImpl::subscribe(std::function<void(const Change&)> listener) {
@@ -264,6 +300,7 @@ void CoreImpl::commit(const ContainerPointer& container, ContainerRecord record)
 
 void CoreImpl::forget(const PodPointer& pod) {
   const PodRecord& record = *pod->record;
+  if (!record.addresses.empty()) noteStore(store_->putFreedAddresses(record.addresses, nowNanos()));
   noteStore(store_->removePod(record.id));
   auto name = podNames_.find(podNameKey(record.config));
   if (name != podNames_.end() && name->second == record.id) podNames_.erase(name);

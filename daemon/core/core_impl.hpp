@@ -16,6 +16,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/watches.hpp"
+#include "userns/host_address.hpp"
 #include "userns/node.hpp"
 
 namespace userpod::core {
@@ -127,9 +128,7 @@ class CoreImpl final : public Core {
   void podSockets(const std::string& key, Callback<network::TcpSockets> done) override;
   Result<network::LoopbackListeners> loopbackListeners() override;
   std::string containerSpec(const std::string& id) const override;
-  network::PodNamespaces podNamespaces(const PodRecord& pod) const override {
-    return network_->namespacesOf(pod.id, pod.config);
-  }
+  network::PodNamespaces podNamespaces(const PodRecord& pod) const override { return network_->namespacesOf(pod); }
 
   void pullImage(images::PullRequest request, Callback<std::string> done) override;
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
@@ -160,6 +159,9 @@ class CoreImpl final : public Core {
   Status startWatches();
   void publish(Change::Kind kind, const std::string& id, bool removed = false);
   void refreshConditions();
+  network::Earlier earlierNetwork(const store::LiveStore::Content& content) const;
+  Status watchHostAddresses();
+  void pollNetwork();
   std::vector<Condition> conditions() const;
   Condition containersCondition(const char* type, const char* reason, const char* what) const;
   Condition nodeCondition() const;
@@ -303,6 +305,9 @@ class CoreImpl final : public Core {
   std::map<std::uint32_t, JobEntity> jobs_;
   std::vector<std::shared_ptr<const ImageRecord>> imageList_;
   std::vector<Condition> hostConditions_;
+  std::string networkProblem_;  // as last published
+  std::optional<HostAddressWatch> hostWatch_;
+  bool followingHost_ = false;                 // a look at the host's addresses is due
   std::map<std::string, Condition> reported_;  // by type
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;

@@ -59,14 +59,20 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     auto cgroup = podCgroup(*shared, record.id);
     if (!cgroup) return done(std::move(cgroup).error());
     record.cgroup = *cgroup;
+    auto addresses = network_->reserve(record.id, *shared);
+    if (!addresses)
+      return done(std::move(addresses).error().wrap(fmt::format("pod {}/{}", shared->nameSpace, shared->name)));
+    record.addresses = std::move(*addresses);
     record.config = std::move(*shared);
     record.origin = origin;
     record.runtimeHandler = handler;
     record.createdAt = nowNanos();
     record.node = node_.instance;
-    if (auto written = commitNew(record, &store::LiveStore::putPod); !written)
+    if (auto written = commitNew(record, &store::LiveStore::putPod); !written) {
+      workers_->submit([this, record] { (void)network_->tearDown(record); });  // gives the addresses back
       return done(
           std::move(written).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name)));
+    }
     auto pod = std::make_shared<PodEntity>();
     pods_[record.id] = pod;
     podNames_[name] = record.id;
@@ -99,7 +105,7 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
     made.hostname = hostnameOf(record);
     PodConfig config = record.config;
     config.hostname = made.hostname;
-    USERPOD_TRY(network, network_->setUp(record.id, config));
+    USERPOD_TRY(network, network_->setUp(record, made.hostname));
     made.network = std::move(network);
     reachStage("pod.network", record.id);
     if (oci::sharesPid(record.config)) {
@@ -118,8 +124,7 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
 
 // Both, whatever becomes of the first: an address must not be lost for a process that does not end.
 void CoreImpl::endNamespaces(const PodRecord& record) {
-  for (const auto& status :
-       {node_.removeCgroup(oci::pauseCgroup(record)), network_->tearDown(record.id, record.addresses)})
+  for (const auto& status : {node_.removeCgroup(oci::pauseCgroup(record)), network_->tearDown(record)})
     if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
 }
 

@@ -64,7 +64,7 @@ void CoreImpl::recoverPod(const PodRecord& found) {
     noteStore(store_->putPod(record));
   }
   pod->stopping = record.state != PodRecord::State::Ready;
-  if (!pod->stopping) pod->namespaces = network_->namespacesOf(record.id, record.config);
+  if (!pod->stopping) pod->namespaces = network_->namespacesOf(record);
   auto hostname = readFile(parts_.paths.podDirectory(record.id) + "/hostname");
   pod->hostname = hostname ? std::string(trim(*hostname)) : record.id.substr(0, 12);
   pod->record = std::make_shared<const PodRecord>(record);
@@ -150,7 +150,7 @@ void CoreImpl::removeLeftovers() {
   pods.insert(pods.end(), pins.begin(), pins.end());
   for (const auto& id : pods)
     if (!pods_.contains(id)) {
-      note(network_->tearDown(id, {}));
+      note(network_->tearDown(PodRecord{.id = id}));
       note(removeTree(parts_.paths.podDirectory(id)));
     }
   for (const auto& id : namesIn(parts_.paths.exits()))

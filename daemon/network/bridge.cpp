@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 #include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
@@ -20,7 +22,7 @@ namespace {
 constexpr std::uint32_t kMtu = 65520;
 constexpr int kLoopbackIndex = 1;
 
-// The bytes that macText writes.
+// Locally administered, with the address in it.
 std::array<std::uint8_t, 6> mac(std::uint32_t address) {
   return {0x0a,
           0x58,
@@ -54,27 +56,46 @@ void setUp(NetlinkBatch& batch, int index, const std::string& link) {
   if (index == 0) batch.putText(IFLA_IFNAME, link);
 }
 
-void addAddress(NetlinkBatch& batch, unsigned index, std::uint32_t address, const Subnet& subnet,
-                const std::string& link) {
-  auto& body = batch.begin<ifaddrmsg>(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE,
-                                      "add address " + addressText(address) + " to " + link);
-  body.ifa_family = AF_INET;
-  body.ifa_prefixlen = static_cast<std::uint8_t>(subnet.prefix);
+struct Family {
+  std::uint8_t family;
+  std::uint8_t prefix;
+  std::size_t size;  // of an address
+};
+
+// Without duplicate address detection: who has which address is known, and it would take a second.
+void addAddress(NetlinkBatch& batch, unsigned index, Family family, const void* address, const std::string& what) {
+  auto& body = batch.begin<ifaddrmsg>(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, "add address " + what);
+  body.ifa_family = family.family;
+  body.ifa_prefixlen = family.prefix;
+  body.ifa_flags = family.family == AF_INET6 ? IFA_F_NODAD : 0;
   body.ifa_scope = RT_SCOPE_UNIVERSE;
   body.ifa_index = index;
-  batch.putU32(IFA_LOCAL, htonl(address));
-  batch.putU32(IFA_ADDRESS, htonl(address));
+  batch.put(IFA_LOCAL, address, family.size);
+  batch.put(IFA_ADDRESS, address, family.size);
+}
+
+void addAddress(NetlinkBatch& batch, unsigned index, std::uint32_t address, const Subnet& subnet,
+                const std::string& link) {
+  std::uint32_t bytes = htonl(address);
+  addAddress(batch, index, {AF_INET, static_cast<std::uint8_t>(subnet.prefix), sizeof bytes}, &bytes,
+             addressText(address) + " to " + link);
   batch.putU32(IFA_BROADCAST, htonl(subnet.last()));
 }
 
-void addDefaultRoute(NetlinkBatch& batch, unsigned index, std::uint32_t gateway) {
+void addAddress(NetlinkBatch& batch, unsigned index, const Address6& address, const Subnet6& subnet,
+                const std::string& link) {
+  addAddress(batch, index, {AF_INET6, static_cast<std::uint8_t>(subnet.prefix), address.size()}, address.data(),
+             addressText(address) + " to " + link);
+}
+
+void addDefaultRoute(NetlinkBatch& batch, unsigned index, std::uint8_t family, const void* gateway, std::size_t size) {
   auto& route = batch.begin<rtmsg>(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, "add default route");
-  route.rtm_family = AF_INET;
+  route.rtm_family = family;
   route.rtm_table = RT_TABLE_MAIN;
   route.rtm_protocol = RTPROT_STATIC;
   route.rtm_scope = RT_SCOPE_UNIVERSE;
   route.rtm_type = RTN_UNICAST;
-  batch.putU32(RTA_GATEWAY, htonl(gateway));
+  batch.put(RTA_GATEWAY, gateway, size);
   batch.putU32(RTA_OIF, index);
 }
 
@@ -92,18 +113,26 @@ void setHairpin(NetlinkBatch& batch, const std::string& link) {
 
 }  // namespace
 
-Bridge::Bridge(Netlink node, const Subnet& subnet)
-    : node_(std::move(node)), subnet_(subnet), ipv6_(pathExists("/proc/sys/net/ipv6")) {}
+std::string macText(std::uint32_t address) {
+  auto bytes = mac(address);
+  return fmt::format("{:02x}", fmt::join(bytes, ":"));
+}
 
-Result<Bridge> Bridge::open(const Subnet& subnet) {
+Bridge::Bridge(Netlink node, const Subnets& subnets)
+    : node_(std::move(node)), subnets_(subnets), ipv6_(pathExists("/proc/sys/net/ipv6")) {}
+
+Result<Bridge> Bridge::open(const Subnets& subnets) {
   USERPOD_TRY(socket, Netlink::open());
-  Bridge bridge(std::move(socket), subnet);
+  Bridge bridge(std::move(socket), subnets);
   USERPOD_CHECK(bridge.makeBridge());
   // A host may have set these for every new namespace: say what we rely on. The bridge's port to the pods is strict.
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv4/ip_forward", "1"));
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv4/conf/all/rp_filter", "0"));
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv4/conf/default/rp_filter", "0"));
   USERPOD_CHECK(writeFile(fmt::format("/proc/sys/net/ipv4/conf/{}/rp_filter", kBridge), "1"));
+  // 127.0.0.1 of the node as the source of what goes to a host port's pod; see localRules().
+  USERPOD_CHECK(writeFile(fmt::format("/proc/sys/net/ipv4/conf/{}/route_localnet", kBridge), "1"));
+  if (subnets.v6) USERPOD_CHECK(writeFile("/proc/sys/net/ipv6/conf/all/forwarding", "1"));
   return bridge;
 }
 
@@ -115,7 +144,7 @@ Status Bridge::makeBridge() {
     batch.begin<ifinfomsg>(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, std::string("add bridge ") + kBridge);
     batch.putText(IFLA_IFNAME, kBridge);
     // Given, as else the bridge takes the lowest of its ports' and changes when pods come and go.
-    putMac(batch, subnet_.gateway());
+    putMac(batch, subnets_.v4.gateway());
     batch.putU32(IFLA_MTU, kMtu);
     batch.openNest(IFLA_LINKINFO);
     batch.putText(IFLA_INFO_KIND, "bridge");
@@ -127,7 +156,8 @@ Status Bridge::makeBridge() {
   USERPOD_TRY(index, node_.linkIndex(kBridge));
   index_ = index;
   NetlinkBatch address;
-  addAddress(address, index_, subnet_.gateway(), subnet_, kBridge);
+  addAddress(address, index_, subnets_.v4.gateway(), subnets_.v4, kBridge);
+  if (subnets_.v6) addAddress(address, index_, subnets_.v6->at(1), *subnets_.v6, kBridge);
   return node_.run(address);
 }
 
@@ -163,8 +193,14 @@ Status Bridge::attach(const Port& port, Netlink& pod, int podNamespace) {
   setUp(inside, kLoopbackIndex, "lo");
   if (ipv6_) setNoAutoAddress(inside, "eth0");
   setUp(inside, static_cast<int>(*index), "eth0");
-  addAddress(inside, *index, port.address, subnet_, "eth0");
-  addDefaultRoute(inside, *index, subnet_.gateway());
+  addAddress(inside, *index, port.address, subnets_.v4, "eth0");
+  std::uint32_t gateway = htonl(subnets_.v4.gateway());
+  addDefaultRoute(inside, *index, AF_INET, &gateway, sizeof gateway);
+  if (subnets_.v6) {
+    addAddress(inside, *index, port.address6(subnets_), *subnets_.v6, "eth0");
+    auto gateway6 = subnets_.v6->at(1);
+    addDefaultRoute(inside, *index, AF_INET6, gateway6.data(), gateway6.size());
+  }
   if (auto done = pod.run(inside); !done) return std::move(done).error().wrap("in the pod");
   return {};
 }

@@ -4,151 +4,142 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <functional>
-#include <future>
 #include <mutex>
-#include <optional>
+#include <set>
 
-#include "daemon/network/bridge.hpp"
+#include "daemon/network/backend.hpp"
 #include "daemon/network/pins.hpp"
 #include "daemon/network/pod_files.hpp"
 #include "daemon/network/sysctls.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/log.hpp"
-#include "daemon/sys/util.hpp"
+#include "daemon/sys/stage.hpp"
+#include "userns/host_address.hpp"
+#include "userns/uplink.hpp"
 
 namespace userpod::network {
 namespace {
+
+constexpr int kSctp = 2;  // of the CRI's Protocol
 
 bool ofNode(NamespaceMode mode) {
   return mode == NamespaceMode::Node;
 }
 
-class BridgeNetwork final : public Network {
+bool hasHostPorts(const PodConfig& config) {
+  return std::any_of(config.ports.begin(), config.ports.end(), [](const auto& port) { return port.hostPort != 0; });
+}
+
+class PodNetworks final : public Network {
  public:
-  BridgeNetwork(Pins pins, const Subnet& subnet) : pins_(std::move(pins)), pool_(subnet), subnet_(subnet) {}
+  PodNetworks(const Paths& paths, const Settings& settings, Pins pins)
+      : paths_(paths), settings_(settings), pins_(std::move(pins)) {}
 
-  // What lives, from the pins and from the store, keeps its address.
-  void takeUp(const std::vector<std::string>& inUse);
-  Status start(const NodeInside& node);
+  Status start(const NodeInside& node, const Earlier& earlier);
 
-  Result<PodNetwork> setUp(const std::string& podId, const PodConfig& config) override;
-  PodNamespaces namespacesOf(const std::string& podId, const PodConfig& config) const override;
-  Status tearDown(const std::string& podId, const std::vector<std::string>& addresses) override;
-  std::string problem() const override { return {}; }
-  std::string note() const override { return note_; }
-  std::string stack() const override { return "bridge"; }
+  Result<std::vector<std::string>> reserve(const std::string& podId, const PodConfig& config) override;
+  Result<PodNetwork> setUp(const PodRecord& pod, const std::string& hostname) override;
+  PodNamespaces namespacesOf(const PodRecord& pod) const override;
+  Status tearDown(const PodRecord& pod) override;
+  void followHost() override;
+  std::string problem() const override { return backend_->problem(); }
+  std::string note() const override;
+  std::string stack() const override { return backend_->stack(); }
+  NetworkView view() override;
 
  private:
-  // In the network thread, which is in the node's network namespace.
-  Status inNode(const std::function<Status()>& function);
-  Status joinAndOpen(int networkNamespace);
-  void openNftables();
-  Status attach(const Port& port, Netlink& pod, int podNamespace);
+  Status takeUpPorts(const std::vector<PodRecord>& living);
+  PublishedPod published(const PodRecord& pod, const std::vector<std::string>& addresses) const;
+  NodeRules::PodPorts translated(const PodRecord& pod, const Joined& joined) const;
+  Result<PodNetwork> make(const PodRecord& pod, const std::string& hostname);
+  Status makeNamespaces(const PodRecord& pod, const std::string& hostname, const std::vector<Sysctl>& sysctls,
+                        Joined& joined);
+  Status openPorts(const PodRecord& pod, const Joined& joined);
+  Status closePorts(const PodRecord& pod);
 
-  Result<Port> newPort(const std::string& podId);
-  Status makeNamespaces(const std::string& podId, const PodConfig& config, const std::optional<Port>& port,
-                        const std::vector<Sysctl>& sysctls);
-  Status joinNetwork(const std::string& podId, const Port& port);
-  void release(const std::string& podId, std::uint32_t address);
-
+  const Paths paths_;
+  const Settings settings_;
   Pins pins_;
-  std::mutex mutex_;  // guards pool_ and nextLink_
-  AddressPool pool_;
-  std::uint32_t nextLink_ = 0;
-  const Subnet subnet_;
-  std::string note_;  // set before open() returns
-
-  // The network thread's own.
-  std::optional<Bridge> bridge_;
-  std::optional<Nftables> nftables_;
-  bool guarded_ = false;
-
-  std::unique_ptr<EventLoop> thread_;  // last: it ends before what it uses
+  std::unique_ptr<NodeRules> rules_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Ports> ports_;
+  std::mutex mutex_;
+  std::map<std::string, NodeRules::PodPorts> open_;  // by pod, what is published; guarded by mutex_
+  std::string hostAddress_;                          // guarded by mutex_
 };
 
-void BridgeNetwork::takeUp(const std::vector<std::string>& inUse) {
-  for (const auto& text : inUse) {
-    if (auto address = parseAddress(text)) pool_.reserve(*address, "");
+Status PodNetworks::start(const NodeInside& node, const Earlier& earlier) {
+  USERPOD_TRY(rules, NodeRules::open(node));
+  rules_ = std::move(rules);
+  USERPOD_TRY(backend, settings_.network == "cni" ? openCni(paths_, settings_, node, earlier)
+                                                  : openBridge(settings_, *rules_, earlier));
+  backend_ = std::move(backend);
+  USERPOD_TRY(ports, Ports::open(paths_, settings_, node));
+  ports_ = std::move(ports);
+  followHost();
+  return takeUpPorts(earlier.living);
+}
+
+Status PodNetworks::takeUpPorts(const std::vector<PodRecord>& living) {
+  std::vector<PublishedPod> all;
+  std::vector<NodeRules::PodPorts> rules;
+  for (const auto& pod : living) {
+    if (!hasHostPorts(pod.config)) continue;
+    Joined joined = backend_->joined(pod);
+    all.push_back(published(pod, joined.addresses));
+    open_[pod.id] = translated(pod, joined);
+    rules.push_back(open_[pod.id]);
   }
-  for (const auto& podId : pins_.pods()) {
-    if (auto port = pins_.port(podId)) pool_.reserve(port->address, podId);
-  }
-  // Anywhere in the number space: a name of the daemon before this one does not come back soon.
-  nextLink_ = static_cast<std::uint32_t>(std::stoul(randomHex(4), nullptr, 16));
-}
-
-Status BridgeNetwork::start(const NodeInside& node) {
-  USERPOD_TRY(thread, EventLoop::start("network"));
-  thread_ = std::move(thread);
-  return inNode([this, fd = node.networkNamespace.get()] { return joinAndOpen(fd); });
-}
-
-Status BridgeNetwork::inNode(const std::function<Status()>& function) {
-  std::promise<Status> done;
-  thread_->post([&] { done.set_value(function()); });
-  return done.get_future().get();
-}
-
-Status BridgeNetwork::joinAndOpen(int networkNamespace) {
-  if (::setns(networkNamespace, CLONE_NEWNET) < 0) return sysError("join the node's network namespace");
-  auto bridge = Bridge::open(subnet_);
-  if (!bridge) return std::move(bridge).error().as(Code::NetworkSetupFailed).wrap(kBridge);
-  bridge_ = std::move(*bridge);
-  openNftables();
-  if (!note_.empty()) logWarning("{}", note_);
+  if (auto done = rules_->replacePorts(rules); !done) logWarning("host ports: {}", done.error().text());
+  if (auto done = ports_->synchronise(all); !done) logWarning("host ports: {}", done.error().text());
   return {};
 }
 
-void BridgeNetwork::openNftables() {
-  auto opened = Nftables::open();
-  if (!opened) {
-    note_ = "pods reach each other and the node, not the outside: " + opened.error().text();
-    return;
-  }
-  nftables_ = std::move(*opened);
-  if (auto nat = nftables_->run(natRules(subnet_)); !nat)
-    note_ = "pods reach each other and the node, not the outside (CONFIG_NFT_MASQ): " + nat.error().text();
-  if (auto guard = nftables_->run(guardRules()); guard) {
-    guarded_ = true;
+// The node's own address for a pod that is in its network: any but 127.0.0.1, which is where that pod trusts callers.
+PublishedPod PodNetworks::published(const PodRecord& pod, const std::vector<std::string>& addresses) const {
+  bool node = ofNode(pod.config.security.namespaces.network);
+  PublishedPod result{pod.id, addresses, pod.config.ports, node};
+  if (!node) return result;
+  if (settings_.uplink != "none") {
+    result.addresses = {"10.0.2.100"};
   } else {
-    note_ += (note_.empty() ? "" : "; ") +
-             ("pods can take each other's addresses (CONFIG_NF_TABLES_BRIDGE): " + guard.error().text());
+    NetworkView view;
+    backend_->describe(view);
+    result.addresses = view.gateways;
   }
+  return result;
 }
 
-Status BridgeNetwork::attach(const Port& port, Netlink& pod, int podNamespace) {
-  // The guard first: not one packet leaves the pod unchecked, and none is lost.
-  if (guarded_) USERPOD_CHECK(nftables_->run(guardAdd(port)));
-  return bridge_->attach(port, pod, podNamespace);
+NodeRules::PodPorts PodNetworks::translated(const PodRecord& pod, const Joined& joined) const {
+  if (joined.mapsPorts || ofNode(pod.config.security.namespaces.network)) return {};
+  return {pod.config.ports, joined.addresses};
 }
 
-Result<Port> BridgeNetwork::newPort(const std::string& podId) {
-  std::lock_guard lock(mutex_);
-  USERPOD_TRY(address, pool_.allocate(podId));
-  // Counting up: the kernel reaps a veth some time after its pod has gone, so a name must not come back at once.
-  return Port{fmt::format("up{:08x}", nextLink_++), address};
+std::string PodNetworks::note() const {
+  std::string note = backend_->note();
+  if (!rules_->note().empty()) note += (note.empty() ? "" : "; ") + rules_->note();
+  return note;
 }
 
-void BridgeNetwork::release(const std::string& podId, std::uint32_t address) {
-  std::lock_guard lock(mutex_);
-  pool_.release(address, podId);
-}
-
-Status BridgeNetwork::joinNetwork(const std::string& podId, const Port& port) {
-  USERPOD_TRY(pod, Netlink::open());
-  USERPOD_TRY(podNamespace, openFile(pins_.file(podId, "net"), O_RDONLY));
-  auto attached = inNode([&] { return attach(port, pod, podNamespace.get()); });
-  if (attached) return {};
-  return std::move(attached).error().as(Code::NetworkSetupFailed);
+Result<std::vector<std::string>> PodNetworks::reserve(const std::string& podId, const PodConfig& config) {
+  for (const auto& port : config.ports)
+    if (port.hostPort != 0 && port.protocol == kSctp)
+      return Error(Code::InvalidArgument,
+                   fmt::format("port_mappings: host port {} is SCTP, which cannot leave a user's network: slirp4netns "
+                               "and pasta carry TCP and UDP only; use one of these or leave host_port out",
+                               port.hostPort));
+  if (ofNode(config.security.namespaces.network)) return std::vector<std::string>();
+  return backend_->reserve(podId);
 }
 
 // In a thread of its own. Everything that it makes hangs on the pins: without them it is gone.
-Status BridgeNetwork::makeNamespaces(const std::string& podId, const PodConfig& config, const std::optional<Port>& port,
-                                     const std::vector<Sysctl>& sysctls) {
-  const auto& modes = config.security.namespaces;
-  int flags = (port ? CLONE_NEWNET | CLONE_NEWUTS : 0) | (ofNode(modes.ipc) ? 0 : CLONE_NEWIPC);
+Status PodNetworks::makeNamespaces(const PodRecord& pod, const std::string& hostname,
+                                   const std::vector<Sysctl>& sysctls, Joined& joined) {
+  const auto& modes = pod.config.security.namespaces;
+  bool own = !ofNode(modes.network);
+  int flags = (own ? CLONE_NEWNET | CLONE_NEWUTS : 0) | (ofNode(modes.ipc) ? 0 : CLONE_NEWIPC);
   if (flags != 0 && ::unshare(flags) < 0) {
     int reason = errno;
     if (reason == ENOSPC)
@@ -158,76 +149,138 @@ Status BridgeNetwork::makeNamespaces(const std::string& podId, const PodConfig& 
                    reason);
     return sysError("make a pod's namespaces", reason);
   }
-  if (!ofNode(modes.ipc)) USERPOD_CHECK(pins_.pin(podId, "ipc"));
-  if (port) {
-    if (::sethostname(config.hostname.data(), config.hostname.size()) < 0)
-      return sysError("set host name " + config.hostname);
-    USERPOD_CHECK(pins_.pin(podId, "uts"));
-    USERPOD_CHECK(pins_.pin(podId, "net"));
-    USERPOD_CHECK(joinNetwork(podId, *port));
+  if (!ofNode(modes.ipc)) USERPOD_CHECK(pins_.pin(pod.id, "ipc"));
+  if (own) {
+    if (::sethostname(hostname.data(), hostname.size()) < 0) return sysError("set host name " + hostname);
+    USERPOD_CHECK(pins_.pin(pod.id, "uts"));
+    USERPOD_CHECK(pins_.pin(pod.id, "net"));
+    USERPOD_TRY(got, backend_->join(pod, pins_.file(pod.id, "net")));
+    joined = std::move(got);
   }
   // Last: those of eth0 need it.
   return applySysctls(sysctls);
 }
 
-Result<PodNetwork> BridgeNetwork::setUp(const std::string& podId, const PodConfig& config) {
-  const auto& modes = config.security.namespaces;
-  USERPOD_TRY(sysctls, checkSysctls(config.sysctls, modes));
-  if (!ofNode(modes.network)) USERPOD_CHECK(checkHostname(config.hostname));
-  if (pins_.known(podId)) USERPOD_CHECK(tearDown(podId, {}));
-  PodNetwork network;
-  network.namespaces = namespacesOf(podId, config);
-  std::optional<Port> port;
-  if (!ofNode(modes.network)) {
-    USERPOD_TRY(made, newPort(podId));
-    port = std::move(made);
-    network.addresses.push_back(addressText(port->address));
+Status PodNetworks::openPorts(const PodRecord& pod, const Joined& joined) {
+  if (!hasHostPorts(pod.config)) return {};
+  auto rules = translated(pod, joined);
+  {
+    std::lock_guard lock(mutex_);
+    open_[pod.id] = {};
   }
-  Status status = pins_.begin(podId, port);
-  if (status) status = inOwnThread([&] { return makeNamespaces(podId, config, port, sysctls); });
-  if (status) status = pins_.mountShm(podId, ofNode(modes.ipc));
-  if (status) return network;
-  if (auto undone = tearDown(podId, network.addresses); !undone)
-    logMessage(Level::Warning, undone.error().text(), {{"POD_ID", podId}});
-  return std::move(status).error();
+  // Listening first: it finds out whether a port is free.
+  USERPOD_CHECK(ports_->publish(published(pod, joined.addresses)));
+  reachStage("pod.ports", pod.id);
+  if (rules.ports.empty()) return {};
+  USERPOD_CHECK(rules_->addPorts(rules));
+  std::lock_guard lock(mutex_);
+  open_[pod.id] = std::move(rules);
+  return {};
 }
 
-PodNamespaces BridgeNetwork::namespacesOf(const std::string& podId, const PodConfig& config) const {
-  const auto& modes = config.security.namespaces;
+// Only once: the ports may be another pod's by the next time.
+Status PodNetworks::closePorts(const PodRecord& pod) {
+  NodeRules::PodPorts rules;
+  {
+    std::lock_guard lock(mutex_);
+    auto known = open_.find(pod.id);
+    if (known == open_.end()) return {};
+    rules = std::move(known->second);
+    open_.erase(known);
+  }
+  Status removed = rules.ports.empty() ? Status() : rules_->removePorts(rules);
+  USERPOD_CHECK(ports_->withdraw(pod.id));
+  return removed;
+}
+
+Result<PodNetwork> PodNetworks::make(const PodRecord& pod, const std::string& hostname) {
+  const auto& modes = pod.config.security.namespaces;
+  USERPOD_TRY(sysctls, checkSysctls(pod.config.sysctls, modes));
+  if (!ofNode(modes.network)) USERPOD_CHECK(checkHostname(hostname));
+  USERPOD_CHECK(pins_.begin(pod.id));
+  Joined joined;
+  USERPOD_CHECK(inOwnThread([&] { return makeNamespaces(pod, hostname, sysctls, joined); }));
+  USERPOD_CHECK(openPorts(pod, joined));
+  USERPOD_CHECK(pins_.mountShm(pod.id, ofNode(modes.ipc)));
+  return PodNetwork{namespacesOf(pod), std::move(joined.addresses)};
+}
+
+Result<PodNetwork> PodNetworks::setUp(const PodRecord& pod, const std::string& hostname) {
+  auto made = make(pod, hostname);
+  if (made) return made;
+  if (auto undone = tearDown(pod); !undone) logMessage(Level::Warning, undone.error().text(), {{"POD_ID", pod.id}});
+  return made;
+}
+
+PodNamespaces PodNetworks::namespacesOf(const PodRecord& pod) const {
+  const auto& modes = pod.config.security.namespaces;
   bool node = ofNode(modes.network);
   // A pod of the node's network has the node's host name too, as CRI-O does.
-  return {.network = node ? "/proc/1/ns/net" : pins_.file(podId, "net"),
-          .ipc = ofNode(modes.ipc) ? "/proc/1/ns/ipc" : pins_.file(podId, "ipc"),
-          .uts = node ? "/proc/1/ns/uts" : pins_.file(podId, "uts")};
+  return {.network = node ? "/proc/1/ns/net" : pins_.file(pod.id, "net"),
+          .ipc = ofNode(modes.ipc) ? "/proc/1/ns/ipc" : pins_.file(pod.id, "ipc"),
+          .uts = node ? "/proc/1/ns/uts" : pins_.file(pod.id, "uts")};
 }
 
-Status BridgeNetwork::tearDown(const std::string& podId, const std::vector<std::string>& addresses) {
-  auto port = pins_.port(podId);
-  if (port && guarded_) {
-    auto removed = inNode([&] { return nftables_->run(guardRemove(*port)); });
-    // The pod goes all the same: its port's name does not come back, so a rule left behind lets nothing through.
-    if (!removed) logMessage(Level::Warning, removed.error().text(), {{"POD_ID", podId}});
+Status PodNetworks::tearDown(const PodRecord& pod) {
+  Status result;
+  auto note = [&](Status status) {
+    if (!status && result) result = std::move(status);
+  };
+  note(closePorts(pod));
+  // What plugins or rules do not give back must not keep the pod: a link's name does not come again, so a rule left
+  // behind lets nothing through, and what a plugin keeps is tried again at the next start.
+  if (!ofNode(pod.config.security.namespaces.network)) note(backend_->leave(pod, pins_.file(pod.id, "net")));
+  note(pins_.unmountShm(pod.id));
+  if (auto removed = pins_.remove(pod.id); !removed) {
+    note(std::move(removed));
+    return result;
   }
-  // The pins last: while they are there, the next setUp of this id knows that there is something to undo.
-  Status unmounted = pins_.unmountShm(podId);
-  USERPOD_CHECK(pins_.remove(podId));
   // Only now, so that two pods never have the same address.
-  if (port) release(podId, port->address);
-  for (const auto& text : addresses) {
-    if (auto address = parseAddress(text)) release(podId, *address);
+  backend_->release(pod);
+  return result;
+}
+
+void PodNetworks::followHost() {
+  std::string address;
+  // With the host's loopback open, the uplink itself leads there.
+  if (!settings_.hostLoopback && settings_.uplink != "none") address = hostAddresses().v4;
+  {
+    std::lock_guard lock(mutex_);
+    if (address == hostAddress_) return;
+    hostAddress_ = address;
   }
-  return unmounted;
+  if (auto led = rules_->leadHostTo(address); !led) logWarning("host.userpod.internal: {}", led.error().text());
+}
+
+NetworkView PodNetworks::view() {
+  NetworkView view;
+  view.stack = backend_->stack();
+  backend_->describe(view);
+  auto uplink = readUplinkState(paths_);
+  view.uplink = uplink.phase == UplinkState::Phase::Up     ? "up"
+                : uplink.phase == UplinkState::Phase::None ? "none"
+                                                           : "down: " + uplink.reason;
+  {
+    std::lock_guard lock(mutex_);
+    view.hostAddress = hostAddress_;
+  }
+  view.problem = problem();
+  view.note = note();
+  if (auto ports = ports_->list()) {
+    view.ports = std::move(*ports);
+  } else {
+    view.note += (view.note.empty() ? "" : "; ") + ports.error().text();
+  }
+  return view;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Network>> Network::open(const Paths& paths, const Settings& settings, const NodeInside& node,
-                                               const std::vector<std::string>& inUse) {
-  USERPOD_TRY(subnet, Subnet::parse(settings.subnet));
+                                               const Earlier& earlier) {
   USERPOD_TRY(pins, Pins::open(paths));
-  auto network = std::make_unique<BridgeNetwork>(std::move(pins), subnet);
-  network->takeUp(inUse);
-  USERPOD_CHECK(network->start(node));
+  auto network = std::make_unique<PodNetworks>(paths, settings, std::move(pins));
+  USERPOD_CHECK(network->start(node, earlier));
   return std::unique_ptr<Network>(std::move(network));
 }
 

@@ -1,10 +1,13 @@
-// Pod networks: namespaces and their pins, the built-in bridge, addresses, NAT, and the DNS files.
+// Pod networks: namespaces and their pins, the built-in bridge or CNI, host ports, and the DNS files.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "daemon/network/cni/cni.hpp"
+#include "daemon/network/ports/ports.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
 #include "policy/settings.hpp"
@@ -22,35 +25,64 @@ struct PodNamespaces {
 
 struct PodNetwork {
   PodNamespaces namespaces;
-  std::vector<std::string> addresses;  // textual; empty for the node's network
+  std::vector<std::string> addresses;  // textual, primary first; empty for the node's network
 };
 
-// All methods block (1 to 10 ms), may be called from any worker thread and are safe to call at once for different pods.
-// Threads that change their namespaces are made and ended inside.
+// What a starting daemon knows of the one before it.
+struct Earlier {
+  std::vector<PodRecord> living;              // ready, and of this node
+  std::map<std::string, std::int64_t> freed;  // address -> when, nanoseconds since the epoch
+};
+
+// For people: how packets go. Everything is textual.
+struct NetworkView {
+  std::string stack;  // "bridge", "cni"
+  std::string bridge;
+  std::vector<std::string> subnets;
+  std::vector<std::string> gateways;
+  std::size_t addressesUsed = 0;
+  std::size_t addressesAll = 0;
+  std::vector<CniNetwork> cni;
+  std::string uplink;  // "up", "down: REASON", "none"
+  std::string hostAddress;
+  std::vector<PublishedPort> ports;
+  std::string problem;
+  std::string note;
+};
+
+// All methods block (1 to 10 ms; with CNI as long as the plugins take), may be called from any worker thread and are
+// safe to call at once for different pods. Threads that change their namespaces are made and ended inside.
 class Network {
  public:
-  // Makes the bridge, the addresses and the nftables rules in the node when they are not there (a daemon restart finds
-  // them and keeps them), and mounts the tmpfs of pins at paths.node. `inUse`: address of each pod that lives.
+  // Makes what the node's network needs when it is not there (a daemon restart finds it and keeps it), and mounts the
+  // tmpfs of pins at paths.node. Host ports of the living pods are served again, those of others no more.
   // ConfigInvalid for a bad subnet. A kernel without nftables is no error: see note().
   static Result<std::unique_ptr<Network>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
-                                               const std::vector<std::string>& inUse);
+                                               const Earlier& earlier);
   virtual ~Network() = default;
 
-  // Namespaces (net unless the node's, ipc unless the node's, uts with the host name), pins, veth, address, sysctls.
+  // Addresses for a pod that is to be made, to be written down in its record before anything else is done: empty for
+  // the node's network, and where plugins choose. Does not block. InvalidArgument for host ports that cannot be (SCTP),
+  // NetworkSetupFailed when no address is free.
+  virtual Result<std::vector<std::string>> reserve(const std::string& podId, const PodConfig& config) = 0;
+  // Namespaces (net unless the node's, ipc unless the node's, uts with the host name), pins, eth0, host ports, sysctls.
   // Also /dev/shm of the pod at podDirectory/shm: a tmpfs of 64 MiB, or the one shared by pods with the node's IPC.
-  // Called again for the same id after a crash, it undoes what is there and starts anew. Nothing is left on failure.
-  // InvalidArgument for a bad host name or sysctl, NetworkSetupFailed when no address is free.
-  virtual Result<PodNetwork> setUp(const std::string& podId, const PodConfig& config) = 0;
+  // Nothing is left on failure. InvalidArgument for a bad host name or sysctl, NetworkSetupFailed for a taken port.
+  virtual Result<PodNetwork> setUp(const PodRecord& pod, const std::string& hostname) = 0;
   // The namespaces of a pod that exists already (daemon restart).
-  virtual PodNamespaces namespacesOf(const std::string& podId, const PodConfig& config) const = 0;
-  // Frees address and rules, unpins, unmounts shm. Unknown ids and repetition are fine, also when an address has gone
-  // to another pod since. The kernel reaps the veth with its namespace, once no process is left in it.
-  virtual Status tearDown(const std::string& podId, const std::vector<std::string>& addresses) = 0;
-  // Empty when pods can get a network; else what is wrong, for the NetworkReady condition.
+  virtual PodNamespaces namespacesOf(const PodRecord& pod) const = 0;
+  // Frees addresses and rules, unpins, unmounts shm. Repetition is fine, and an id alone, of which nothing is known,
+  // also when an address or port has gone to another pod since. The kernel reaps the veth with its namespace, once no
+  // process is left in it.
+  virtual Status tearDown(const PodRecord& pod) = 0;
+  // After a change of the host's addresses: leads host.userpod.internal to the main one.
+  virtual void followHost() = 0;
+  // Empty when pods can get a network; else what is wrong, for the NetworkReady condition. Does not block.
   virtual std::string problem() const = 0;
   // What pods lack although they get a network (address translation on a kernel without nftables); else empty.
   virtual std::string note() const = 0;
-  virtual std::string stack() const = 0;  // "bridge"
+  virtual std::string stack() const = 0;  // "bridge", "cni"
+  virtual NetworkView view() = 0;
 };
 
 // Close-on-exec and non-blocking.

@@ -1,13 +1,11 @@
 #include "daemon/network/pins.hpp"
 
-#include <fmt/core.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <filesystem>
 
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/mount.hpp"
@@ -17,7 +15,6 @@ namespace userpod::network {
 namespace {
 
 constexpr std::array kNamespaces = {"net", "ipc", "uts"};
-constexpr const char* kPort = "port";
 // 64 MiB, what Docker, CRI-O and containerd give.
 constexpr const char* kShmOptions = "mode=1777,size=65536k";
 constexpr unsigned long kShmFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -50,39 +47,14 @@ Result<Pins> Pins::open(const Paths& paths) {
   return pins;
 }
 
-Status Pins::begin(const std::string& podId, const std::optional<Port>& port) const {
-  USERPOD_CHECK(makeDirectories(paths_.pin(podId), 0700));
-  if (!port) return {};
-  return writeFileAtomic(file(podId, kPort), port->link + " " + addressText(port->address) + "\n", 0600);
+Status Pins::begin(const std::string& podId) const {
+  return makeDirectories(paths_.pin(podId), 0700);
 }
 
 Status Pins::pin(const std::string& podId, const std::string& name) const {
   std::string target = file(podId, name);
   USERPOD_CHECK(writeFile(target, "", 0600));
   return bindMount("/proc/thread-self/ns/" + name, target, false);
-}
-
-bool Pins::known(const std::string& podId) const {
-  return pathExists(paths_.pin(podId));
-}
-
-std::optional<Port> Pins::port(const std::string& podId) const {
-  auto text = readFile(file(podId, kPort), 256);
-  if (!text) return std::nullopt;
-  auto parts = split(trim(*text), ' ');
-  if (parts.size() != 2) return std::nullopt;
-  auto address = parseAddress(parts[1]);
-  if (!address) return std::nullopt;
-  return Port{parts[0], *address};
-}
-
-std::vector<std::string> Pins::pods() const {
-  std::vector<std::string> ids;
-  std::error_code error;
-  for (std::filesystem::directory_iterator entry(paths_.node + "/ns", error), end; !error && entry != end;
-       entry.increment(error))
-    ids.push_back(entry->path().filename());
-  return ids;
 }
 
 Status Pins::remove(const std::string& podId) const {
@@ -96,7 +68,6 @@ Status Pins::remove(const std::string& podId) const {
     note(unmountDetached(target));
     note(removeFile(target));
   }
-  note(removeFile(file(podId, kPort)));
   note(removeDirectory(paths_.pin(podId)));
   return result;
 }

@@ -1,11 +1,9 @@
 // The files that keep a pod's namespaces alive: bind mounts of nsfs on a private tmpfs that only the node sees.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "daemon/network/nftables.hpp"
 #include "daemon/sys/error.hpp"
 #include "policy/settings.hpp"
 
@@ -18,14 +16,10 @@ class Pins {
   static Result<Pins> open(const Paths& paths);
 
   std::string file(const std::string& podId, const std::string& name) const { return paths_.pin(podId) + "/" + name; }
-  // The directory of the pod's pins, with its port noted if it has one: a daemon that is killed at any later point
-  // finds what to undo.
-  Status begin(const std::string& podId, const std::optional<Port>& port) const;
+  // The directory of the pod's pins: a daemon that is killed at any later point finds what to undo.
+  Status begin(const std::string& podId) const;
   // Binds a namespace of the calling thread: "net", "ipc", "uts".
   Status pin(const std::string& podId, const std::string& name) const;
-  bool known(const std::string& podId) const;  // begun and not removed
-  std::optional<Port> port(const std::string& podId) const;
-  std::vector<std::string> pods() const;
   // Drops all pins of the pod. What is not there is fine.
   Status remove(const std::string& podId) const;
 

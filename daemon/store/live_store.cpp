@@ -48,6 +48,8 @@ bool running(const ContainerRecord& container) {
 }  // namespace
 
 Status LiveStore::prepare() {
+  USERPOD_CHECK(database_.execute(
+      "CREATE TABLE IF NOT EXISTS freed_addresses(address TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"));
   USERPOD_TRY(version, database_.userVersion());
   if (version == kLiveSchema) return {};
   if (version != 0)
@@ -84,7 +86,12 @@ Result<LiveStore::Content> LiveStore::load() {
   Content content;
   USERPOD_CHECK(loadTable(database_, "pods", content.pods));
   USERPOD_CHECK(loadTable(database_, "containers", content.containers));
-  return content;
+  USERPOD_TRY(statement, database_.prepare("SELECT address, at FROM freed_addresses"));
+  for (;;) {
+    USERPOD_TRY(row, statement.step());
+    if (!row) return content;
+    content.freedAddresses[statement.text(0)] = statement.integer(1);
+  }
 }
 
 Status LiveStore::putPod(const PodRecord& pod) {
@@ -96,6 +103,17 @@ Status LiveStore::putPod(const PodRecord& pod) {
 Status LiveStore::removePod(const std::string& id) {
   USERPOD_TRY(statement, database_.prepare("DELETE FROM pods WHERE id = ?1"));
   return statement.bind(1, id).run();
+}
+
+Status LiveStore::putFreedAddresses(const std::vector<std::string>& addresses, std::int64_t now) {
+  constexpr std::int64_t kHour = 3'600'000'000'000;
+  USERPOD_TRY(old, database_.prepare("DELETE FROM freed_addresses WHERE at < ?1"));
+  USERPOD_CHECK(old.bind(1, now - kHour).run());
+  for (const auto& address : addresses) {
+    USERPOD_TRY(statement, database_.prepare("INSERT OR REPLACE INTO freed_addresses VALUES(?1, ?2)"));
+    USERPOD_CHECK(statement.bind(1, address).bind(2, now).run());
+  }
+  return {};
 }
 
 Status LiveStore::putContainer(const ContainerRecord& container) {

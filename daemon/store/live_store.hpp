@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,10 +26,12 @@ class LiveStore {
   struct Content {
     std::vector<PodRecord> pods;
     std::vector<ContainerRecord> containers;
+    std::map<std::string, std::int64_t> freedAddresses;  // of pods removed within the last hour, and when (nanoseconds)
   };
   Result<Content> load();
   Status putPod(const PodRecord& pod);
   Status removePod(const std::string& id);
+  Status putFreedAddresses(const std::vector<std::string>& addresses, std::int64_t now);
   Status putContainer(const ContainerRecord& container);
   Status removeContainer(const std::string& id);
   // All of it anew, in one transaction: after writes that failed.

@@ -6,9 +6,9 @@
 
 #include <set>
 
-#include "daemon/network/address_pool.hpp"
-#include "daemon/network/nftables.hpp"
+#include "daemon/network/addresses.hpp"
 #include "daemon/network/pod_files.hpp"
+#include "daemon/network/rules.hpp"
 #include "daemon/network/sysctls.hpp"
 #include "daemon/sys/fd.hpp"
 #include "userns/resolver.hpp"
@@ -36,50 +36,77 @@ TEST(Subnet, RefusesWhatCannotHoldPodsAndNamesTheSetting) {
   EXPECT_NE(Subnet::parse("10.88.3.7/16").error().text().find("write 10.88.0.0/16"), std::string::npos);
 }
 
+TEST(Subnet6, GivesAPodItsIpv4Number) {
+  auto subnet = *Subnet::parse("10.88.0.0/16");
+  auto subnet6 = Subnet6::parse("fd75:7064:88::/64", subnet);
+  ASSERT_TRUE(subnet6) << subnet6.error().text();
+  EXPECT_EQ(addressText(subnet6->at(1)), "fd75:7064:88::1");
+  EXPECT_EQ(addressText(subnet6->at(0x1234)), "fd75:7064:88::1234");
+  EXPECT_EQ(subnet6->text(), "fd75:7064:88::/64");
+  EXPECT_TRUE(Subnet6::parse("2001:db8::7:0/112", subnet));
+}
+
+TEST(Subnet6, RefusesWhatCannotHoldPodsAndNamesTheSetting) {
+  auto subnet = *Subnet::parse("10.88.0.0/16");
+  for (const char* text : {"fd75::", "fd75::/", "fd75::/x", "fd75::/129", "fd75::/113", "fd75::/8", "fd75::1/64",
+                           "fe80::/64", "ff02::/64", "::/64", "10.88.0.0/16", "fd00::/64", "fd00::/32"}) {
+    auto bad = Subnet6::parse(text, subnet);
+    ASSERT_FALSE(bad) << text;
+    EXPECT_EQ(bad.error().code(), Code::ConfigInvalid) << text;
+    EXPECT_NE(bad.error().text().find("subnet6 = \""), std::string::npos) << bad.error().text();
+  }
+  EXPECT_NE(Subnet6::parse("fd75::1/64", subnet).error().text().find("write fd75::/64"), std::string::npos);
+}
+
+constexpr std::int64_t kNow = 1'000'000'000'000;
+constexpr std::int64_t kDelay = 30'000'000'000;
+
 TEST(AddressPool, GivesEachAddressOnceAndSaysWhenNoneIsLeft) {
-  AddressPool pool(*Subnet::parse("192.168.7.0/28"));
+  AddressPool pool(*Subnet::parse("192.168.7.0/28"), kDelay);
   std::set<std::uint32_t> given;
   for (int i = 0; i < 13; ++i) {
-    auto address = pool.allocate("pod");
+    auto address = pool.allocate("pod", kNow);
     ASSERT_TRUE(address);
     EXPECT_TRUE(given.insert(*address).second);
   }
   EXPECT_EQ(addressText(*given.begin()), "192.168.7.2");
   EXPECT_EQ(addressText(*given.rbegin()), "192.168.7.14");
-  auto none = pool.allocate("pod");
+  auto none = pool.allocate("pod", kNow);
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code(), Code::NetworkSetupFailed);
   EXPECT_NE(none.error().text().find("subnet in userpod.toml"), std::string::npos);
 }
 
-TEST(AddressPool, DoesNotReuseAnAddressAtOnce) {
-  AddressPool pool(*Subnet::parse("192.168.7.0/28"));
-  auto first = *pool.allocate("a");
-  pool.release(first, "a");
-  for (int i = 0; i < 12; ++i) EXPECT_NE(*pool.allocate("b"), first);
-  EXPECT_EQ(*pool.allocate("c"), first);
+TEST(AddressPool, DoesNotReuseAnAddressBeforeTheOthersNorBeforeTheDelay) {
+  AddressPool pool(*Subnet::parse("192.168.7.0/28"), kDelay);
+  auto first = *pool.allocate("a", kNow);
+  pool.release(first, "a", kNow);
+  for (int i = 0; i < 12; ++i) EXPECT_NE(*pool.allocate("b", kNow + 2 * kDelay), first);
+  EXPECT_EQ(*pool.allocate("c", kNow + 2 * kDelay), first);
+  pool.release(first, "c", kNow + 2 * kDelay);
+  EXPECT_FALSE(pool.allocate("d", kNow + 3 * kDelay - 1));
+  EXPECT_EQ(*pool.allocate("d", kNow + 3 * kDelay), first);
 }
 
 TEST(AddressPool, FreesOnlyTheOwnersAddress) {
-  AddressPool pool(*Subnet::parse("192.168.7.0/28"));
-  auto address = *pool.allocate("new");
-  pool.release(address, "old");
+  AddressPool pool(*Subnet::parse("192.168.7.0/28"), kDelay);
+  auto address = *pool.allocate("new", kNow);
+  pool.release(address, "old", kNow);
   EXPECT_EQ(pool.used(), 1U);
-  pool.release(address, "new");
-  pool.release(address, "new");
+  pool.release(address, "new", kNow);
+  pool.release(address, "new", kNow);
   EXPECT_EQ(pool.used(), 0U);
 }
 
 TEST(AddressPool, ReservesWhatLivesAndGoesOnBehindIt) {
-  AddressPool pool(*Subnet::parse("192.168.7.0/28"));
-  pool.reserve(*parseAddress("192.168.7.5"), "");
-  pool.reserve(*parseAddress("192.168.7.1"), "");   // the bridge's
-  pool.reserve(*parseAddress("10.1.1.1"), "");      // of an earlier setting
-  pool.reserve(*parseAddress("192.168.7.15"), "");  // broadcast
+  AddressPool pool(*Subnet::parse("192.168.7.0/28"), kDelay);
+  pool.reserve(*parseAddress("192.168.7.5"), "x");
+  pool.reserve(*parseAddress("192.168.7.1"), "x");   // the bridge's
+  pool.reserve(*parseAddress("10.1.1.1"), "x");      // of an earlier setting
+  pool.reserve(*parseAddress("192.168.7.15"), "x");  // broadcast
   EXPECT_EQ(pool.used(), 1U);
-  EXPECT_EQ(addressText(*pool.allocate("a")), "192.168.7.6");
-  pool.release(*parseAddress("192.168.7.5"), "anyone");
-  EXPECT_EQ(pool.used(), 1U);
+  pool.rest(*parseAddress("192.168.7.6"), kNow);
+  EXPECT_EQ(addressText(*pool.allocate("a", kNow)), "192.168.7.7");
 }
 
 TEST(Sysctls, TakeWhatHasANamespace) {
@@ -156,10 +183,28 @@ TEST(PodFiles, AreWrittenForAPodAndForTheNodesNetwork) {
   EXPECT_TRUE(removeTree(top));
 }
 
-TEST(Nftables, EachPortHasItsOwnHardwareAddress) {
+TEST(Rules, EachPortHasItsOwnHardwareAddress) {
+  Subnets subnets{*Subnet::parse("10.88.0.0/16"), *Subnet6::parse("fd75::/64", *Subnet::parse("10.88.0.0/16"))};
   EXPECT_EQ(macText(*parseAddress("10.88.1.2")), "0a:58:0a:58:01:02");
-  EXPECT_NE(guardAdd({"up00000001", *parseAddress("10.88.1.2")}).find("\"up00000001\" . 0a:58:0a:58:01:02 . 10.88.1.2"),
-            std::string::npos);
+  auto add = guardAdd({"up00000001", *parseAddress("10.88.1.2")}, subnets, true);
+  EXPECT_NE(add.find("\"up00000001\" . 0a:58:0a:58:01:02 . 10.88.1.2"), std::string::npos) << add;
+  EXPECT_NE(add.find("\"up00000001\" . 0a:58:0a:58:01:02 . fd75::102"), std::string::npos) << add;
+}
+
+TEST(Rules, HostPortsAreOfTheAddressAskedFor) {
+  std::vector<PortMapping> ports = {
+      {0, 80, 8080, ""}, {1, 53, 5353, "127.0.0.1"}, {0, 81, 8081, "::1"}, {0, 82, 0, ""}, {0, 83, 8083, "::"}};
+  auto text = portsAdd(ports, {"10.88.0.2", "fd75::2", "10.1.1.1"});
+  EXPECT_EQ(text,
+            "add element inet userpod ports4 { tcp . 8080 : 10.88.0.2 . 80 }\n"
+            "add element inet userpod address_ports4 { 127.0.0.1 . udp . 5353 : 10.88.0.2 . 53 }\n"
+            "add element inet userpod ports4 { tcp . 8083 : 10.88.0.2 . 83 }\n"
+            "add element inet userpod published4 { 10.88.0.2 }\n"
+            "add element inet userpod ports6 { tcp . 8080 : fd75::2 . 80 }\n"
+            "add element inet userpod address_ports6 { ::1 . tcp . 8081 : fd75::2 . 81 }\n"
+            "add element inet userpod ports6 { tcp . 8083 : fd75::2 . 83 }\n"
+            "add element inet userpod published6 { fd75::2 }\n");
+  EXPECT_EQ(portsAdd({{0, 82, 0, ""}}, {"10.88.0.2"}), "");
 }
 
 }  // namespace

@@ -1,0 +1,14 @@
+// The kernel's table of tracked connections, in the network namespace of the calling thread.
+#pragma once
+
+#include <vector>
+
+#include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
+
+namespace userpod::network {
+
+// Forgets UDP flows to these host ports: the next packet of each is translated anew. Blocks while the table is read.
+Status forgetUdpFlows(const std::vector<PortMapping>& ports);
+
+}  // namespace userpod::network
