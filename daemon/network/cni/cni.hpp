@@ -35,8 +35,10 @@ struct CniNetwork {
 class Cni {
  public:
   // Watches the configuration directories from here on. Directories and files that are not there are no error: see
-  // problem().
-  static Result<std::unique_ptr<Cni>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
+  // problem(). Kills plugins that an earlier daemon has left running: to be called before the first add(). `results` is
+  // libcni's cache, which the node binds from the user's data directory. The node outlives the Cni.
+  static Result<std::unique_ptr<Cni>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
+                                           const std::string& results = "/var/lib/cni/results");
   virtual ~Cni() = default;
 
   // ADD of the whole chain for eth0. The configuration used and the result are cached on disk before it returns, so

@@ -1,0 +1,66 @@
+// Finding and running plugins.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "daemon/network/cni/capabilities.hpp"
+#include "userns/node.hpp"
+
+namespace userpod::network::cni {
+
+// A cgroup of the node for the plugins of one operation. What is left in it ends with it.
+class PluginCgroup {
+ public:
+  static Result<PluginCgroup> make(const NodeInside& node, const std::string& name);
+  PluginCgroup(PluginCgroup&& other) noexcept = default;
+  ~PluginCgroup();
+  int fd() const { return fd_.get(); }
+  // Kills what is in it, and begins anew.
+  Status renew();
+
+ private:
+  PluginCgroup(const NodeInside& node, std::string path) : node_(&node), path_(std::move(path)) {}
+  const NodeInside* node_;
+  std::string path_;
+  UniqueFd fd_;
+};
+
+struct Invocation {
+  std::string command;  // ADD, DEL, CHECK, GC, STATUS, VERSION
+  std::string plugin;   // type
+  Json input;
+  // For ADD, DEL and CHECK.
+  std::string podId;
+  std::string networkNamespace;
+  CniArgs args;
+};
+
+// All methods from any thread; run() blocks.
+class Plugins {
+ public:
+  Plugins(std::vector<std::string> directories, std::chrono::seconds timeout, const NodeInside& node)
+      : directories_(std::move(directories)), timeout_(timeout), node_(node) {}
+
+  const std::vector<std::string>& directories() const { return directories_; }
+  std::chrono::seconds timeout() const { return timeout_; }
+  const NodeInside& node() const { return node_; }
+  // The program: HelperMissing names it and the directories.
+  Result<std::string> find(const std::string& type) const;
+
+  // What it prints. An error names plugin and command, has the plugin's own words and the end of its standard error,
+  // and is HelperMissing for a missing program, Timeout for one that was killed after `time`, else NetworkSetupFailed;
+  // `code` becomes that of the plugin's error, 0 where it gave none.
+  Result<std::string> run(const Invocation& invocation, PluginCgroup& cgroup, std::chrono::milliseconds time,
+                          std::int64_t* code = nullptr) const;
+
+ private:
+  std::vector<std::string> environmentOf(const Invocation& invocation) const;
+
+  const std::vector<std::string> directories_;
+  const std::chrono::seconds timeout_;
+  const NodeInside& node_;
+};
+
+}  // namespace userpod::network::cni
