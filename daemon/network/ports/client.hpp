@@ -1,0 +1,14 @@
+// Ports::open with another program, for tests.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "daemon/network/ports/ports.hpp"
+
+namespace userpod::network {
+
+Result<std::unique_ptr<Ports>> openPorts(const std::string& program, const Paths& paths, const Settings& settings,
+                                         const NodeInside& node);
+
+}  // namespace userpod::network
