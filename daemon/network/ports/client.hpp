@@ -1,4 +1,4 @@
-// Ports::open with another program, for tests.
+// Ports::open with another program, for tests, and without a cgroup where node.cgroupRoot is empty.
 #pragma once
 
 #include <memory>

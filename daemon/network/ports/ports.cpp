@@ -181,8 +181,12 @@ void Client::end(Process process) {
 
 Status Client::start() {
   USERPOD_TRY(pair, makeSocketPair(SOCK_SEQPACKET));
-  USERPOD_TRY(cgroup, node_.makeCgroup(kCgroup));
   SpawnOptions options;
+  UniqueFd cgroup;
+  if (!node_.cgroupRoot.empty()) {
+    USERPOD_TRY(made, node_.makeCgroup(kCgroup));
+    cgroup = std::move(made);
+  }
   options.argv = {program_, socketPath_};
   options.environment = {"LC_ALL=C.UTF-8"};
   if (const char* journal = std::getenv("JOURNAL_STREAM"))
