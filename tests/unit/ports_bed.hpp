@@ -47,6 +47,7 @@ ip link add upbr0 type bridge
 ip link set upbr0 addrgenmode none up
 ip address add 10.88.0.1/16 dev upbr0
 ip address add fd75:7064:88::1/64 dev upbr0 nodad
+ip address add fe80::1/64 dev upbr0 nodad
 ip netns add pod
 ip link add up1 type veth peer name eth0 netns pod
 ip link set up1 master upbr0 addrgenmode none up
