@@ -21,6 +21,7 @@ namespace {
 // quarter at 1500).
 constexpr std::uint32_t kMtu = 65520;
 constexpr int kLoopbackIndex = 1;
+constexpr Address6 kLinkLocal = {0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
 
 // Locally administered, with the address in it.
 std::array<std::uint8_t, 6> mac(std::uint32_t address) {
@@ -157,7 +158,11 @@ Status Bridge::makeBridge() {
   index_ = index;
   NetlinkBatch address;
   addAddress(address, index_, subnets_.v4.gateway(), subnets_.v4, kBridge);
-  if (subnets_.v6) addAddress(address, index_, subnets_.v6->at(1), *subnets_.v6, kBridge);
+  if (subnets_.v6) {
+    addAddress(address, index_, subnets_.v6->at(1), *subnets_.v6, kBridge);
+    // Without one the node cannot ask for a pod's hardware address in the name of somebody else: a host port's client.
+    addAddress(address, index_, kLinkLocal, {kLinkLocal, 64}, kBridge);
+  }
   return node_.run(address);
 }
 

@@ -34,8 +34,8 @@ bool hasHostPorts(const PodConfig& config) {
 
 class PodNetworks final : public Network {
  public:
-  PodNetworks(const Paths& paths, const Settings& settings, Pins pins)
-      : paths_(paths), settings_(settings), pins_(std::move(pins)) {}
+  PodNetworks(const Paths& paths, const Settings& settings, Pins pins, std::unique_ptr<Ports> ports)
+      : paths_(paths), settings_(settings), pins_(std::move(pins)), ports_(std::move(ports)) {}
 
   Status start(const NodeInside& node, const Earlier& earlier);
 
@@ -62,9 +62,9 @@ class PodNetworks final : public Network {
   const Paths paths_;
   const Settings settings_;
   Pins pins_;
+  std::unique_ptr<Ports> ports_;
   std::unique_ptr<NodeRules> rules_;
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Ports> ports_;
   std::mutex mutex_;
   std::map<std::string, NodeRules::PodPorts> open_;  // by pod, what is published; guarded by mutex_
   std::string hostAddress_;                          // guarded by mutex_
@@ -76,8 +76,6 @@ Status PodNetworks::start(const NodeInside& node, const Earlier& earlier) {
   USERPOD_TRY(backend, settings_.network == "cni" ? openCni(paths_, settings_, node, earlier)
                                                   : openBridge(settings_, *rules_, earlier));
   backend_ = std::move(backend);
-  USERPOD_TRY(ports, Ports::open(paths_, settings_, node));
-  ports_ = std::move(ports);
   followHost();
   return takeUpPorts(earlier.living);
 }
@@ -277,9 +275,13 @@ NetworkView PodNetworks::view() {
 }  // namespace
 
 Result<std::unique_ptr<Network>> Network::open(const Paths& paths, const Settings& settings, const NodeInside& node,
-                                               const Earlier& earlier) {
+                                               const Earlier& earlier, std::unique_ptr<Ports> ports) {
   USERPOD_TRY(pins, Pins::open(paths));
-  auto network = std::make_unique<PodNetworks>(paths, settings, std::move(pins));
+  if (!ports) {
+    USERPOD_TRY(opened, Ports::open(paths, settings, node));
+    ports = std::move(opened);
+  }
+  auto network = std::make_unique<PodNetworks>(paths, settings, std::move(pins), std::move(ports));
   USERPOD_CHECK(network->start(node, earlier));
   return std::unique_ptr<Network>(std::move(network));
 }

@@ -56,9 +56,10 @@ class Network {
  public:
   // Makes what the node's network needs when it is not there (a daemon restart finds it and keeps it), and mounts the
   // tmpfs of pins at paths.node. Host ports of the living pods are served again, those of others no more.
-  // ConfigInvalid for a bad subnet. A kernel without nftables is no error: see note().
+  // ConfigInvalid for a bad subnet. A kernel without nftables is no error: see note(). ports: other than the usual, in
+  // tests.
   static Result<std::unique_ptr<Network>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
-                                               const Earlier& earlier);
+                                               const Earlier& earlier, std::unique_ptr<Ports> ports = nullptr);
   virtual ~Network() = default;
 
   // Addresses for a pod that is to be made, to be written down in its record before anything else is done: empty for

@@ -33,6 +33,7 @@
 #include <thread>
 
 #include "daemon/network/network.hpp"
+#include "daemon/network/ports/client.hpp"
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/mount.hpp"
@@ -163,7 +164,10 @@ class InNode : public ::testing::Test {
     network_.reset();
     Earlier earlier{{}, std::move(freed)};
     for (const auto& [id, pod] : pods_) earlier.living.push_back(pod);
-    auto opened = Network::open(paths_, settings_, node_, earlier);
+    node_.cgroupRoot.clear();  // userpod-ports needs none
+    auto ports = openPorts(USERPOD_PORTS, paths_, settings_, node_);
+    ASSERT_TRUE(ports) << ports.error().text();
+    auto opened = Network::open(paths_, settings_, node_, earlier, std::move(*ports));
     ASSERT_TRUE(opened) << opened.error().text();
     network_ = std::move(*opened);
   }

@@ -239,9 +239,9 @@ TEST_F(HostPortsInNode, APodCannotTakeAnothersIpv6Address) {
       ASSERT_TRUE(done) << done.error().text();
     });
   };
-  thief("fd75:7064:88::77");
   EXPECT_EQ(seenBy(server, b.namespaces.network, a.addresses.at(1), 8080), b.addresses.at(1));
   auto client = udpClient(b.namespaces.network, a.addresses.at(1), 53);
+  thief("fd75:7064:88::77");
   auto udp = serve(a.namespaces.network, "::", SOCK_DGRAM, 53);
   UniqueFd spoofed;
   auto source = nameOf("fd75:7064:88::77", 0);
