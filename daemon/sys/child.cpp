@@ -247,6 +247,20 @@ bool drain(int fd, std::string& into, std::size_t limit) {
 
 }  // namespace
 
+namespace {
+
+// What it was about, if it said so: the end of it.
+Error late(const std::string& program, const std::string& err) {
+  constexpr std::size_t kMost = 400;
+  std::string_view words = trim(err);
+  words.remove_prefix(words.size() - std::min(words.size(), kMost));
+  while (!words.empty() && (static_cast<unsigned char>(words[0]) & 0xc0U) == 0x80U) words.remove_prefix(1);
+  return {Code::Timeout, program + " did not end in time and was killed" +
+                             (words.empty() ? "" : "; its standard error: " + excerpt(words, kMost))};
+}
+
+}  // namespace
+
 Result<Output> run(SpawnOptions options, std::chrono::milliseconds time, std::size_t limit) {
   USERPOD_TRY(outPipe, makePipe());
   USERPOD_TRY(errPipe, makePipe());
@@ -262,7 +276,7 @@ Result<Output> run(SpawnOptions options, std::chrono::milliseconds time, std::si
   // Ends with the process, not with its pipes: a grandchild may hold them for ever.
   while (true) {
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
-    if (left <= 0) return Error(Code::Timeout, options.argv[0] + " did not end in time and was killed");
+    if (left <= 0) return late(options.argv[0], output.err);
     int ready = ::poll(entries.data(), entries.size(), static_cast<int>(left));
     if (ready < 0 && errno != EINTR) return sysError("poll");
     if (ready <= 0) continue;

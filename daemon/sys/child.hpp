@@ -66,7 +66,7 @@ struct Output {
   std::string err;
 };
 // Runs to the end with both outputs captured, up to `limit` bytes each (the rest is read and dropped), and kills it
-// when the time is over (Code::Timeout). options.descriptors must not name 1 or 2.
+// when the time is over (Code::Timeout, with the end of its standard error). options.descriptors must not name 1 or 2.
 Result<Output> run(SpawnOptions options, std::chrono::milliseconds time, std::size_t limit = 64 << 10);
 
 // A handle on any process. Signals never hit a recycled pid.
