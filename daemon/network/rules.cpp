@@ -164,9 +164,7 @@ std::string neighbourRules() {
 add set bridge userpod neighbours { typeof iifname . @th,64,128; }
 add chain bridge userpod neighbour { type filter hook prerouting priority -299; policy accept; }
 flush chain bridge userpod neighbour
-add rule bridge userpod neighbour iifname != "up*" accept
-add rule bridge userpod neighbour icmpv6 type != nd-neighbor-advert accept
-add rule bridge userpod neighbour @th,64,16 != 0xfe80 iifname . @th,64,128 != @neighbours drop
+add rule bridge userpod neighbour iifname "up*" icmpv6 type nd-neighbor-advert @th,64,16 != 0xfe80 iifname . @th,64,128 != @neighbours drop
 )";
 }
 
