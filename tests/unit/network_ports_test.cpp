@@ -43,6 +43,8 @@ UniqueFd serve(const std::string& network, const std::string& address, int type,
   UniqueFd fd;
   auto name = nameOf(address, port);
   inNamespace(network, CLONE_NEWNET, [&] { fd.reset(::socket(name.storage.ss_family, type | SOCK_NONBLOCK, 0)); });
+  int on = 1;
+  if (name.storage.ss_family == AF_INET6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
   EXPECT_EQ(::bind(fd.get(), name.get(), name.size), 0) << address << " " << errno;
   if (type == SOCK_STREAM) {
     EXPECT_EQ(::listen(fd.get(), 10), 0);
