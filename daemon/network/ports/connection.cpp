@@ -34,12 +34,12 @@ Connection::Connection(Worker& worker, ServicePointer service, UniqueFd client, 
       ended_(std::move(ended)) {
   ++service_->counters->open;
   ++service_->counters->total;
-  ++worker_.limits().connections;
+  ++worker_.shared().connections;
 }
 
 Connection::~Connection() {
   --service_->counters->open;
-  --worker_.limits().connections;
+  --worker_.shared().connections;
   dropBytes(up_);
   dropBytes(down_);
 }
@@ -51,6 +51,7 @@ Status Connection::start() {
 }
 
 void Connection::End::onEvents(std::uint32_t events) {
+  if (!fd) return;
   // An error is met by the calls it fails, behind the bytes that came before it.
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable = true;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable = true;

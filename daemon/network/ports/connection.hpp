@@ -74,11 +74,10 @@ class Connection final : public Turns {
 class Acceptor final : public Handler {
  public:
   using Take = std::function<void(UniqueFd client, const Endpoint& address)>;
-  Acceptor(Worker& worker, int socket, Take take) : worker_(worker), socket_(socket), take_(std::move(take)) {}
+  Acceptor(int socket, Take take) : socket_(socket), take_(std::move(take)) {}
   void onEvents(std::uint32_t events) override;
 
  private:
-  Worker& worker_;
   int socket_;
   Take take_;
 };

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace userpod::ports {
 
@@ -32,6 +33,7 @@ class Endpoint {
   const std::uint8_t* bytes() const {
     return v6() ? all_.v6.sin6_addr.s6_addr : reinterpret_cast<const std::uint8_t*>(&all_.v4.sin_addr);
   }
+  std::uint8_t* bytes() { return const_cast<std::uint8_t*>(std::as_const(*this).bytes()); }
   std::size_t byteCount() const { return v6() ? 16 : 4; }
 
   // For system calls.

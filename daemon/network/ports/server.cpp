@@ -8,35 +8,64 @@
 
 namespace userpod::ports {
 
+Server::Server(Worker& worker, const Sources& sources) : worker_(worker), sources_(sources) {}
+
 Server::~Server() {
+  worker_.everySecond(nullptr);
   for (const auto& [number, port] : ports_) worker_.unwatch(port.socket);
 }
 
 Status Server::add(std::uint64_t number, int socket, const ListenAddress& address, ServicePointer service) {
-  if (address.udp) return Error(Code::NotSupported, "UDP");
   Port& port = ports_[number];
   port.socket = socket;
   port.service = std::move(service);
-  port.handler = std::make_unique<Acceptor>(worker_, socket, [this, number](UniqueFd client, const Endpoint& from) {
-    // A copy: the port may be removed or lead elsewhere meanwhile.
-    if (auto found = ports_.find(number); found != ports_.end())
-      take(ServicePointer(found->second.service), std::move(client), from);
-  });
-  auto watched = worker_.watch(socket, EPOLLIN | EPOLLEXCLUSIVE, *port.handler);
+  Status watched;
+  if (address.udp) {
+    port.udp = std::make_unique<UdpPort>(worker_, sources_, socket, port.service);
+    watched = port.udp->start();
+    worker_.everySecond([this] { everySecond(); });
+  } else {
+    watched = listen(number, port);
+  }
   if (!watched) ports_.erase(number);
   return watched;
 }
 
+Status Server::listen(std::uint64_t number, Port& port) {
+  port.acceptor = std::make_unique<Acceptor>(port.socket, [this, number](UniqueFd client, const Endpoint& from) {
+    // A copy: the port may lead elsewhere meanwhile.
+    if (auto found = ports_.find(number); found != ports_.end())
+      take(ServicePointer(found->second.service), std::move(client), from);
+  });
+  return worker_.watch(port.socket, EPOLLIN | EPOLLEXCLUSIVE, *port.acceptor);
+}
+
 void Server::replace(std::uint64_t number, ServicePointer service) {
-  if (auto found = ports_.find(number); found != ports_.end()) found->second.service = std::move(service);
+  auto found = ports_.find(number);
+  if (found == ports_.end()) return;
+  if (found->second.udp) found->second.udp->replace(service);
+  found->second.service = std::move(service);
 }
 
 void Server::remove(std::uint64_t number) {
   auto found = ports_.find(number);
   if (found == ports_.end()) return;
   worker_.unwatch(found->second.socket);
-  worker_.retire(std::move(found->second.handler));
+  if (found->second.acceptor) worker_.retire(std::unique_ptr<Handler>(std::move(found->second.acceptor)));
+  if (found->second.udp) worker_.retire(std::unique_ptr<Handler>(std::move(found->second.udp)));
   ports_.erase(found);
+}
+
+void Server::everySecond() {
+  auto now = Worker::Clock::now();
+  bool any = false;
+  for (auto& [number, port] : ports_) {
+    if (!port.udp) continue;
+    port.udp->expire(now);
+    any = true;
+  }
+  // Without UDP nobody is woken.
+  if (!any) worker_.everySecond(nullptr);
 }
 
 void Server::endConnections(const std::string& podId) {
@@ -44,11 +73,13 @@ void Server::endConnections(const std::string& podId) {
   for (const auto& [connection, owner] : connections_)
     if (connection->service().podId == podId) ending.push_back(connection);
   for (auto* connection : ending) connection->reset();
+  for (auto& [number, port] : ports_)
+    if (port.udp) port.udp->endFlows(podId);
 }
 
 void Server::take(const ServicePointer& service, UniqueFd client, const Endpoint& address) {
-  if (worker_.limits().connections >= worker_.limits().most) {
-    logWarning("a connection of {} is refused: {} are open", address.text(), worker_.limits().most);
+  if (worker_.shared().connections >= worker_.shared().most) {
+    logWarning("a connection of {} is refused: {} are open", address.text(), worker_.shared().most);
     return abortOnClose(client.get());
   }
   auto pod = sources_.connect(*service, address, SOCK_STREAM);

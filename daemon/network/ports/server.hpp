@@ -9,6 +9,7 @@
 #include "daemon/network/ports/connection.hpp"
 #include "daemon/network/ports/listener.hpp"
 #include "daemon/network/ports/sources.hpp"
+#include "daemon/network/ports/udp.hpp"
 #include "daemon/network/ports/worker.hpp"
 
 namespace userpod::ports {
@@ -16,7 +17,7 @@ namespace userpod::ports {
 // All methods in the worker's thread, the constructor and the destructor too.
 class Server {
  public:
-  Server(Worker& worker, const Sources& sources) : worker_(worker), sources_(sources) {}
+  Server(Worker& worker, const Sources& sources);
   ~Server();
 
   // The socket stays its owner's, who removes the number first.
@@ -29,8 +30,11 @@ class Server {
   struct Port {
     int socket = -1;
     ServicePointer service;
-    std::unique_ptr<Handler> handler;
+    std::unique_ptr<Acceptor> acceptor;  // of TCP
+    std::unique_ptr<UdpPort> udp;        // of UDP
   };
+  Status listen(std::uint64_t number, Port& port);
+  void everySecond();
   void take(const ServicePointer& service, UniqueFd client, const Endpoint& address);
   void ended(Connection& connection);
 

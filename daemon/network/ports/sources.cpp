@@ -83,7 +83,7 @@ int readRoute(const nlmsghdr* header, void* data) {
   for (; mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute)));
        attribute = mnl_attr_next(attribute)) {
     if (mnl_attr_get_type(attribute) != RTA_DST || mnl_attr_get_payload_len(attribute) < network.byteCount()) continue;
-    std::memcpy(const_cast<std::uint8_t*>(network.bytes()), mnl_attr_get_payload(attribute), network.byteCount());
+    std::memcpy(network.bytes(), mnl_attr_get_payload(attribute), network.byteCount());
     if (reader->count++ < kNetworkLimit) reader->networks->add(network, route->rtm_dst_len);
   }
   return MNL_CB_OK;
@@ -137,7 +137,7 @@ std::optional<Neighbour> neighbourFrom(const ifaddrs& entry, int family) {
   std::size_t last = made.own.byteCount() - 1;
   if (made.own.loopback() || made.own.linkLocal() || (mask.bytes()[last] & 3) != 0) return std::nullopt;
   made.stranger = made.own;
-  auto* bytes = const_cast<std::uint8_t*>(made.stranger.bytes());
+  auto* bytes = made.stranger.bytes();
   for (std::size_t index = 0; index <= last; ++index) bytes[index] |= static_cast<std::uint8_t>(~mask.bytes()[index]);
   bytes[last] ^= made.own.bytes()[last] == (bytes[last] ^ 1) ? 2 : 1;
   return made;

@@ -61,9 +61,9 @@ bool same(const network::PublishedPod& one, const network::PublishedPod& other) 
 
 Result<std::unique_ptr<Table>> Table::open(int nodeNamespace) {
   std::unique_ptr<Table> table(new Table);
-  table->limits_.most = connectionLimit();
+  table->shared_.most = connectionLimit();
   for (std::size_t index = 0; index < kWorkers; ++index) {
-    USERPOD_TRY(worker, Worker::start(static_cast<unsigned>(index), nodeNamespace, table->limits_));
+    USERPOD_TRY(worker, Worker::start(static_cast<unsigned>(index), nodeNamespace, table->shared_));
     table->workers_.push_back({std::move(worker), nullptr});
   }
   Status status;
@@ -106,6 +106,7 @@ Result<Table::Mapping> Table::plan(const network::PublishedPod& pod, const PortM
     return Error(Code::InvalidArgument,
                  fmt::format("host_ip \"{}\" of host port {} is not an IP address", excerpt(asked.hostIp), hostPort));
   auto service = std::make_shared<Service>();
+  if (auto counters = countersOf(pod.podId, asked)) service->counters = counters;
   service->podId = pod.podId;
   service->nodeNetwork = pod.nodeNetwork;
   for (const auto& text : pod.addresses) {
@@ -119,6 +120,17 @@ Result<Table::Mapping> Table::plan(const network::PublishedPod& pod, const PortM
     return Error(Code::InvalidArgument, fmt::format("host port {} leads to a pod without an address", hostPort));
   Mapping made{.asked = asked, .listenPort = listenPort, .service = service};
   return made;
+}
+
+// Of the mapping that is replaced by this one.
+std::shared_ptr<Counters> Table::countersOf(const std::string& podId, const PortMapping& asked) const {
+  auto pod = pods_.find(podId);
+  if (pod == pods_.end()) return nullptr;
+  for (const auto& mapping : pod->second.mappings)
+    if (mapping.asked.protocol == asked.protocol && mapping.asked.hostPort == asked.hostPort &&
+        mapping.asked.hostIp == asked.hostIp)
+      return mapping.service->counters;
+  return nullptr;
 }
 
 Status Table::openOne(const std::string& podId, Mapping& mapping, const ListenAddress& address, bool optional,

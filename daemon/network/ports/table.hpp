@@ -55,6 +55,7 @@ class Table {
   Table() = default;
   void onWorker(std::size_t index, const std::function<void(Server&)>& task);
   Result<Mapping> plan(const network::PublishedPod& pod, const PortMapping& asked, std::int64_t offset) const;
+  std::shared_ptr<Counters> countersOf(const std::string& podId, const PortMapping& asked) const;
   Status openAll(Pod& pod, Listeners& opened, std::optional<Taken>& taken);
   Status openSide(Pod& pod, Side side, Listeners& opened, std::optional<Taken>& taken);
   Status openOne(const std::string& podId, Mapping& mapping, const ListenAddress& address, bool optional,
@@ -66,7 +67,7 @@ class Table {
   void probe();
   std::string note(const Mapping& mapping) const;
 
-  Limits limits_;
+  Shared shared_;
   std::unique_ptr<Sources> sources_;
   std::vector<Worked> workers_;
   Listeners listeners_;

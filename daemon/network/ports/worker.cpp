@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <future>
 
+#include "daemon/network/ports/datagrams.hpp"
 #include "daemon/network/ports/privileges.hpp"
 #include "daemon/sys/log.hpp"
 
@@ -25,8 +26,8 @@ constexpr unsigned kPipes = 64;      // with those of the usual size, 16 pages
 
 }  // namespace
 
-Result<std::unique_ptr<Worker>> Worker::start(unsigned number, int nodeNamespace, Limits& limits) {
-  std::unique_ptr<Worker> worker(new Worker(limits));
+Result<std::unique_ptr<Worker>> Worker::start(unsigned number, int nodeNamespace, Shared& shared) {
+  std::unique_ptr<Worker> worker(new Worker(shared));
   worker->epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   worker->wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!worker->epoll_ || !worker->wake_) return sysError("make a worker of host ports");
@@ -45,6 +46,8 @@ Result<std::unique_ptr<Worker>> Worker::start(unsigned number, int nodeNamespace
   USERPOD_CHECK(done.get());
   return worker;
 }
+
+Worker::Worker(Shared& shared) : shared_(shared) {}
 
 Worker::~Worker() {
   if (!thread_.joinable()) return;
@@ -123,16 +126,22 @@ void Worker::loop() {
       nextSecond_ = Clock::now() + std::chrono::seconds(1);
       second_();
     }
-    retired_.clear();
-    retiredTurns_.clear();
+    deleteRetired();
     if (!woken) continue;
     eventfd_t ignored = 0;
     (void)!::eventfd_read(wake_.get(), &ignored);
     runTasks();
-    retired_.clear();
-    retiredTurns_.clear();
+    deleteRetired();
     std::lock_guard lock(mutex_);
     if (stopping_) return;
+  }
+}
+
+// What goes may retire its own parts.
+void Worker::deleteRetired() {
+  while (!retired_.empty() || !retiredTurns_.empty()) {
+    auto handlers = std::exchange(retired_, {});
+    auto turns = std::exchange(retiredTurns_, {});
   }
 }
 
@@ -155,6 +164,11 @@ void Worker::takeTurns() {
     next->queued = false;
     if (next->turn()) schedule(*next);
   }
+}
+
+Datagrams& Worker::datagrams() {
+  if (!datagrams_) datagrams_ = std::make_unique<Datagrams>();
+  return *datagrams_;
 }
 
 std::optional<Pipe> Worker::takePipe() {

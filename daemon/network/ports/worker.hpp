@@ -10,9 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "daemon/network/ports/service.hpp"
@@ -21,7 +22,7 @@
 
 namespace userpod::ports {
 
-class Sources;
+class Datagrams;
 
 // What an epoll instance tells of.
 class Handler {
@@ -38,10 +39,28 @@ class Turns {
   bool queued = false;      // of the worker
 };
 
-// How many sockets all workers together may hold.
-struct Limits {
-  std::atomic<int> connections = 0;  // TCP connections and UDP flows
-  int most = 1000;
+// Pairs of a client and a target, each of one UDP flow.
+class Claims {
+ public:
+  bool take(const Endpoint& client, const Endpoint& target) {
+    std::lock_guard lock(mutex_);
+    return all_.emplace(client, target).second;
+  }
+  void giveBack(const Endpoint& client, const Endpoint& target) {
+    std::lock_guard lock(mutex_);
+    all_.erase({client, target});
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::pair<Endpoint, Endpoint>> all_;  // guarded by mutex_
+};
+
+// What all workers have in common.
+struct Shared {
+  std::atomic<int> connections = 0;  // TCP connections and UDP flows that are open
+  int most = 1000;                   // of them
+  Claims claims;
 };
 
 class Worker {
@@ -49,7 +68,7 @@ class Worker {
   using Clock = std::chrono::steady_clock;
   static constexpr std::size_t kBuffer = 64 << 10;
 
-  static Result<std::unique_ptr<Worker>> start(unsigned number, int nodeNamespace, Limits& limits);
+  static Result<std::unique_ptr<Worker>> start(unsigned number, int nodeNamespace, Shared& shared);
   ~Worker();
 
   // Runs it in the worker's thread and waits for its end. From any other thread.
@@ -70,17 +89,19 @@ class Worker {
   void givePipe(Pipe pipe);
   void dropPipe(Pipe pipe);
   char* buffer() { return buffer_.data(); }  // for use within one call
-  Limits& limits() { return limits_; }
+  Datagrams& datagrams();                    // the same
+  Shared& shared() { return shared_; }
 
  private:
-  explicit Worker(Limits& limits) : limits_(limits) {}
+  explicit Worker(Shared& shared);
   Status join(int nodeNamespace);
   void loop();
   int timeout();
   void runTasks();
+  void deleteRetired();
   void takeTurns();
 
-  Limits& limits_;
+  Shared& shared_;
   UniqueFd epoll_;
   UniqueFd wake_;
   std::mutex mutex_;
@@ -94,6 +115,7 @@ class Worker {
   std::function<void()> second_;
   Clock::time_point nextSecond_ = Clock::now();
   std::array<char, kBuffer> buffer_{};
+  std::unique_ptr<Datagrams> datagrams_;  // from the first use on
   std::thread thread_;
 };
 
