@@ -25,30 +25,6 @@ sockaddr_in loopback(std::uint16_t port) {
   return address;
 }
 
-// In the caller's network namespace if the path is empty.
-Result<UniqueFd> socketIn(const std::string& networkNamespace) {
-  Result<UniqueFd> made = Error(Code::Internal, "not tried");
-  std::thread([&] {
-    if (!networkNamespace.empty()) {
-      auto target = openFile(networkNamespace, O_RDONLY);
-      if (!target) {
-        made = std::move(target).error();
-        return;
-      }
-      if (::setns(target->get(), CLONE_NEWNET) < 0) {
-        made = sysError("join " + networkNamespace);
-        return;
-      }
-    }
-    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (fd)
-      made = std::move(fd);
-    else
-      made = sysError("socket");
-  }).join();
-  return made;
-}
-
 void setNoDelay(int fd) {
   int one = 1;
   (void)::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -74,8 +50,31 @@ void spliceAll(int from, int to) {
 
 }  // namespace
 
+Result<UniqueFd> tcpSocketIn(const std::string& networkNamespace) {
+  Result<UniqueFd> made = Error(Code::Internal, "not tried");
+  std::thread([&] {
+    if (!networkNamespace.empty()) {
+      auto target = openFile(networkNamespace, O_RDONLY);
+      if (!target) {
+        made = std::move(target).error();
+        return;
+      }
+      if (::setns(target->get(), CLONE_NEWNET) < 0) {
+        made = sysError("join " + networkNamespace);
+        return;
+      }
+    }
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (fd)
+      made = std::move(fd);
+    else
+      made = sysError("socket");
+  }).join();
+  return made;
+}
+
 Result<UniqueFd> listenIn(const std::string& networkNamespace, std::uint16_t& port) {
-  USERPOD_TRY(fd, socketIn(networkNamespace));
+  USERPOD_TRY(fd, tcpSocketIn(networkNamespace));
   auto address = loopback(0);
   socklen_t size = sizeof(address);
   if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) < 0 || ::listen(fd.get(), 16) < 0 ||
@@ -86,7 +85,7 @@ Result<UniqueFd> listenIn(const std::string& networkNamespace, std::uint16_t& po
 }
 
 Result<UniqueFd> connectIn(const std::string& networkNamespace, std::uint16_t port) {
-  USERPOD_TRY(fd, socketIn(networkNamespace));
+  USERPOD_TRY(fd, tcpSocketIn(networkNamespace));
   auto address = loopback(port);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) < 0)
     return sysError("connect to the loopback");

@@ -11,6 +11,9 @@
 
 namespace userpod::bench {
 
+// A TCP socket made in that network namespace, or in the caller's if the path is empty.
+Result<UniqueFd> tcpSocketIn(const std::string& networkNamespace);
+
 // 127.0.0.1 of a network namespace. A socket stays in the one it was made in.
 Result<UniqueFd> listenIn(const std::string& networkNamespace, std::uint16_t& port);
 Result<UniqueFd> connectIn(const std::string& networkNamespace, std::uint16_t port);

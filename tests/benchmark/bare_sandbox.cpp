@@ -22,6 +22,8 @@ namespace {
 constexpr const char* kBridge = "ubench";
 constexpr std::array kNamespaces = {"net", "ipc", "uts"};
 constexpr int kLoopbackIndex = 1;
+constexpr unsigned kGateway = 1;       // pods follow
+constexpr std::uint32_t kMtu = 65520;  // the product's
 
 // 10.201.0.0/16 and fd75:7365:7270::/64 stay within the bridge: no traffic leaves it.
 in_addr address4(unsigned number) {
@@ -53,6 +55,7 @@ void addVeth(NetlinkBatch& batch, const std::string& link, unsigned bridge, int 
   info.ifi_flags = IFF_UP;
   info.ifi_change = IFF_UP;
   batch.putText(IFLA_IFNAME, link);
+  batch.putU32(IFLA_MTU, kMtu);
   batch.putU32(IFLA_MASTER, bridge);
   batch.openNest(IFLA_LINKINFO);
   batch.putText(IFLA_INFO_KIND, "veth");
@@ -60,6 +63,7 @@ void addVeth(NetlinkBatch& batch, const std::string& link, unsigned bridge, int 
   batch.openNest(VETH_INFO_PEER);
   batch.raw<ifinfomsg>();
   batch.putText(IFLA_IFNAME, "eth0");
+  batch.putU32(IFLA_MTU, kMtu);
   batch.putU32(IFLA_NET_NS_FD, static_cast<std::uint32_t>(podNamespace));
   batch.closeNest();
   batch.closeNest();
@@ -123,6 +127,7 @@ Status BareSandboxes::makeBridge() {
   info.ifi_flags = IFF_UP;
   info.ifi_change = IFF_UP;
   batch.putText(IFLA_IFNAME, kBridge);
+  batch.putU32(IFLA_MTU, kMtu);
   batch.openNest(IFLA_LINKINFO);
   batch.putText(IFLA_INFO_KIND, "bridge");
   batch.closeNest();
@@ -134,6 +139,12 @@ Status BareSandboxes::makeBridge() {
 
 std::string BareSandboxes::pin(unsigned number, const std::string& name) const {
   return fmt::format("{}/{}/{}", directory_, number, name);
+}
+
+std::string BareSandboxes::address(unsigned number) const {
+  std::array<char, INET_ADDRSTRLEN> text{};
+  in_addr address = address4(number + kGateway + 1);
+  return ::inet_ntop(AF_INET, &address, text.data(), text.size());
 }
 
 Status BareSandboxes::make(unsigned number) {
@@ -161,7 +172,6 @@ Status BareSandboxes::makeInThread(unsigned number) {
   NetlinkBatch inside;
   setUp(inside, kLoopbackIndex, "lo", false);
   setUp(inside, index, "eth0", ipv6_);
-  constexpr unsigned kGateway = 1;  // pods follow
   addAddress(inside, index, AF_INET, 16, address4(number + kGateway + 1));
   addRoute(inside, index, AF_INET, address4(kGateway));
   if (ipv6_) {

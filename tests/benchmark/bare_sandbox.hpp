@@ -21,6 +21,7 @@ class BareSandboxes {
   Status make(unsigned number);
   // "net", "ipc", "uts"
   std::string pin(unsigned number, const std::string& name) const;
+  std::string address(unsigned number) const;  // its IPv4 one
   // The kernel takes the veth away with the namespace, later. To delete it by name would block for 24 ms.
   Status drop(unsigned number) const;
 

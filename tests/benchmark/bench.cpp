@@ -80,11 +80,13 @@ Status rowsWithBareContainers(const Options& options, const Paths& paths, const 
                               const Workspace& workspace, Client& client, Report& report) {
   USERPOD_TRY(bare, openBare(options, paths, node, workspace, client));
   if (wantsAny(options, kLifecycleRows)) USERPOD_CHECK(measureLifecycle(options, client, bare, report));
-  return measureExecSessions(options, client, bare, report);
+  USERPOD_CHECK(measureExecSessions(options, client, bare, report));
+  return options.wants("Network") ? measureNetwork(options, client, *bare.sandboxes, report) : Status();
 }
 
 bool wantsBareContainers(const Options& options) {
-  return wantsAny(options, kLifecycleRows) || options.wants("ExecSession") || options.wants("ExecStdout");
+  return wantsAny(options, kLifecycleRows) || options.wants("ExecSession") || options.wants("ExecStdout") ||
+         options.wants("Network");
 }
 
 Status measure(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {

@@ -48,6 +48,7 @@ class CriClient final : public Client {
       : runtime_(v1::RuntimeService::NewStub(channel)), images_(v1::ImageService::NewStub(channel)) {}
 
   Status waitReady();
+  Result<std::string> podAddress(const Pod& pod) override;
   Result<Pod> runPod(const std::string& name, bool sharedPid) override;
   Status stopPod(const Pod& pod) override;
   Status removePod(const Pod& pod) override;
@@ -123,6 +124,14 @@ Result<Pod> CriClient::runPod(const std::string& name, bool sharedPid) {
   v1::RunPodSandboxResponse response;
   USERPOD_CHECK(runtimeCall("RunPodSandbox", &v1::RuntimeService::Stub::RunPodSandbox, request, &response));
   return Pod{response.pod_sandbox_id(), name};
+}
+
+Result<std::string> CriClient::podAddress(const Pod& pod) {
+  v1::PodSandboxStatusRequest request;
+  request.set_pod_sandbox_id(pod.id);
+  v1::PodSandboxStatusResponse response;
+  USERPOD_CHECK(runtimeCall("PodSandboxStatus", &v1::RuntimeService::Stub::PodSandboxStatus, request, &response));
+  return response.status().network().ip();
 }
 
 Status CriClient::stopPod(const Pod& pod) {

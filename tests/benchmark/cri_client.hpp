@@ -25,6 +25,7 @@ class Client {
   static Result<std::unique_ptr<Client>> connect(const std::string& socket);
   virtual ~Client() = default;
 
+  virtual Result<std::string> podAddress(const Pod& pod) = 0;
   virtual Result<Pod> runPod(const std::string& name, bool sharedPid = false) = 0;
   virtual Status stopPod(const Pod& pod) = 0;
   virtual Status removePod(const Pod& pod) = 0;

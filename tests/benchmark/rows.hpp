@@ -37,7 +37,7 @@ struct Options {
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
 inline const std::vector<std::string> kStreamRows = {"ExecSession", "ExecStdout", "PortForward", "Sessions"};
-inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Stops", "SharedPid", "Pods"};
+inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Stops", "SharedPid", "Pods", "Network"};
 
 // Where bare containers are made, of the same parts as a container of the product.
 struct BareParts {
@@ -66,6 +66,9 @@ Status measureExecSessions(const Options& options, Client& client, BareParts& ba
 
 // A forwarded connection beside a proxy of splice(2).
 Status measurePortForward(const Options& options, Client& client, Report& report);
+
+// Pods to each other and to the host, and how long it takes to make many.
+Status measureNetwork(const Options& options, Client& client, BareSandboxes& bare, Report& report);
 
 // Many sessions at once: what they cost the daemon, and that each gets its own bytes.
 Status measureSessions(const Options& options, Client& client, const UniqueFd& outerMemory, Report& report);
