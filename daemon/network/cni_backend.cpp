@@ -11,6 +11,7 @@ class CniBackend final : public Backend {
  public:
   explicit CniBackend(std::unique_ptr<Cni> cni) : cni_(std::move(cni)) {}
   ~CniBackend() override {
+    cni_->stop();
     if (cleaner_.joinable()) cleaner_.join();
   }
 

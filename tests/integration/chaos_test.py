@@ -42,7 +42,7 @@ def stages(driver):
             if name.endswith('.cpp'):
                 with open(f'{top}/{name}', encoding='utf-8') as f:
                     found.update(re.findall(r'reachStage\("([a-z.-]+)"', f.read()))
-    others = {'fuse', 'copy', 'overlay', 'update', 'log', 'pause', 'resume'} - {driver.partition('-')[0]}
+    others = {'fuse', 'copy', 'overlay', 'update', 'log', 'pause', 'resume', 'cni'} - {driver.partition('-')[0]}
     return sorted(s for s in found if s.partition('.')[0] not in others)
 
 

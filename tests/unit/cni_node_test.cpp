@@ -186,11 +186,12 @@ class CniNode : public ::testing::Test {
   }
 
   static Json inputOf(const std::string& call) { return Json::parse(*readFile("/run/" + call + ".json")); }
+  // Without what is asked in the background.
   static std::string log() {
     auto text = readFile("/run/log");
     std::string all;
     for (const auto& line : split(text ? *text : "", '\n'))
-      if (!line.empty() && !line.starts_with("VERSION")) all += line + "\n";
+      if (!line.empty() && !line.starts_with("VERSION") && !line.starts_with("STATUS")) all += line + "\n";
     return all;
   }
   static void clearLog() { (void)::unlink("/run/log"); }
@@ -434,6 +435,26 @@ TEST_F(CniNode, DelWithoutANamespace) {
   EXPECT_TRUE(namesIn("/run/results").empty());
 }
 
+TEST_F(CniNode, StopEndsWhatRuns) {
+  if (!inside()) return runInside();
+  settings_.cniTimeout = 60;
+  chain("1.0.0", {"only"});
+  open();
+  ASSERT_TRUE(add("a"));
+  open();
+  script("only.DEL", "touch \"$dir/running\"; sleep 1000");
+  std::thread cleaner([&] { EXPECT_FALSE(cni_->collectGarbage({})); });
+  EXPECT_TRUE(soon([] { return pathExists("/run/running"); }, 5s));
+  auto begin = Clock::now();
+  cni_->stop();
+  cleaner.join();
+  EXPECT_LT(Clock::now() - begin, 2s);
+  EXPECT_EQ(namesIn("/run/results").size(), 1U);
+  auto refused = add("b");
+  ASSERT_FALSE(refused);
+  EXPECT_HAS(refused.error().text(), "the daemon is ending");
+}
+
 TEST_F(CniNode, CheckNamesWhatThePluginFound) {
   if (!inside()) return runInside();
   chain("0.4.0", {"first", "second"});
@@ -458,6 +479,10 @@ TEST_F(CniNode, GarbageIsCollectedByPluginsThatKnowIt) {
   ASSERT_TRUE(add("a"));
   ASSERT_TRUE(add("b"));
   clearLog();
+  EXPECT_TRUE(cni_->collectGarbage({}));
+  EXPECT_EQ(log(), "GC first none\nGC second none\n") << "this daemon's pods are none";
+  clearLog();
+  open();
   EXPECT_TRUE(cni_->collectGarbage({idOf("b")}));
   EXPECT_HAS(log(), "DEL second /run/ns/a\nDEL first /run/ns/a\nGC first none\nGC second none\n");
   Json valid = {{{"containerID", idOf("b")}, {"ifname", "eth0"}}};
@@ -563,6 +588,44 @@ TEST_F(CniNode, StatusIsAsked) {
   auto begin = Clock::now();
   cni_.reset();
   EXPECT_LT(Clock::now() - begin, 2s);
+}
+
+// The budget of a pod beyond the plugins' own time: 5 ms.
+TEST_F(CniNode, CostsLittleBesideThePlugins) {
+  if (!inside()) return runInside();
+  constexpr int kPods = 100;
+  std::vector<std::string> types = {"first", "second", "third"};
+  chain("1.0.0", types);
+  script("first.ADD", R"(echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.0.7/24"}]}')");
+  open();
+  for (int i = 0; i < kPods; ++i) makePod("p" + std::to_string(i));
+  std::vector<double> added, removed, bare;
+  auto measure = [](std::vector<double>& times, const std::function<void()>& function) {
+    auto begin = Clock::now();
+    function();
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  };
+  for (int i = 0; i < kPods; ++i) {
+    std::string name = "p" + std::to_string(i);
+    measure(added, [&] { ASSERT_TRUE(cni_->add(idOf(name), {}, "/pods/a", pinOf(name))); });
+    measure(removed, [&] { ASSERT_TRUE(cni_->remove(idOf(name), pinOf(name))); });
+    measure(bare, [&] {
+      for (const auto& type : types) {
+        auto input = openFile("/run/" + type + ".ADD.json", O_RDONLY);
+        auto ended = run({.argv = {"/run/bin/" + type},
+                          .environment = {"CNI_COMMAND=ADD", "PATH=/usr/bin:/bin"},
+                          .descriptors = {{input->get(), 0}},
+                          .networkNamespace = node_.networkNamespace.get()},
+                         5s);
+        ASSERT_TRUE(ended);
+      }
+    });
+  }
+  for (auto* times : {&added, &removed, &bare}) std::sort(times->begin(), times->end());
+  printf("[   TIME   ] ADD of 3 plugins: p50 %.2f ms, p95 %.2f ms; DEL %.2f, %.2f; the plugins alone %.2f, %.2f\n",
+         added[50], added[95], removed[50], removed[95], bare[50], bare[95]);
+  EXPECT_LT(added[50] - bare[50], 5);
+  EXPECT_LT(removed[50] - bare[50], 5);
 }
 
 }  // namespace

@@ -8,8 +8,10 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <filesystem>
 #include <mutex>
+#include <shared_mutex>
 
 #include "daemon/network/cni/cache.hpp"
 #include "daemon/network/cni/registry.hpp"
@@ -28,6 +30,7 @@ using namespace std::chrono_literals;
 
 // Nobody waits longer than this for another pod's first plugin.
 constexpr auto kFirstAddWait = 3s;
+constexpr std::string_view kCollects = "1.1.0";  // the version that has GC
 
 bool isNamespace(const std::string& path) {
   struct statfs info{};
@@ -59,6 +62,7 @@ class PluginNetworks final : public Cni {
   CniAttachment attachment(const std::string& podId) override;
   Status remove(const std::string& podId, const std::string& networkNamespace) override;
   Status collectGarbage(const std::set<std::string>& living) override;
+  void stop() override;
   std::string problem() const override { return registry_->problem(); }
   std::vector<CniNetwork> networks() const override;
 
@@ -71,13 +75,39 @@ class PluginNetworks final : public Cni {
   static CniAttachment summary(const Attachment& attachment);
   Invocation invocationFor(const char* command, const Attachment& attachment, const PluginConfig& plugin) const;
 
-  const Plugins plugins_;
+  Plugins plugins_;
   std::unique_ptr<Registry> registry_;
   std::unique_ptr<Cache> cache_;
   // Plugins that make what all pods share, as a bridge, get in each other's way the first time.
   std::timed_mutex firstAdd_;
+  // GC must not take what an ADD beside it has just got: it has the list of what is valid from before.
+  std::shared_mutex collecting_;
   std::mutex mutex_;
-  std::set<std::string> used_;  // networks that a pod has joined; guarded by mutex_
+  std::condition_variable freed_;
+  std::set<std::string> used_;    // networks that a pod has joined; guarded by mutex_
+  std::set<std::string> busy_;    // pods of which a call is under way; guarded by mutex_
+  std::set<std::string> joined_;  // pods of this daemon, from add() to remove(); guarded by mutex_
+  friend class OnePod;
+};
+
+// One call for a pod at a time: garbage is collected beside the others.
+class OnePod {
+ public:
+  OnePod(PluginNetworks& networks, std::string podId) : networks_(networks), podId_(std::move(podId)) {
+    std::unique_lock lock(networks_.mutex_);
+    networks_.freed_.wait(lock, [&] { return networks_.busy_.insert(podId_).second; });
+  }
+  OnePod(const OnePod&) = delete;
+  OnePod& operator=(const OnePod&) = delete;
+  ~OnePod() {
+    std::lock_guard lock(networks_.mutex_);
+    networks_.busy_.erase(podId_);
+    networks_.freed_.notify_all();
+  }
+
+ private:
+  PluginNetworks& networks_;
+  const std::string podId_;
 };
 
 Status PluginNetworks::start(const Paths& paths, const Settings& settings, const std::string& results) {
@@ -171,6 +201,11 @@ Status PluginNetworks::addOnce(Attachment& attachment, PluginCgroup& cgroup, boo
 
 Result<CniAttachment> PluginNetworks::add(const std::string& podId, const PodConfig& config, const std::string& cgroup,
                                           const std::string& networkNamespace) {
+  OnePod guard(*this, podId);
+  {
+    std::lock_guard lock(mutex_);
+    joined_.insert(podId);
+  }
   Attachment attachment{.podId = podId, .networkNamespace = networkNamespace};
   USERPOD_TRY(network, registry_->chosen());
   attachment.network = network;
@@ -183,6 +218,8 @@ Result<CniAttachment> PluginNetworks::add(const std::string& podId, const PodCon
   if (auto up = setLoopbackUpIn(networkNamespace); !up) return std::move(up).error().as(Code::NetworkSetupFailed);
   USERPOD_TRY(pluginCgroup, PluginCgroup::make(plugins_.node(), podId));
 
+  std::shared_lock notCollecting(collecting_, std::defer_lock);
+  if (isAtLeast(network.version, kCollects)) notCollecting.lock();
   std::unique_lock<std::timed_mutex> first(firstAdd_, std::defer_lock);
   auto isUsed = [&] {
     std::lock_guard lock(mutex_);
@@ -222,6 +259,7 @@ CniAttachment PluginNetworks::attachment(const std::string& podId) {
 }
 
 Status PluginNetworks::check(const std::string& podId) {
+  OnePod guard(*this, podId);
   auto known = cache_->ofPod(podId);
   if (known.empty() || !known.front().complete)
     return Error(Code::NetworkSetupFailed, "the pod has not joined a network");
@@ -249,13 +287,19 @@ Status PluginNetworks::removeAll(const std::string& podId, const std::string& ne
 }
 
 Status PluginNetworks::remove(const std::string& podId, const std::string& networkNamespace) {
+  OnePod guard(*this, podId);
+  {
+    std::lock_guard lock(mutex_);
+    joined_.erase(podId);
+  }
   reachStage("cni.del", podId);
   return removeAll(podId, networkNamespace);
 }
 
 // The plugins' own search for what nobody has: spec 1.1.0.
 Status PluginNetworks::collectOf(const NetworkConfig& network) {
-  if (network.disableGc || !isAtLeast(network.version, "1.1.0")) return {};
+  if (network.disableGc || !isAtLeast(network.version, kCollects)) return {};
+  std::unique_lock collecting(collecting_);
   Json valid = Json::array();
   for (const auto& [container, interface] : cache_->attachedTo(network.name))
     valid.push_back({{"containerID", container}, {"ifname", interface}});
@@ -281,6 +325,11 @@ Status PluginNetworks::collectGarbage(const std::set<std::string>& living) {
       networks[attachment.network.name] = attachment.network;
       continue;
     }
+    OnePod guard(*this, attachment.podId);
+    {
+      std::lock_guard lock(mutex_);
+      if (joined_.contains(attachment.podId)) continue;
+    }
     auto removed = removeAll(attachment.podId, attachment.networkNamespace);
     if (!removed && first) first = std::move(removed);
   }
@@ -290,6 +339,11 @@ Status PluginNetworks::collectGarbage(const std::set<std::string>& living) {
     if (!collected && first) first = std::move(collected);
   }
   return first;
+}
+
+void PluginNetworks::stop() {
+  plugins_.stop();
+  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error().text());
 }
 
 std::vector<CniNetwork> PluginNetworks::networks() const {

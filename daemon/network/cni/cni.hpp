@@ -29,7 +29,8 @@ struct CniNetwork {
   std::string problem;               // why it cannot be used; empty: nothing is known against it
 };
 
-// All methods may be called from any worker thread, for different pods at once; calls for one pod follow each other.
+// All methods may be called from any worker thread, for different pods at once; a call for a pod waits for one that is
+// under way. collectGarbage() may run beside them: it leaves pods alone that this daemon has added.
 // Plugins run in the node's network namespace and in a cgroup below the node's "/cni", which ends with the call: one
 // that hangs is killed after Settings::cniTimeout.
 class Cni {
@@ -58,6 +59,9 @@ class Cni {
   // DEL of every cached pod that is not among these (of an earlier node or a killed daemon), then GC of plugins that
   // know it (spec 1.1.0).
   virtual Status collectGarbage(const std::set<std::string>& living) = 0;
+  // Ends what runs and starts nothing more, so that a daemon that is asked to end does not wait for plugins. What was
+  // under way is undone by the next one's collectGarbage().
+  virtual void stop() = 0;
 
   // Empty when pods can get a network; else why not, and how to mend it. Does not block: the state is found by the
   // watch of the directories and, with spec 1.1.0, by STATUS from time to time.

@@ -94,6 +94,7 @@ std::vector<std::string> Plugins::environmentOf(const Invocation& invocation) co
 Result<std::string> Plugins::run(const Invocation& invocation, PluginCgroup& cgroup, std::chrono::milliseconds time,
                                  std::int64_t* code) const {
   std::string who = fmt::format("CNI plugin \"{}\" ({})", invocation.plugin, invocation.command);
+  if (stopped_) return Error(Code::Canceled, who + ": not run, as the daemon is ending");
   USERPOD_TRY(program, find(invocation.plugin));
   auto input = inputFile(invocation.input.dump(-1, ' ', false, Json::error_handler_t::replace));
   if (!input) return std::move(input).error().wrap(who);

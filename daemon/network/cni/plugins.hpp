@@ -1,6 +1,7 @@
 // Finding and running plugins.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -54,6 +55,8 @@ class Plugins {
   // `code` becomes that of the plugin's error, 0 where it gave none.
   Result<std::string> run(const Invocation& invocation, PluginCgroup& cgroup, std::chrono::milliseconds time,
                           std::int64_t* code = nullptr) const;
+  // From here on run() starts nothing: Canceled.
+  void stop() { stopped_ = true; }
 
  private:
   std::vector<std::string> environmentOf(const Invocation& invocation) const;
@@ -61,6 +64,7 @@ class Plugins {
   const std::vector<std::string> directories_;
   const std::chrono::seconds timeout_;
   const NodeInside& node_;
+  std::atomic<bool> stopped_ = false;
 };
 
 }  // namespace userpod::network::cni
