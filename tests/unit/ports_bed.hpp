@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "daemon/network/ports/client.hpp"
 #include "daemon/network/ports/endpoint.hpp"
@@ -195,6 +196,11 @@ class PortsBed : public ::testing::Test {
   void publish(const network::PublishedPod& pod) {
     auto status = client_->publish(pod);
     EXPECT_TRUE(status) << status.error().text();
+  }
+  std::vector<network::PublishedPort> listed() {
+    auto ports = client_->list();
+    EXPECT_TRUE(ports) << ports.error().text();
+    return ports ? *ports : std::vector<network::PublishedPort>();
   }
   // The text of the refusal.
   std::string refused(const network::PublishedPod& pod, Code code) {
