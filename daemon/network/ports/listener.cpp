@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "daemon/network/ports/service.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::ports {
@@ -61,6 +62,7 @@ Result<UniqueFd> openListener(const ListenAddress& address) {
     enable(fd.get(), IPPROTO_TCP, TCP_NODELAY);
     enable(fd.get(), SOL_SOCKET, SO_KEEPALIVE);
     enable(fd.get(), IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdle);
+    enable(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentLimit);
   }
   if (::bind(fd.get(), address.endpoint.raw(), address.endpoint.size()) < 0) return refused(address, errno);
   if (!address.udp && ::listen(fd.get(), kBacklog) < 0) return refused(address, errno);

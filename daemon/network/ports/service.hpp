@@ -11,6 +11,9 @@
 
 namespace userpod::ports {
 
+// Bytes that a socket takes beyond what its peer's window has room for: the kernel's own limit is megabytes.
+inline constexpr int kUnsentLimit = 512 << 10;
+
 struct Counters {
   std::atomic<std::uint64_t> open = 0;
   std::atomic<std::uint64_t> total = 0;

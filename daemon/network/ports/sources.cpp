@@ -20,6 +20,9 @@ namespace {
 
 constexpr int kProbeTime = 50;    // milliseconds; on the loopback it takes a tenth of one
 constexpr int kConnectTries = 4;  // segments that ask for a connection: 31 s
+// The way to a pod is short: a wider window would only fill the memory of all the host's TCP when a client reads
+// slowly.
+constexpr int kWindow = 1 << 20;
 constexpr std::size_t kNetworkLimit = 4096;
 
 int setOption(int fd, int level, int name, int value) {
@@ -40,6 +43,8 @@ Result<UniqueFd> outgoingSocket(int family, int type) {
   if (type != SOCK_STREAM) return fd;
   (void)setOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   (void)setOption(fd.get(), IPPROTO_TCP, TCP_SYNCNT, kConnectTries);
+  (void)setOption(fd.get(), IPPROTO_TCP, TCP_WINDOW_CLAMP, kWindow);
+  (void)setOption(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentLimit);
   return fd;
 }
 
