@@ -330,7 +330,10 @@ TEST_F(PortsBed, ThoseThatDoNotReadHoldUpNobody) {
   for (auto& link : links) {
     const timeval time{60, 0};
     ::setsockopt(link.pod.get(), SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
-    senders.emplace_back([&] { EXPECT_TRUE(sendAll(link.pod.get(), bytes)), ::shutdown(link.pod.get(), SHUT_WR); });
+    senders.emplace_back([&] {
+      EXPECT_TRUE(sendAll(link.pod.get(), bytes));
+      ::shutdown(link.pod.get(), SHUT_WR);
+    });
   }
   auto other = linkThrough(server.get(), at("192.0.2.1", 8080));
   auto begin = std::chrono::steady_clock::now();
