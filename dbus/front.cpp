@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "daemon/sys/log.hpp"
+#include "dbus/network_map.hpp"
 #include "dbus/options.hpp"
 
 namespace userpod::bus {
@@ -181,6 +182,12 @@ void Front::diagnose(const Reply<std::vector<CheckRow>>& reply) {
                         std::move(hints));
     }
     reply.send(std::move(rows));
+  });
+}
+
+void Front::getNetwork(const Reply<VariantMap>& reply) {
+  core_.networkView([reply, &core = core_](const network::NetworkView& view) {
+    reply.send(networkMap(view, *core.snapshot(), core.settings().hostLoopback));
   });
 }
 

@@ -46,6 +46,7 @@ class Front {
   void pullImage(const JobReply& reply, const std::string& reference, const std::string& sender,
                  const VariantMap& options);
   void diagnose(const Reply<std::vector<CheckRow>>& reply);
+  void getNetwork(const Reply<VariantMap>& reply);
   // Pod
   void stopPod(const JobReply& reply, const std::string& id, const std::string& sender, const VariantMap& options);
   void removePod(const JobReply& reply, const std::string& id, const std::string& sender, const VariantMap& options);

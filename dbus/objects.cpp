@@ -88,6 +88,10 @@ void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, Vari
   front_.diagnose(front_.hold(getObjectPath(), std::move(result)));
 }
 
+void ManagerObject::GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap) {
+  front_.getNetwork(front_.hold(getObjectPath(), std::move(result)));
+}
+
 std::vector<std::string> ManagerObject::Features() {
   return {"Container.Kill:force-managed",   "Container.Pause:force-managed",  "Container.Remove:force",
           "Container.Remove:force-managed", "Container.Resume:force-managed", "Container.Start:force-managed",

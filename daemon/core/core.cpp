@@ -189,6 +189,10 @@ void CoreImpl::diagnose(std::function<void(std::vector<Check>)> done) {
   workers_->submit([this, done = std::move(done)] { done(diagnoseHost(parts_.paths, parts_.settings)); });
 }
 
+void CoreImpl::networkView(std::function<void(network::NetworkView)> done) {
+  workers_->submit([this, done = std::move(done)] { done(network_->view()); });
+}
+
 void CoreImpl::publish(Change::Kind kind, const std::string& id, bool removed) {
   auto next = std::make_shared<Snapshot>();
   next->pods.reserve(pods_.size());

@@ -134,6 +134,8 @@ class Core : public Streams {
   virtual Result<pid_t> hostPid(pid_t nodePid) = 0;
   virtual Result<bool> sandboxed(pid_t hostPid) = 0;
   virtual void diagnose(std::function<void(std::vector<Check>)> done) = 0;
+  // What pods' packets pass now, for people.
+  virtual void networkView(std::function<void(network::NetworkView)> done) = 0;
   // A condition that a front end or a part knows the truth of ("SessionBus"): shown with the others, by its type, until
   // reported anew. Published only when it differs.
   virtual void report(Condition condition) = 0;

@@ -100,6 +100,7 @@ class CoreImpl final : public Core {
   Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
   Result<bool> sandboxed(pid_t hostPid) override { return parts_.broker->sandboxed(hostPid); }
   void diagnose(std::function<void(std::vector<Check>)> done) override;
+  void networkView(std::function<void(network::NetworkView)> done) override;
   void report(Condition condition) override;
   void ping(std::function<void()> answer) override { post(std::move(answer)); }
 

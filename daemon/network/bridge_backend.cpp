@@ -20,7 +20,7 @@ std::optional<std::uint32_t> addressOf(const PodRecord& pod) {
 }
 
 Port portOf(const PodRecord& pod, std::uint32_t address) {
-  return {"up" + pod.id.substr(0, kIdInLink), address};
+  return {linkName(pod.id), address};
 }
 
 class BridgeBackend final : public Backend {
@@ -147,6 +147,10 @@ void BridgeBackend::describe(NetworkView& view) const {
 }
 
 }  // namespace
+
+std::string linkName(const std::string& podId) {
+  return "up" + podId.substr(0, kIdInLink);
+}
 
 Result<std::unique_ptr<Backend>> openBridge(const Settings& settings, NodeRules& rules, const Earlier& earlier) {
   USERPOD_TRY(subnet, Subnet::parse(settings.subnet));

@@ -50,6 +50,9 @@ struct NetworkView {
   std::string note;
 };
 
+// The node's end of a pod's veth on the built-in bridge.
+std::string linkName(const std::string& podId);
+
 // All methods block (1 to 10 ms; with CNI as long as the plugins take), may be called from any worker thread and are
 // safe to call at once for different pods. Threads that change their namespaces are made and ended inside.
 class Network {

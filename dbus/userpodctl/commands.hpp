@@ -30,6 +30,8 @@ int runPods(const Display& display);
 int runContainers(const Display& display);
 int runImages(const Display& display);
 int runInspect(const std::string& key, const Display& display);
+// key: of the pod that it is explained for; empty: for any.
+int runNetwork(const std::string& key, const Display& display);
 
 struct ActOptions {
   std::vector<std::string> keys;  // ids, prefixes of ids; references for images

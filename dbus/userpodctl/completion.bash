@@ -3,7 +3,7 @@ _userpodctl() {
   local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]:-} words=''
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words='containers doctor enter images inspect pause pods ps pull reset resume rm rmi start status stop version --help --version'
+    words='containers doctor enter images inspect network pause pods ps pull reset resume rm rmi start status stop version --help --version'
   elif [[ $cur == -* ]]; then
     words='--help --json'
     case $command in
@@ -19,6 +19,7 @@ _userpodctl() {
     case $command in
     start|pause|resume) words=$(userpodctl containers 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     stop|rm|inspect) words=$({ userpodctl containers; userpodctl pods; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
+    network) words=$(userpodctl pods 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     rmi) words=$(userpodctl images 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     enter) mapfile -t COMPREPLY < <(compgen -c -- "$cur"); return 0 ;;
     esac

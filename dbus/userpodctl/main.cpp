@@ -101,6 +101,9 @@ void addReadCommands(CLI::App& app, Request& request) {
              [](Request& r) { return runInspect(r.key, r.display); })
       ->add_option("key", request.key, "Id, a prefix of one, or an image's name")
       ->required();
+  addCommand(app, request, "network", "Show networks, addresses and host ports of pods, and the way packets take",
+             [](Request& r) { return runNetwork(r.key, r.display); })
+      ->add_option("pod", request.key, "Id or a prefix of one: tell it of this pod");
 }
 
 CLI::App* addAct(CLI::App& app, Request& request, const char* name, const char* text,

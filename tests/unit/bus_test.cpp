@@ -100,6 +100,13 @@ class TestCore final : public tests::NoStreams {
   void diagnose(std::function<void(std::vector<Check>)> done) override {
     done({{"subordinate-ids", Check::Severity::Error, "none", {"usermod --add-subuids"}}});
   }
+  void networkView(std::function<void(network::NetworkView)> done) override {
+    network::NetworkView view;
+    view.stack = "bridge";
+    view.uplink = "down: slirp4netns\xff";
+    view.ports = {{.podId = kDesktopPod, .mapping = {0, 80, 8080, ""}, .listenPort = 8080, .host = {"0.0.0.0"}}};
+    done(std::move(view));
+  }
   void report(core::Condition condition) override {
     std::lock_guard lock(reportedMutex_);
     reported_ = std::move(condition);
@@ -331,6 +338,10 @@ TEST_F(BusOnADaemon, FindsAndListsWithFilters) {
   auto wrong = call(kRoot, "Manager", {"ListPods", "a{sv}", "1", "labels", "s", "app"});
   EXPECT_NE(wrong.find("option \"labels\" has D-Bus type s"), std::string::npos) << wrong;
   EXPECT_NE(call(kRoot, "Manager", {"Diagnose", "a{sv}", "0"}).find("usermod"), std::string::npos);
+  auto shown = json::parse(call(kRoot, "Manager", {"GetNetwork", "a{sv}", "0"}))["data"][0];
+  EXPECT_EQ(shown["uplink-reason"]["data"], "slirp4netns\xEF\xBF\xBD");
+  EXPECT_EQ(shown["ports"]["data"][0]["pod"]["data"], kDesktopPodPath);
+  EXPECT_EQ(shown["links"]["data"][kCriPodPath], network::linkName(kCriPod));
 }
 
 TEST_F(BusOnADaemon, WhatAKubeletManagesNeedsForce) {

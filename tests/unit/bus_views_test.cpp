@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "daemon/sys/util.hpp"
+#include "dbus/network_map.hpp"
 #include "dbus/options.hpp"
 #include "dbus/paths.hpp"
 #include "dbus/views.hpp"
@@ -123,6 +124,76 @@ TEST(BusViews, TheManagerCountsWhatIsShown) {
   EXPECT_EQ(view.containerCount, 1U);
   EXPECT_EQ(view.runningCount, 1U);
   EXPECT_EQ(view.state, "degraded");
+}
+
+core::Snapshot threePods() {
+  core::Snapshot snapshot;
+  for (char digit : {'a', 'b', 'c'}) {
+    auto pod = std::make_shared<PodRecord>();
+    pod->id = std::string(64, digit);
+    pod->state = digit == 'c' ? PodRecord::State::NotReady : PodRecord::State::Ready;
+    if (digit == 'b') pod->config.security.namespaces.network = NamespaceMode::Node;
+    snapshot.pods.push_back(std::move(pod));
+  }
+  return snapshot;
+}
+
+TEST(BusNetwork, TheBridgeWithAPort) {
+  network::NetworkView view;
+  view.stack = "bridge";
+  view.bridge = "upbr0";
+  view.subnets = {"10.88.0.0/16", "fd75::/64"};
+  view.addressesUsed = 2;
+  view.addressesAll = 65533;
+  view.uplink = "down: slirp4netns: no such file";
+  view.ports = {{.podId = std::string(64, 'a'),
+                 .mapping = {1, 53, 530, "127.0.0.1"},
+                 .listenPort = 10530,
+                 .host = {"127.0.0.1"},
+                 .node = {"127.0.0.1"},
+                 .sourceNote = "not \xff kept",
+                 .connections = 2,
+                 .total = 5'000'000'000}};
+  auto map = networkMap(view, threePods(), true);
+  EXPECT_EQ(map.at("subnets").get<Names>(), view.subnets);
+  EXPECT_EQ(map.at("addresses-all").get<std::uint32_t>(), 65533U);
+  EXPECT_EQ(map.at("uplink").get<std::string>(), "down");
+  EXPECT_EQ(map.at("uplink-reason").get<std::string>(), "slirp4netns: no such file");
+  EXPECT_TRUE(map.at("host-loopback").get<bool>());
+  EXPECT_FALSE(map.contains("cni"));
+  auto ports = map.at("ports").get<std::vector<VariantMap>>();
+  ASSERT_EQ(ports.size(), 1U);
+  EXPECT_EQ(ports[0].at("pod").get<sdbus::ObjectPath>(), podPath(std::string(64, 'a')));
+  EXPECT_EQ(ports[0].at("protocol").get<std::string>(), "udp");
+  EXPECT_EQ(ports[0].at("container-port").get<std::uint16_t>(), 53);
+  EXPECT_EQ(ports[0].at("host-port").get<std::uint16_t>(), 530);
+  EXPECT_EQ(ports[0].at("listen-port").get<std::uint16_t>(), 10530);
+  EXPECT_EQ(ports[0].at("source-note").get<std::string>(), "not \xEF\xBF\xBD kept");
+  EXPECT_EQ(ports[0].at("total").get<std::uint64_t>(), 5'000'000'000U);
+  // Only of ready pods that have a link.
+  auto links = map.at("links").get<std::map<sdbus::ObjectPath, std::string>>();
+  ASSERT_EQ(links.size(), 1U);
+  EXPECT_EQ(links.at(sdbus::ObjectPath(podPath(std::string(64, 'a')))), "up" + std::string(13, 'a'));
+}
+
+TEST(BusNetwork, CniHasNoBridgeAndNamesItsFiles) {
+  network::NetworkView view;
+  view.stack = "cni";
+  view.uplink = "up";
+  view.problem = "no network";
+  view.cni = {{"pods", "/etc/cni/net.d/10-pods.conflist", "1.0.0", {"bridge", "portmap"}, true, "bridge is missing"}};
+  auto map = networkMap(view, threePods(), false);
+  EXPECT_FALSE(map.contains("bridge"));
+  EXPECT_FALSE(map.contains("links"));
+  EXPECT_EQ(map.at("uplink").get<std::string>(), "up");
+  EXPECT_EQ(map.at("uplink-reason").get<std::string>(), "");
+  EXPECT_EQ(map.at("problem").get<std::string>(), "no network");
+  auto networks = map.at("cni").get<std::vector<VariantMap>>();
+  ASSERT_EQ(networks.size(), 1U);
+  EXPECT_EQ(networks[0].at("file").get<std::string>(), "/etc/cni/net.d/10-pods.conflist");
+  EXPECT_EQ(networks[0].at("plugins").get<Names>(), (Names{"bridge", "portmap"}));
+  EXPECT_TRUE(networks[0].at("chosen").get<bool>());
+  EXPECT_EQ(networks[0].at("problem").get<std::string>(), "bridge is missing");
 }
 
 TEST(BusOptions, AWrongTypeNamesTheOption) {

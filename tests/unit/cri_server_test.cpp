@@ -62,6 +62,7 @@ class FakeCore final : public tests::NoStreams {
   void diagnose(std::function<void(std::vector<Check>)> done) override {
     done({{"subordinate-ids", Check::Severity::Warning, "few", {"usermod"}}});
   }
+  void networkView(std::function<void(network::NetworkView)>) override {}
   void runPod(PodConfig config, std::string, Origin, core::Callback<std::string> done) override {
     lastPod = config;
     hold(std::move(done));
