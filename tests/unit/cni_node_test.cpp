@@ -240,7 +240,7 @@ TEST_F(CniNode, AChainFromAddToDel) {
   EXPECT_EQ(log(), "DEL second /run/ns/a\nDEL first /run/ns/a\n");
   EXPECT_EQ(inputOf("first.DEL")["prevResult"]["ips"][0]["address"], "10.9.0.8/24");
   EXPECT_TRUE(namesIn("/run/results").empty());
-  EXPECT_FALSE(pathExists(node_.cgroupRoot + "/cni/" + idOf("a")));
+  EXPECT_FALSE(pathExists(node_.cgroupRoot + "/cni/pod-" + idOf("a")));
   EXPECT_FALSE(cni_->check(idOf("a")));
   EXPECT_TRUE(cni_->attachment(idOf("a")).addresses.empty());
 }
@@ -349,7 +349,7 @@ TEST_F(CniNode, AHangingPluginIsKilledWithItsChildren) {
   EXPECT_EQ(added.error().code(), Code::NetworkSetupFailed);
   EXPECT_HAS(added.error().text(), "did not end in time");
   EXPECT_HAS(added.error().text(), "still waiting");
-  EXPECT_FALSE(pathExists(node_.cgroupRoot + "/cni/" + idOf("a")));
+  EXPECT_FALSE(pathExists(node_.cgroupRoot + "/cni/pod-" + idOf("a")));
   auto processes = run({.argv = {"/bin/ps", "ax"}}, 5s);
   EXPECT_EQ(processes->out.find("sleep 100"), std::string::npos) << processes->out;
   EXPECT_TRUE(namesIn("/run/results").empty());
@@ -588,6 +588,61 @@ TEST_F(CniNode, StatusIsAsked) {
   auto begin = Clock::now();
   cni_.reset();
   EXPECT_LT(Clock::now() - begin, 2s);
+}
+
+// Debian's own, with their state in the test's directory.
+TEST_F(CniNode, DebiansPluginsCheckWhatTheyMade) {
+  if (!inside()) return runInside();
+  if (!pathExists("/usr/lib/cni/bridge")) GTEST_SKIP() << "no CNI plugins: apt install containernetworking-plugins";
+  configure(R"({"name": "pods", "cniVersion": "0.4.0", "plugins": [
+    {"type": "bridge", "bridge": "cnitest0", "isGateway": true, "ipam": {"type": "host-local", "dataDir": "/run/leases",
+     "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]]}},
+    {"type": "tuning", "dataDir": "/run/tuning", "sysctl": {"net.core.somaxconn": "517"}}]})");
+  open();
+  auto added = add("a");
+  ASSERT_TRUE(added) << added.error().text();
+  EXPECT_EQ(added->addresses, (std::vector<std::string>{"10.77.0.2", "fd77::2"}));
+  EXPECT_TRUE(cni_->check(idOf("a")));
+  inNamespace(pinOf("a"), [] {
+    EXPECT_EQ(run({.argv = {"/sbin/ip", "address", "del", "10.77.0.2/24", "dev", "eth0"}}, 5s)->status.code, 0);
+  });
+  auto checked = cni_->check(idOf("a"));
+  ASSERT_FALSE(checked);
+  EXPECT_HAS(checked.error().text(), "CNI plugin \"bridge\" (CHECK)");
+  EXPECT_HAS(checked.error().text(), "10.77.0.2");
+  // Of a pod without a namespace, after a restart: the lease is given back.
+  ASSERT_TRUE(add("b"));
+  dropPod("b");
+  open();
+  EXPECT_TRUE(pathExists("/run/leases/pods/10.77.0.3"));
+  EXPECT_TRUE(cni_->collectGarbage({idOf("a")}));
+  EXPECT_FALSE(pathExists("/run/leases/pods/10.77.0.3"));
+  EXPECT_TRUE(pathExists("/run/leases/pods/10.77.0.2"));
+  EXPECT_TRUE(cni_->remove(idOf("a"), pinOf("a")));
+  EXPECT_FALSE(pathExists("/run/leases/pods/10.77.0.2"));
+  EXPECT_FALSE(pathExists("/run/leases/pods/fd77::2"));
+}
+
+// The trap of Debian's bridge 1.1.1: an ADD that failed after the bridge was made makes the next one fail too.
+TEST_F(CniNode, AnAddAfterOneThatFailedWorks) {
+  if (!inside()) return runInside();
+  if (!pathExists("/usr/lib/cni/bridge")) GTEST_SKIP() << "no CNI plugins: apt install containernetworking-plugins";
+  auto bridge = [](const std::string& leases) {
+    return R"({"name": "pods", "cniVersion": "1.0.0", "plugins": [{"type": "bridge", "bridge": "cnitest0",
+      "isGateway": true, "ipam": {"type": "host-local", "dataDir": ")" +
+           leases + R"(", "subnet": "10.77.0.0/24"}}]})";
+  };
+  ASSERT_TRUE(writeFile("/run/file", ""));
+  configure(bridge("/run/file"));
+  open();
+  auto failed = add("a");
+  ASSERT_FALSE(failed);
+  EXPECT_HAS(failed.error().text(), "/run/file");
+  configure(bridge("/run/leases"));
+  open();
+  auto added = add("b");
+  ASSERT_TRUE(added) << added.error().text();
+  EXPECT_EQ(added->addresses.size(), 1U);
 }
 
 // The budget of a pod beyond the plugins' own time: 5 ms.

@@ -32,6 +32,11 @@ using namespace std::chrono_literals;
 constexpr auto kFirstAddWait = 3s;
 constexpr std::string_view kCollects = "1.1.0";  // the version that has GC
 
+// Not the bare id: the core ends cgroups named so of pods that it does not know.
+std::string cgroupOf(const std::string& podId) {
+  return "pod-" + podId;
+}
+
 bool isNamespace(const std::string& path) {
   struct statfs info{};
   return !path.empty() && ::statfs(path.c_str(), &info) == 0 && info.f_type == NSFS_MAGIC;
@@ -216,7 +221,7 @@ Result<CniAttachment> PluginNetworks::add(const std::string& podId, const PodCon
   USERPOD_CHECK(checkTaken(network, config));
   USERPOD_CHECK(removeAll(podId, networkNamespace));  // of an ADD under this id that a killed daemon began
   if (auto up = setLoopbackUpIn(networkNamespace); !up) return std::move(up).error().as(Code::NetworkSetupFailed);
-  USERPOD_TRY(pluginCgroup, PluginCgroup::make(plugins_.node(), podId));
+  USERPOD_TRY(pluginCgroup, PluginCgroup::make(plugins_.node(), cgroupOf(podId)));
 
   std::shared_lock notCollecting(collecting_, std::defer_lock);
   if (isAtLeast(network.version, kCollects)) notCollecting.lock();
@@ -265,7 +270,7 @@ Status PluginNetworks::check(const std::string& podId) {
     return Error(Code::NetworkSetupFailed, "the pod has not joined a network");
   const auto& attachment = known.front();
   if (attachment.network.disableCheck || !isAtLeast(attachment.network.version, "0.4.0")) return {};
-  USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), podId));
+  USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), cgroupOf(podId)));
   for (const auto& plugin : attachment.network.plugins) {
     auto out = plugins_.run(invocationFor("CHECK", attachment, plugin), cgroup, plugins_.timeout());
     if (!out) return std::move(out).error().as(Code::NetworkSetupFailed).wrap("network " + attachment.network.name);
@@ -276,7 +281,7 @@ Status PluginNetworks::check(const std::string& podId) {
 Status PluginNetworks::removeAll(const std::string& podId, const std::string& networkNamespace) {
   auto known = cache_->ofPod(podId);
   if (known.empty()) return {};
-  USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), podId));
+  USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), cgroupOf(podId)));
   Status first;
   for (auto& attachment : known) {
     attachment.networkNamespace = isNamespace(networkNamespace) ? networkNamespace : "";
