@@ -71,7 +71,8 @@ std::string seenBy(const UniqueFd& server, const std::string& network, const std
 
 // The same by UDP; the answer has to come back from the address that was asked.
 std::string answeredBy(const UniqueFd& server, const UniqueFd& client, std::chrono::milliseconds time = 1s) {
-  if (::send(client.get(), "?", 1, 0) != 1) return "";
+  // The first may tell of an earlier packet that was refused.
+  if (::send(client.get(), "?", 1, 0) != 1 && ::send(client.get(), "?", 1, 0) != 1) return "";
   pollfd wait{server.get(), POLLIN, 0};
   if (::poll(&wait, 1, static_cast<int>(time.count())) != 1) return "";
   sockaddr_storage peer{};
