@@ -197,7 +197,7 @@ Status checkTaken(const NetworkConfig& network, const PodConfig& config) {
   for (auto [name, capability] :
        {std::pair{kMac, "mac"}, std::pair{kAddresses, "ips"}, std::pair{kAddressRanges, "ipRanges"}}) {
     bool taken = std::any_of(network.plugins.begin(), network.plugins.end(),
-                             [&](const auto& plugin) { return plugin.takes(capability); });
+                             [capability = capability](const auto& plugin) { return plugin.takes(capability); });
     if (annotation(config, name) == nullptr || taken) continue;
     return Error(Code::InvalidArgument,
                  fmt::format("annotation {}: no plugin of network {} takes it; give one \"capabilities\": "

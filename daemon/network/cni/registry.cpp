@@ -144,7 +144,7 @@ void Registry::arm(const std::vector<std::string>& directories) {
   for (auto id : armed_) watches_->remove(id);
   armed_.clear();
   for (const auto& [path, names] : wanted) {
-    auto added = watches_->add(path, kDirectoryEvents, [this, names](const std::string& name) {
+    auto added = watches_->add(path, kDirectoryEvents, [this, names = names](const std::string& name) {
       if (name.empty() || names.contains("") || names.contains(name)) schedule(kSettleTime);
     });
     // EEXIST: the same directory under two names.
