@@ -137,6 +137,8 @@ const std::map<std::string, Reader, std::less<>>& readers() {
   static const std::map<std::string, Reader, std::less<>> table = {
       {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
       {"uplink", choice(&Settings::uplink, {"auto", "pasta", "slirp4netns", "none"})},
+      {"pasta", text(&Settings::pasta)},
+      {"slirp4netns", text(&Settings::slirp4netns)},
       {"host-loopback", flag(&Settings::hostLoopback)},
       {"network", choice(&Settings::network, {"bridge", "cni"})},
       {"subnet", text(&Settings::subnet)},

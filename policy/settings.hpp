@@ -51,6 +51,8 @@ struct Settings {
   std::string logLevel = "info";              // error, warning, notice, info, debug
   std::string uplink = "auto";                // auto (pasta where the installed one is able, else slirp4netns), pasta,
                                               // slirp4netns, none
+  std::string pasta;                          // empty: found in PATH
+  std::string slirp4netns;                    // empty: found in PATH
   bool hostLoopback = false;                  // whether the node and its pods reach services on the host's 127.0.0.1
   std::string network = "bridge";             // of pods: bridge (the built-in one), cni
   std::string subnet = "10.88.0.0/16";        // of pods on the built-in bridge; its first address is the bridge's

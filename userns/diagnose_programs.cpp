@@ -7,6 +7,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/util.hpp"
 #include "userns/diagnose_checks.hpp"
+#include "userns/uplink.hpp"
 
 namespace userpod::diagnose {
 namespace {
@@ -87,9 +88,34 @@ std::vector<Program> programs(const Settings& settings) {
   if (settings.storageDriver == "auto")
     list.push_back(
         {"fuse-overlayfs", "", {1, 7, 0}, Check::Severity::Info, "where native overlay fails, images are copied"});
-  if (settings.uplink == "slirp4netns")
-    list.push_back({"slirp4netns", "", {1, 0, 0}, Check::Severity::Warning, "pods have no way to the outside"});
+  // In place of it pasta may do, as the check "uplink" tells.
+  if (settings.uplink == "auto" || settings.uplink == "slirp4netns")
+    list.push_back({"slirp4netns",
+                    settings.slirp4netns,
+                    {1, 0, 0},
+                    settings.uplink == "auto" ? Check::Severity::Info : Check::Severity::Warning,
+                    settings.uplink == "auto" ? "it carries the pods' traffic where pasta is not able to"
+                                              : "pods have no way to the outside"});
   return list;
+}
+
+Check checkUplink(const Scene& scene) {
+  constexpr const char* kName = "uplink";
+  const Settings& settings = scene.settings;
+  if (settings.uplink == "none") return ok(kName, "none: uplink = \"none\"");
+  const std::string loopback = settings.hostLoopback ? "; pods reach the host's 127.0.0.1 by 10.0.2.2" : "";
+  // What a node that runs has, else what one would have.
+  UplinkState state = readUplinkState(scene.paths);
+  if (state.phase == UplinkState::Phase::Up)
+    return ok(kName, fmt::format("{} is up ({}){}", state.program, state.choice, loopback));
+  UplinkProgram program = chooseUplink(settings);
+  const std::vector<std::string> hints = {"sudo apt install slirp4netns, or passt of Debian 13 and later",
+                                          "systemctl --user restart userpod-node.service"};
+  if (program.path.empty()) return warning(kName, "pods have no way to the outside: " + program.reason, hints);
+  if (!state.program.empty())
+    return warning(kName, fmt::format("{} is down: {}", state.program, state.reason),
+                   {"journalctl --user -u userpod-node.service"});
+  return ok(kName, fmt::format("{} ({}){}", program.path, program.reason, loopback));
 }
 
 }  // namespace
@@ -97,6 +123,7 @@ std::vector<Program> programs(const Settings& settings) {
 std::vector<Check> checkPrograms(const Scene& scene) {
   std::vector<Check> checks;
   for (const auto& program : programs(scene.settings)) checks.push_back(checkProgram(program));
+  checks.push_back(checkUplink(scene));
   checks.push_back(checkSystemd());
   checks.push_back(checkKernel());
   return checks;

@@ -21,6 +21,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
+#include "userns/host_files.hpp"
 #include "userns/idmap.hpp"
 #include "userns/node.hpp"
 #include "userns/node_setup.hpp"
@@ -105,6 +106,8 @@ struct Holder {
   std::string cgroup;  // below /sys/fs/cgroup
   Child node;
   std::string tapProblem;
+  UplinkProgram program;
+  UplinkProgram fallback;
 };
 
 Result<std::string> ownCgroup() {
@@ -204,6 +207,25 @@ Status writeState(const Holder& holder) {
   return writeFileAtomic(holder.paths.nodeState() + "/holder.json", holderStateText(state), 0600);
 }
 
+// The prefix of IPv6 addresses is the one that both programs can have, so that one may take the other's place.
+void chooseProgram(Holder& holder) {
+  holder.program = chooseUplink(holder.settings);
+  if (holder.program.name == "pasta" && holder.settings.uplink == "auto") {
+    Settings other = holder.settings;
+    other.uplink = "slirp4netns";
+    holder.fallback = chooseUplink(other);
+  }
+  bool collision = hostUsesUplinkPrefix();
+  if (!collision) {
+    holder.plan.prefix6 = kUplinkPrefix6;
+  } else if (holder.program.name == "pasta") {
+    holder.plan.prefix6 = kOtherPrefix6;
+  } else {
+    logWarning(
+        "this host uses fd00::/64, which slirp4netns needs: the node has no IPv6; with a pasta that is able it would");
+  }
+}
+
 Status prepare(Holder& holder) {
   USERPOD_TRY(paths, userPaths());
   holder.paths = paths;
@@ -219,9 +241,8 @@ Status prepare(Holder& holder) {
     logWarning("only {} user ids for the containers: images that use more fail; give the user 65536 subordinate ids",
                ids);
   USERPOD_CHECK(makeDirectoriesOfUser(paths));
-  bool collision = settings.uplink != "none" && hostUsesUplinkPrefix();
-  if (collision) logWarning("this host uses fd00::/64, which slirp4netns needs: the node has no IPv6");
-  holder.plan = {paths, settings.uplink != "none", !collision};
+  holder.plan = {paths, settings.uplink != "none", ""};
+  if (holder.plan.uplink) chooseProgram(holder);
   return makeNode(holder);
 }
 
@@ -248,9 +269,10 @@ class Loop {
     announce();
     for (;;) {
       std::vector<pollfd> entries = {{signals_.get(), POLLIN, 0}, {holder_.node.pidfd(), POLLIN, 0}};
+      for (int fd : {resolver_.fd(), hosts_.fd()})
+        if (fd >= 0) entries.push_back({fd, POLLIN, 0});
       if (uplink_) uplink_->addTo(entries);
-      if (::poll(entries.data(), entries.size(), uplink_ ? uplink_->timeout() : -1) < 0 && errno != EINTR)
-        return finish(1);
+      if (::poll(entries.data(), entries.size(), timeout()) < 0 && errno != EINTR) return finish(1);
       if (entries[1].revents != 0) {
         logError("the node's first process was killed; every container is gone");
         return finish(1);
@@ -260,6 +282,7 @@ class Loop {
         return finish(0);
       }
       if (uplink_) uplink_->handle(entries);
+      followHost();
       announce();
     }
   }
@@ -267,16 +290,48 @@ class Loop {
  private:
   Status begin() {
     USERPOD_CHECK(writeState(holder_));
+    // What the node's first process read before the watches were there may have changed.
+    writeResolver();
+    writeHosts();
     if (holder_.settings.uplink == "none") return writeUplinkState(holder_.paths, {UplinkState::Phase::None, ""});
-    if (!holder_.tapProblem.empty()) {
-      logWarning("{}", holder_.tapProblem);
-      return writeUplinkState(holder_.paths, {UplinkState::Phase::Down, holder_.tapProblem});
+    const UplinkProgram& program = holder_.program;
+    const std::string& problem =
+        holder_.tapProblem.empty() && program.path.empty() ? program.reason : holder_.tapProblem;
+    if (!problem.empty()) {
+      logWarning("the node has no way out: {}", problem);
+      return writeUplinkState(holder_.paths, {UplinkState::Phase::Down, problem, program.path, program.reason});
     }
     USERPOD_TRY(leaf, openFile(kCgroups + holder_.cgroup + "/uplink", O_RDONLY | O_DIRECTORY));
     leaf_ = std::move(leaf);
-    uplink_.emplace(holder_.paths, leaf_.get(), holder_.node.pid(), holder_.plan.ipv6);
+    UplinkPlan plan{holder_.node.pid(), holder_.plan.prefix6, holder_.settings.hostLoopback,
+                    nameServers(resolver_.text())};
+    uplink_.emplace(holder_.paths, leaf_.get(), program, holder_.fallback, std::move(plan));
     uplink_->start();
     return {};
+  }
+
+  int timeout() const {
+    int least = -1;
+    for (int time : {uplink_ ? uplink_->timeout() : -1, resolver_.timeout(), hosts_.timeout()})
+      if (time >= 0 && (least < 0 || time < least)) least = time;
+    return least;
+  }
+
+  // The node's files are its own, on a tmpfs of the user: no other way to them is needed.
+  void writeToNode(const char* path, const std::string& text) {
+    auto written = writeFileAtomic(fmt::format("/proc/{}/root{}", holder_.node.pid(), path), text);
+    if (!written) logWarning("the node's {}: {}", path, written.error().text());
+  }
+
+  void writeResolver() { writeToNode("/etc/resolv.conf", nodeResolvConf(resolver_.text(), holder_.plan.uplink)); }
+  void writeHosts() { writeToNode("/etc/hosts", nodeHosts(hosts_.text(), holder_.plan.uplink)); }
+
+  void followHost() {
+    if (resolver_.look()) {
+      writeResolver();
+      if (uplink_) uplink_->setServers(nameServers(resolver_.text()));
+    }
+    if (hosts_.look()) writeHosts();
   }
 
   // Ready when the uplink has come up or failed: the first pod then finds a network, and a host without one a node.
@@ -309,6 +364,8 @@ class Loop {
   UniqueFd signals_;
   UniqueFd leaf_;
   std::optional<Uplink> uplink_;
+  FileWatch resolver_{"/etc/resolv.conf"};
+  FileWatch hosts_{"/etc/hosts"};
   std::string announced_;
 };
 

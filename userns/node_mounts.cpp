@@ -125,11 +125,10 @@ Status mountKernelFilesystems() {
   return mountFilesystem("cgroup2", "cgroup2", "/sys/fs/cgroup", kFlags);
 }
 
-// A name server on the host's loopback is not there in the node's network. The uplink's own is added behind it, not put
-// in its place: the daemon shares this file but lives in the host's network, where only the first one answers.
-Status addUplinkResolver(const std::string& hostText) {
-  if (::unlink("/etc/resolv.conf") < 0 && errno != ENOENT) return sysError("replace /etc/resolv.conf");
-  return writeFile("/etc/resolv.conf", resolvConfWithUplink(hostText));
+// Files of the node's own in place of the links; from then on the holder keeps them as the host's are.
+Status replaceEtc(const char* path, const std::string& text) {
+  if (::unlink(path) < 0 && errno != ENOENT) return sysError(fmt::format("replace {}", path));
+  return writeFile(path, text);
 }
 
 // Links the host's CNI plugins into the node's own /opt/cni/bin, which stays writable for plugins that pods install.
@@ -176,8 +175,8 @@ Status bindFixedPaths(const Paths& paths) {
 }
 
 // Which parents must be replaced for the fixed paths to exist.
-std::vector<std::string> parentsToReplace(bool resolver) {
-  std::vector<std::string> list;
+std::vector<std::string> parentsToReplace() {
+  std::vector<std::string> list = {"/etc"};
   auto add = [&](const std::string& parent) {
     for (const auto& known : list)
       if (known == parent) return;
@@ -185,7 +184,6 @@ std::vector<std::string> parentsToReplace(bool resolver) {
   };
   for (const auto& fixed : kFixedPaths)
     if (isDirectory(fixed.parent) && !isDirectory(fixed.path)) add(fixed.parent);
-  if (resolver) add("/etc");
   return list;
 }
 
@@ -201,13 +199,14 @@ Status hideKernelLog() {
 Status setUpNodeMounts(const NodePlan& plan) {
   USERPOD_CHECK(setPropagation("/", MS_SLAVE | MS_REC));
   USERPOD_CHECK(mountKernelFilesystems());
-  auto hostResolver = readFile("/etc/resolv.conf", 64 << 10);
-  bool resolver = plan.uplink && hostResolver && needsUplinkResolver(*hostResolver);
+  auto resolver = readFile("/etc/resolv.conf");
+  auto hosts = readFile("/etc/hosts");
   USERPOD_CHECK(copyUp("/run", true));
   if (::mkdir(plan.paths.node.c_str(), 0700) < 0) return sysError("make " + plan.paths.node);
   USERPOD_CHECK(keepHostCni(plan.paths.node));
-  for (const auto& parent : parentsToReplace(resolver)) USERPOD_CHECK(copyUp(parent, false));
-  if (resolver) USERPOD_CHECK(addUplinkResolver(*hostResolver));
+  for (const auto& parent : parentsToReplace()) USERPOD_CHECK(copyUp(parent, false));
+  USERPOD_CHECK(replaceEtc("/etc/resolv.conf", nodeResolvConf(resolver ? *resolver : std::string(), plan.uplink)));
+  USERPOD_CHECK(replaceEtc("/etc/hosts", nodeHosts(hosts ? *hosts : std::string(), plan.uplink)));
   USERPOD_CHECK(bindFixedPaths(plan.paths));
   return hideKernelLog();
 }

@@ -71,23 +71,23 @@ Status configureV4(int socket) {
 }
 
 // Static: a default route learnt from router advertisements would go when forwarding is turned on.
-Status configureV6() {
+Status configureV6(const std::string& prefix) {
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv6/conf/tap0/accept_ra", "0"));
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv6/conf/tap0/accept_dad", "0"));
   UniqueFd socket(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!socket) return sysError("node network: socket");
   int index = static_cast<int>(::if_nametoindex(kTap));
   in6_ifreq address{};
-  ::inet_pton(AF_INET6, "fd00::100", &address.ifr6_addr);
+  ::inet_pton(AF_INET6, (prefix + "100").c_str(), &address.ifr6_addr);
   address.ifr6_prefixlen = 64;
   address.ifr6_ifindex = index;
-  USERPOD_CHECK(call(socket.get(), SIOCSIFADDR, &address, "address fd00::100"));
+  USERPOD_CHECK(call(socket.get(), SIOCSIFADDR, &address, "IPv6 address"));
   in6_rtmsg route{};
-  ::inet_pton(AF_INET6, "fd00::2", &route.rtmsg_gateway);
+  ::inet_pton(AF_INET6, (prefix + "2").c_str(), &route.rtmsg_gateway);
   route.rtmsg_flags = RTF_UP | RTF_GATEWAY;
   route.rtmsg_metric = 1024;
   route.rtmsg_ifindex = index;
-  return call(socket.get(), SIOCADDRT, &route, "default route by fd00::2");
+  return call(socket.get(), SIOCADDRT, &route, "IPv6 default route");
 }
 
 }  // namespace
@@ -124,7 +124,7 @@ Status setUpNodeNetwork(const NodePlan& plan, std::string& tapProblem) {
   USERPOD_CHECK(call(socket.get(), SIOCSIFMTU, &mtu, "set the MTU of tap0"));
   USERPOD_CHECK(bringUp(socket.get(), kTap));
   USERPOD_CHECK(configureV4(socket.get()));
-  if (kernelV6 && plan.ipv6) return configureV6();
+  if (kernelV6 && !plan.prefix6.empty()) return configureV6(plan.prefix6);
   return {};
 }
 

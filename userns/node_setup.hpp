@@ -10,8 +10,8 @@ namespace userpod {
 
 struct NodePlan {
   Paths paths;
-  bool uplink = true;  // make the tap that the uplink will take
-  bool ipv6 = true;
+  bool uplink = true;   // make the tap that the uplink will take
+  std::string prefix6;  // of its IPv6 addresses towards the uplink, "fd00::", a /64; empty: it has none
 };
 
 // Fresh proc, sysfs and cgroup2, writable system paths, kubelet's and CNI's fixed directories.
@@ -21,7 +21,7 @@ Status setUpNodeMounts(const NodePlan& plan);
 // on. A tap that cannot be made is not an error: `tapProblem` says why and the node stays without a way out.
 Status setUpNodeNetwork(const NodePlan& plan, std::string& tapProblem);
 
-// Host's own use of fd00::/64, which slirp4netns hard-codes: then the node stays without IPv6. Called on the host.
+// Host's own use of fd00::/64, which slirp4netns hard-codes. Called on the host.
 bool hostUsesUplinkPrefix();
 
 }  // namespace userpod

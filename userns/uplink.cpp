@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
@@ -16,8 +17,9 @@
 namespace userpod {
 namespace {
 
+constexpr std::chrono::milliseconds kShortestDelay{100};
 constexpr std::chrono::milliseconds kLongestDelay{10000};
-constexpr std::chrono::seconds kProvenAfter{10};  // an uplink that lived this long starts again at the shortest delay
+constexpr std::chrono::seconds kProvenAfter{10};  // an uplink that lived this long starts again at once
 constexpr std::size_t kKeptText = 2048;
 
 std::string stateFile(const Paths& paths) {
@@ -53,12 +55,20 @@ UplinkState readUplinkState(const Paths& paths) {
   UplinkState state;
   if (json["state"] == "up") state.phase = UplinkState::Phase::Up;
   if (json["state"] == "none") state.phase = UplinkState::Phase::None;
-  if (json.contains("reason") && json["reason"].is_string()) state.reason = json["reason"];
+  auto read = [&](const char* key, std::string& target) {
+    if (json.contains(key) && json[key].is_string()) target = json[key];
+  };
+  read("reason", state.reason);
+  read("program", state.program);
+  read("choice", state.choice);
   return state;
 }
 
 Status writeUplinkState(const Paths& paths, const UplinkState& state) {
-  nlohmann::json json = {{"state", phaseName(state.phase)}, {"reason", state.reason}};
+  nlohmann::json json = {{"state", phaseName(state.phase)},
+                         {"reason", state.reason},
+                         {"program", state.program},
+                         {"choice", state.choice}};
   return writeFileAtomic(stateFile(paths), json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
                          0600);
 }
@@ -69,20 +79,20 @@ void Uplink::start() {
 }
 
 Status Uplink::launch() {
-  USERPOD_TRY(program, findProgram("slirp4netns"));
   USERPOD_TRY(ready, makePipe());
   USERPOD_TRY(exit, makePipe());
   USERPOD_TRY(messages, makePipe());
   SpawnOptions options;
-  // By PID and without -c: the tap is ready, and a second -c on it fails.
-  options.argv = {program,        "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--disable-host-loopback",
-                  "--ready-fd=3", "--exit-fd=4"};
-  if (ipv6_) options.argv.push_back("--enable-ipv6");
-  options.argv.push_back(std::to_string(node_));
-  options.argv.push_back("tap0");
+  options.argv = uplinkCommand(program_, plan_);
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
-  options.descriptors = {
-      {ready.write.get(), 3}, {exit.read.get(), 4}, {messages.write.get(), 1}, {messages.write.get(), 2}};
+  options.descriptors = {{messages.write.get(), 2}};
+  // pasta closes all but the first three at its start.
+  if (program_.name == "pasta") {
+    options.descriptors.emplace_back(ready.write.get(), 1);
+  } else {
+    options.descriptors.insert(options.descriptors.end(),
+                               {{messages.write.get(), 1}, {ready.write.get(), 3}, {exit.read.get(), 4}});
+  }
   options.cgroup = cgroup_;
   options.deathSignal = SIGKILL;
   USERPOD_TRY(child, spawn(options));
@@ -140,10 +150,24 @@ void Uplink::onReady() {
   if (count <= 0) return;  // its death follows and says why
   up_ = true;
   settled_ = true;
+  served_ = true;
   upSince_ = Clock::now();
-  logInfo("uplink is up: slirp4netns, process {}", child_.pid());
-  if (auto status = writeUplinkState(paths_, {UplinkState::Phase::Up, ""}); !status)
-    logWarning("{}", status.error().text());
+  logInfo("uplink is up: {}, process {}; {}", program_.path, child_.pid(), program_.reason);
+  publish(UplinkState::Phase::Up, "");
+}
+
+void Uplink::publish(UplinkState::Phase phase, const std::string& reason) {
+  auto status = writeUplinkState(paths_, {phase, reason, program_.path, program_.reason});
+  if (!status) logWarning("{}", status.error().text());
+}
+
+void Uplink::setServers(const NameServers& servers) {
+  if (servers == plan_.servers) return;
+  plan_.servers = servers;
+  if (program_.name != "pasta" || !child_) return;
+  logInfo("the host's name servers have changed: pasta starts anew");
+  renewing_ = true;
+  (void)child_.kill(SIGTERM);
 }
 
 void Uplink::onDeath() {
@@ -156,9 +180,21 @@ void Uplink::onDeath() {
                     : status->signal != 0 ? fmt::format("killed by signal {}", status->signal)
                                           : fmt::format("exit status {}", status->code);
   std::string last = status && status->signal != 0 ? std::string() : lastLine(text_);
-  if (up_ && Clock::now() - upSince_ >= kProvenAfter) delay_ = std::chrono::milliseconds(100);
+  std::string what = fmt::format("{} ended: {}{}{}", program_.name, how, last.empty() ? "" : ": ", last);
+  bool proven = up_ && Clock::now() - upSince_ >= kProvenAfter;
+  if (proven) delay_ = kShortestDelay;
   up_ = false;
-  failed(fmt::format("slirp4netns ended: {}{}{}", how, last.empty() ? "" : ": ", last));
+  if (std::exchange(renewing_, false)) return start();
+  if (!served_ && !fallback_.path.empty()) {
+    logWarning("{}; {} takes its place", what, fallback_.path);
+    program_ = std::exchange(fallback_, {});
+    program_.reason = what;
+    return start();
+  }
+  if (!proven) return failed(what);
+  logWarning("uplink is down: {}; it starts anew", what);
+  publish(UplinkState::Phase::Down, what);
+  start();
 }
 
 void Uplink::failed(const std::string& reason) {
@@ -166,14 +202,14 @@ void Uplink::failed(const std::string& reason) {
   settled_ = true;
   retry_ = Clock::now() + delay_;
   delay_ = std::min(delay_ * 2, kLongestDelay);
-  if (auto status = writeUplinkState(paths_, {UplinkState::Phase::Down, reason}); !status)
-    logWarning("{}", status.error().text());
+  publish(UplinkState::Phase::Down, reason);
 }
 
 void Uplink::stop() {
   retry_.reset();
   exit_.reset();
   if (!child_) return;
+  if (program_.name == "pasta") (void)child_.kill(SIGTERM);
   auto ended = child_.waitFor(std::chrono::milliseconds(500));
   if (!ended || !*ended) child_ = Child();  // the old one is killed and reaped
 }

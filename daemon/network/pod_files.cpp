@@ -42,7 +42,7 @@ std::string joined(const char* keyword, const std::vector<std::string>& values) 
 Result<std::string> resolvConfOf(const PodConfig& config) {
   const auto& dns = config.dns;
   if (dns && !(dns->servers.empty() && dns->searches.empty() && dns->options.empty())) return resolvConf(*dns);
-  return nodeResolvConf();
+  return podResolvConf();
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ Result<std::string> resolvConf(const DnsConfig& dns) {
   return text + joined("options", dns.options);
 }
 
-std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses) {
+std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses, bool uplink) {
   std::string text =
       "127.0.0.1\tlocalhost\n"
       "::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -64,8 +64,12 @@ std::string podHosts(const std::string& hostname, const std::vector<std::string>
       "fe00::0\tip6-mcastprefix\n"
       "fe00::1\tip6-allnodes\n"
       "fe00::2\tip6-allrouters\n";
-  for (const auto& address : addresses) text += address + "\t" + hostname + "\n";
-  return text;
+  // The canonical name first, as gethostbyaddr takes it; a full name has its short form too, as from kubelet and
+  // Docker.
+  std::string names = hostname;
+  if (auto dot = hostname.find('.'); dot != std::string::npos && dot > 0) names += " " + hostname.substr(0, dot);
+  for (const auto& address : addresses) text += address + "\t" + names + "\n";
+  return nodeHosts(text, uplink);
 }
 
 Status checkHostname(const std::string& hostname) {
@@ -82,7 +86,8 @@ Status writePodFiles(const std::string& directory, const PodConfig& config, cons
                      const std::vector<std::string>& addresses) {
   USERPOD_CHECK(checkHostname(hostname));
   USERPOD_TRY(resolv, resolvConfOf(config));
-  std::string hosts = podHosts(hostname, addresses);
+  auto resolver = readFile("/etc/resolv.conf", kLargestFile);
+  std::string hosts = podHosts(hostname, addresses, resolver && namesUplinkResolver(*resolver));
   if (config.security.namespaces.network == NamespaceMode::Node) {
     if (auto node = readFile("/etc/hosts", kLargestFile); node && !node->empty()) hosts = std::move(*node);
   }

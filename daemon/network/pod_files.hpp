@@ -11,7 +11,8 @@ namespace userpod::network {
 
 // As asked for. InvalidArgument names the field with a line break, blank or other byte that could begin another line.
 Result<std::string> resolvConf(const DnsConfig& dns);
-std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses);
+// With an uplink it names the host too.
+std::string podHosts(const std::string& hostname, const std::vector<std::string>& addresses, bool uplink);
 Status checkHostname(const std::string& hostname);
 
 }  // namespace userpod::network

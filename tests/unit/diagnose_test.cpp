@@ -119,7 +119,8 @@ TEST(DiagnoseHost, ChecksAreComplete) {
                            "overlay",         "dev-fuse",
                            "dev-net-tun",     "crun",
                            "conmon",          "slirp4netns",
-                           "systemd",         "kernel"})
+                           "systemd",         "kernel",
+                           "uplink"})
     EXPECT_TRUE(names.contains(name)) << name;
   auto severity = [&](std::string_view name) {
     return std::find_if(checks.begin(), checks.end(), [name](const Check& check) { return check.name == name; })
@@ -137,6 +138,7 @@ TEST(DiagnoseHost, WithoutUplinkNothingOfItIsNeeded) {
   settings.uplink = "none";
   for (const auto& check : diagnoseHost(paths, settings)) {
     EXPECT_NE(check.name, "slirp4netns");
+    EXPECT_TRUE(check.name != "uplink" || check.severity == Check::Severity::Ok) << check.message;
     EXPECT_TRUE(check.name != "dev-net-tun" || check.severity == Check::Severity::Ok) << check.message;
   }
 }

@@ -174,7 +174,13 @@ TEST(PodFiles, AreWrittenForAPodAndForTheNodesNetwork) {
   if (pathExists("/etc/hosts")) {
     EXPECT_EQ(*readFile(top + "/node/hosts"), *readFile("/etc/hosts"));
   }
-  EXPECT_EQ(*readFile(top + "/node/resolv.conf"), nodeResolvConf());
+  EXPECT_EQ(*readFile(top + "/node/resolv.conf"), podResolvConf());
+  EXPECT_NE(podHosts("web.example.org", {"10.88.0.2", "fd75::2"}, true)
+                .find("10.88.0.2\tweb.example.org web\n"
+                      "fd75::2\tweb.example.org web\n"
+                      "10.0.2.2\thost.userpod.internal\n"),
+            std::string::npos);
+  EXPECT_EQ(podHosts("web", {"10.88.0.2"}, false).find("host.userpod.internal"), std::string::npos);
   auto bad = writePodFiles(top + "/bad", config, "a\nb", {});
   ASSERT_FALSE(bad);
   EXPECT_EQ(bad.error().code(), Code::InvalidArgument);

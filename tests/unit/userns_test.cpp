@@ -12,7 +12,6 @@
 #include "userns/drain.hpp"
 #include "userns/idmap.hpp"
 #include "userns/node.hpp"
-#include "userns/resolver.hpp"
 #include "userns/uplink.hpp"
 
 namespace userpod {
@@ -100,34 +99,16 @@ TEST_F(InDirectory, ARecycledPidIsNoNode) {
 
 TEST_F(InDirectory, UplinkStateTellsItsReason) {
   EXPECT_EQ(readUplinkState(paths_).phase, UplinkState::Phase::Down);
-  ASSERT_TRUE(writeUplinkState(paths_, {UplinkState::Phase::Up, ""}));
+  ASSERT_TRUE(writeUplinkState(paths_, {UplinkState::Phase::Up, "", "/usr/bin/pasta", "it is able"}));
   EXPECT_EQ(readUplinkState(paths_).phase, UplinkState::Phase::Up);
-  ASSERT_TRUE(writeUplinkState(paths_, {UplinkState::Phase::Down, "no \"tun\" \xff"}));
+  EXPECT_EQ(readUplinkState(paths_).program, "/usr/bin/pasta");
+  EXPECT_EQ(readUplinkState(paths_).choice, "it is able");
+  ASSERT_TRUE(writeUplinkState(paths_, {UplinkState::Phase::Down, "no \"tun\" \xff", "", ""}));
   auto state = readUplinkState(paths_);
   EXPECT_EQ(state.phase, UplinkState::Phase::Down);
   EXPECT_TRUE(state.reason.starts_with("no \"tun\" "));
   ASSERT_TRUE(writeFile(paths_.nodeState() + "/uplink.json", "{"));
   EXPECT_NE(readUplinkState(paths_).reason.find("damaged"), std::string::npos);
-}
-
-TEST(Resolver, LoopbackServersGiveWayToTheUplink) {
-  constexpr const char* kStub = "# stub\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.org\n";
-  EXPECT_TRUE(needsUplinkResolver(kStub));
-  EXPECT_EQ(nodeResolvConf(kStub), "nameserver 10.0.2.3\n# stub\noptions edns0 trust-ad\nsearch example.org\n");
-  // The node's own file keeps the loopback server for the daemon, which lives in the host's network.
-  EXPECT_EQ(resolvConfWithUplink(kStub),
-            "# stub\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.org\nnameserver 10.0.2.3\n");
-  EXPECT_EQ(nodeResolvConf(resolvConfWithUplink(kStub)),
-            "# stub\noptions edns0 trust-ad\nsearch example.org\nnameserver 10.0.2.3\n");
-}
-
-TEST(Resolver, ReachableServersStay) {
-  constexpr const char* kMixed =
-      "nameserver 127.0.0.1\nnameserver\t192.0.2.1  # office\nnameserver 2001:db8::1\n"
-      "nameserver ::1\nnameserver fe80::1%eth0\nnameserverx 1\n";
-  EXPECT_FALSE(needsUplinkResolver(kMixed));
-  EXPECT_EQ(nodeResolvConf(kMixed), "nameserver\t192.0.2.1  # office\nnameserver 2001:db8::1\nnameserverx 1\n");
-  EXPECT_EQ(nodeResolvConf(""), "nameserver 10.0.2.3\n");
 }
 
 class BrokerPair : public testing::Test {
