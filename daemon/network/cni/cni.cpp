@@ -116,8 +116,8 @@ class OnePod {
 };
 
 Status PluginNetworks::start(const Paths& paths, const Settings& settings, const std::string& results) {
-  // Plugins that a killed daemon has left running.
-  USERPOD_CHECK(plugins_.node().removeCgroup("/cni"));
+  // Plugins that a killed daemon has left running. One that cannot be killed, in the kernel, keeps nobody.
+  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error().text());
   auto directories = settings.cniConfigDirs;
   if (directories.empty())
     directories = {std::filesystem::path(paths.config).parent_path().string() + "/cni/net.d", "/etc/cni/net.d"};
