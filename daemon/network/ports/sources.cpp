@@ -40,17 +40,18 @@ Status markTransparent(int fd, int family) {
 Result<UniqueFd> outgoingSocket(int family, int type) {
   UniqueFd fd(::socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return sysError("make a socket towards a pod");
-  if (type != SOCK_STREAM) return fd;
-  (void)setOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-  (void)setOption(fd.get(), IPPROTO_TCP, TCP_SYNCNT, kConnectTries);
-  (void)setOption(fd.get(), IPPROTO_TCP, TCP_WINDOW_CLAMP, kWindow);
-  (void)setOption(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentLimit);
   return fd;
 }
 
-Status startConnect(int fd, const Endpoint& target) {
-  if (::connect(fd, target.raw(), target.size()) == 0 || errno == EINPROGRESS) return {};
-  return sysError("connect to " + target.text());
+Status startConnect(int fd, const Endpoint& target, int type) {
+  if (::connect(fd, target.raw(), target.size()) < 0 && errno != EINPROGRESS)
+    return sysError("connect to " + target.text());
+  if (type != SOCK_STREAM) return {};
+  // Now, while the connection is on its way.
+  (void)setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  (void)setOption(fd, IPPROTO_TCP, TCP_SYNCNT, kConnectTries);
+  (void)setOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentLimit);
+  return {};
 }
 
 bool addressInUse(const Error& error) {
@@ -64,7 +65,7 @@ Result<UniqueFd> connectKept(const Endpoint& client, const Endpoint& target, int
   (void)setOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (client.port() == 0) (void)setOption(fd.get(), SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
   if (::bind(fd.get(), client.raw(), client.size()) < 0) return sysError("take the address " + client.text());
-  USERPOD_CHECK(startConnect(fd.get(), target));
+  USERPOD_CHECK(startConnect(fd.get(), target, type));
   return std::move(fd);
 }
 
@@ -256,7 +257,7 @@ Result<Outgoing> Sources::connect(const Service& service, const Endpoint& client
     if (fd.error().sysErrno() == ECONNREFUSED) return std::move(fd).error();
   }
   USERPOD_TRY(fd, outgoingSocket(target.family(), type));
-  USERPOD_CHECK(startConnect(fd.get(), target));
+  USERPOD_CHECK(startConnect(fd.get(), target, type));
   return Outgoing{std::move(fd), false};
 }
 
