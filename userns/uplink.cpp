@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kShortestDelay{100};
 constexpr std::chrono::milliseconds kLongestDelay{10000};
-constexpr std::chrono::seconds kProvenAfter{10};  // an uplink that lived this long starts again at once
+constexpr std::chrono::seconds kProvenAfter{10};  // an uplink that lived this long starts again at the shortest delay
 constexpr std::size_t kKeptText = 2048;
 
 std::string stateFile(const Paths& paths) {
@@ -181,8 +181,7 @@ void Uplink::onDeath() {
                                           : fmt::format("exit status {}", status->code);
   std::string last = status && status->signal != 0 ? std::string() : lastLine(text_);
   std::string what = fmt::format("{} ended: {}{}{}", program_.name, how, last.empty() ? "" : ": ", last);
-  bool proven = up_ && Clock::now() - upSince_ >= kProvenAfter;
-  if (proven) delay_ = kShortestDelay;
+  if (up_ && Clock::now() - upSince_ >= kProvenAfter) delay_ = kShortestDelay;
   up_ = false;
   if (std::exchange(renewing_, false)) return start();
   if (!served_ && !fallback_.path.empty()) {
@@ -191,10 +190,7 @@ void Uplink::onDeath() {
     program_.reason = what;
     return start();
   }
-  if (!proven) return failed(what);
-  logWarning("uplink is down: {}; it starts anew", what);
-  publish(UplinkState::Phase::Down, what);
-  start();
+  failed(what);
 }
 
 void Uplink::failed(const std::string& reason) {

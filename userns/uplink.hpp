@@ -26,8 +26,7 @@ struct UplinkState {
 UplinkState readUplinkState(const Paths& paths);
 Status writeUplinkState(const Paths& paths, const UplinkState& state);
 
-// Runs in the holder's single-threaded poll loop; a dead uplink comes back at once when it had served for a while, else
-// after 0.1 s, then twice as long up to 10 s.
+// Runs in the holder's single-threaded poll loop; a dead uplink comes back after 0.1 s, then twice as long up to 10 s.
 class Uplink {
  public:
   // cgroup: O_DIRECTORY descriptor of the leaf that it is born in. program has a path. fallback, which may have none:

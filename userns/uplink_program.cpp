@@ -35,8 +35,24 @@ Result<std::string> pathOf(const char* name, const std::string& configured) {
   return findProgram(name);
 }
 
+std::string tooOld(const std::string& path, const std::vector<std::string>& missing) {
+  return path + " is too old: it lacks " + joined(missing);
+}
+
+// Of the options, those that a program's file does not even hold the name of. Versions of 2023 send all that --help
+// says to the journal too, a hundred lines: they are told from others without being started.
+std::vector<std::string> unknownToFile(const std::string& path) {
+  std::vector<std::string> missing;
+  auto content = readFile(path, 16U << 20);
+  if (!content || content->starts_with("#!")) return missing;  // a script may start any other program
+  for (std::string_view option : kPastaOptions)
+    if (content->find(option.substr(2)) == std::string::npos) missing.emplace_back(option);
+  return missing;
+}
+
 // Empty: it is able. Else why not.
 std::string problemOfPasta(const std::string& path) {
+  if (auto missing = unknownToFile(path); !missing.empty()) return tooOld(path, missing);
   SpawnOptions options;
   options.argv = {path, "--help"};
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
@@ -46,7 +62,7 @@ std::string problemOfPasta(const std::string& path) {
   auto missing = missingPastaOptions(output->out + output->err);
   if (missing.empty()) return {};
   if (missing.size() == std::size(kPastaOptions)) return path + " --help names no option of pasta";
-  return path + " is too old: it lacks " + joined(missing);
+  return tooOld(path, missing);
 }
 
 UplinkProgram withoutProgram(const std::string& why) {
