@@ -54,7 +54,7 @@ class Teller {
   bool pluginMapsPorts() const;
   std::string pluginsText() const;
   Hop attached() const;
-  void start(Path& path, const std::string& first) const;
+  void start(Path& path, const std::string& target = "") const;
   void leave(Path& path, const std::string& last) const;
   Path toOutside() const;
   Path toHost() const;
@@ -110,8 +110,8 @@ Hop Teller::attached() const {
   return {"node", fmt::format("{}, a port of {}", linkOf(path_), member(network_, "bridge"))};
 }
 
-void Teller::start(Path& path, const std::string& first) const {
-  path.hops.push_back({place_, ofNode_ ? first + " (the node's own network)" : first});
+void Teller::start(Path& path, const std::string& target) const {
+  path.hops.push_back({place_, (ofNode_ ? "in the node's own network" : eth0()) + target});
   if (ofNode_) return;
   path.hops.push_back(attached());
 }
@@ -129,7 +129,7 @@ void Teller::leave(Path& path, const std::string& last) const {
 
 Path Teller::toOutside() const {
   Path path{"pod-to-outside", fmt::format("From {} to the outside", who()), {}};
-  start(path, ofNode_ ? "its processes" : eth0());
+  start(path);
   if (!ofNode_ && !cni())
     path.hops.push_back({"node", fmt::format("{} {}, the pods' gateway", member(network_, "bridge"),
                                              joined(listMember(network_, "gateways")))});
@@ -142,7 +142,7 @@ Path Teller::toOutside() const {
 
 Path Teller::toHost() const {
   Path path{"pod-to-host", fmt::format("From {} to the host, by the name host.userpod.internal", who()), {}};
-  start(path, ofNode_ ? std::string("to ") + kHostName : eth0() + ", to " + kHostName);
+  start(path, std::string(", to ") + kHostName);
   std::string address = member(network_, "host-address");
   bool loopback = network_.value("host-loopback", false);
   if (uplink() && !address.empty())
@@ -157,7 +157,7 @@ Path Teller::toHost() const {
 
 Path Teller::toPod() const {
   Path path{"pod-to-pod", fmt::format("From {} to another pod", who()), {}};
-  start(path, ofNode_ ? "its processes" : eth0());
+  start(path);
   const Json* other = nullptr;
   for (std::size_t i = 0; known() && i < pods_.size() && other == nullptr; ++i)
     if (i != index_ && member(pods_[i], "NetworkMode") != "node") other = &pods_[i];
@@ -209,7 +209,8 @@ Path Teller::fromNode(const Json& port) const {
                                    ? "dnat by the plugin portmap"
                                    : "nftables inet userpod, chain output (from a pod: prerouting): dnat"});
   if (auto own = listMember(port, "node-addresses"); !own.empty())
-    path.hops.push_back({"node", fmt::format("{} instead by userpod-ports, which listens there in the node as well",
+    path.hops.push_back({"node", fmt::format("or, for what is not translated ([::1]), userpod-ports, which listens at "
+                                             "{} in the node as well",
                                              endpoints(own, hostPort))});
   path.hops.push_back(attached());
   path.hops.push_back({place_, podPort(inside)});

@@ -72,7 +72,7 @@ TEST(NetworkPaths, OfAHostPort) {
   EXPECT_TRUE(has(host, "pod web: eth0 10.88.0.2:80, [fd75::2]:80\n")) << host;
   auto node = told(paths, "node-to-pod");
   EXPECT_TRUE(has(node, "node: 127.0.0.1:81, 10.88.0.1:81, [fd75::1]:81, 10.0.2.100:81\n")) << node;
-  EXPECT_TRUE(has(node, "[::1]:81 instead by userpod-ports")) << node;
+  EXPECT_TRUE(has(node, "userpod-ports, which listens at [::1]:81 in the node")) << node;
   auto other = packetPaths(bridgeNetwork(), twoPods(), 1);
   EXPECT_TRUE(has(told(other, "host-to-pod"), "not always with the client's own address: not from the host"));
   EXPECT_TRUE(has(told(other, "node-to-pod"), "node: 127.0.0.1:5300\n")) << told(other, "node-to-pod");
@@ -84,7 +84,7 @@ TEST(NetworkPaths, OfAPodOfTheNodesNetwork) {
   pods[0]["Addresses"] = Json::array();
   auto paths = packetPaths(bridgeNetwork(), pods, 0);
   EXPECT_FALSE(has(told(paths, "pod-to-outside"), "upbr0"));
-  EXPECT_TRUE(has(told(paths, "pod-to-outside"), "node: tap0"));
+  EXPECT_TRUE(has(told(paths, "pod-to-outside"), "pod web: in the node's own network\nnode: tap0"));
   EXPECT_TRUE(has(told(paths, "host-to-pod"), "pod web: 10.0.2.100:80"));
   EXPECT_TRUE(has(told(paths, "node-to-pod"), "no translation"));
   EXPECT_FALSE(has(told(paths, "node-to-pod"), "dnat"));
