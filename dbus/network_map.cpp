@@ -95,6 +95,8 @@ VariantMap networkMap(const network::NetworkView& view, const core::Snapshot& sn
   }
   if (view.stack == "cni") put(map, "cni", cniRows(view.cni));
   putUplink(map, view.uplink);
+  putText(map, "uplink-program", view.uplinkProgram);
+  putText(map, "uplink-choice", view.uplinkChoice);
   putText(map, "host-address", view.hostAddress);
   put(map, "host-loopback", hostLoopback);
   put(map, "ports", portRows(view.ports));

@@ -258,6 +258,8 @@ NetworkView PodNetworks::view() {
   view.uplink = uplink.phase == UplinkState::Phase::Up     ? "up"
                 : uplink.phase == UplinkState::Phase::None ? "none"
                                                            : "down: " + uplink.reason;
+  view.uplinkProgram = uplink.program;
+  view.uplinkChoice = uplink.choice;
   {
     std::lock_guard lock(mutex_);
     view.hostAddress = hostAddress_;

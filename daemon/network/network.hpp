@@ -43,7 +43,9 @@ struct NetworkView {
   std::size_t addressesUsed = 0;
   std::size_t addressesAll = 0;
   std::vector<CniNetwork> cni;
-  std::string uplink;  // "up", "down: REASON", "none"
+  std::string uplink;         // "up", "down: REASON", "none"
+  std::string uplinkProgram;  // its path; empty where none has run
+  std::string uplinkChoice;   // why this program
   std::string hostAddress;
   std::vector<PublishedPort> ports;
   std::string problem;

@@ -86,7 +86,9 @@ void printNetwork(const Json& network, const Display& display) {
     printLine("addresses",
               fmt::format("{} of {} used", value(network, "addresses-used"), value(network, "addresses-all")));
   auto uplink = value(network, "uplink"), reason = value(network, "uplink-reason");
-  std::string state = printable(uplink + (reason.empty() ? "" : ": " + reason));
+  auto program = value(network, "uplink-program"), choice = value(network, "uplink-choice");
+  std::string by = program.empty() ? "" : fmt::format(", {}{}", program, choice.empty() ? "" : " (" + choice + ")");
+  std::string state = printable(uplink + by + (reason.empty() ? "" : ": " + reason));
   fmt::print("  {:<10}  {}\n", "uplink", uplink == "down" ? loud(state) : state);
   printLine("host", hostText(network));
   printLine("note", value(network, "note"));

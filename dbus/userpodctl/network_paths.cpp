@@ -123,7 +123,9 @@ void Teller::leave(Path& path, const std::string& last) const {
   }
   path.hops.push_back({"node", fmt::format("tap0 {}", kTapAddress)});
   std::string state = member(network_, "uplink") == "up" ? "" : "; DOWN: " + member(network_, "uplink-reason");
-  path.hops.push_back({"host", "the uplink, slirp4netns or pasta, connects as a program of this user" + state});
+  std::string program = member(network_, "uplink-program");
+  std::string uplink = program.empty() ? "the uplink" : program.substr(program.rfind('/') + 1) + ", the uplink";
+  path.hops.push_back({"host", uplink + ", connects as a program of this user" + state});
   path.hops.push_back({"outside", last});
 }
 

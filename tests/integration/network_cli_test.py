@@ -2,6 +2,7 @@
 """userpodctl network and GetNetwork: networks, addresses and host ports as they are, and the way that packets take."""
 import ipaddress
 import json
+import os
 import socket
 import subprocess
 import unittest
@@ -138,6 +139,8 @@ class NetworkCli(running.Running):
         conditions = {c[0]: c[1] for c in cri.bus_get(ROOT, MANAGER, 'Conditions')}
         self.assertEqual(answer['uplink'] == 'up', conditions['Uplink'], answer)
         self.assertEqual(answer['uplink-reason'] == '', answer['uplink'] != 'down', answer)
+        if answer['uplink'] == 'up':
+            self.assertIn(os.path.basename(answer['uplink-program']), ('pasta', 'slirp4netns'))
         shown = self.network()
         for key, value in answer.items():
             if key != 'links':

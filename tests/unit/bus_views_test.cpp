@@ -146,6 +146,8 @@ TEST(BusNetwork, TheBridgeWithAPort) {
   view.addressesUsed = 2;
   view.addressesAll = 65533;
   view.uplink = "down: slirp4netns: no such file";
+  view.uplinkProgram = "/usr/bin/slirp4netns";
+  view.uplinkChoice = "asked for";
   view.ports = {{.podId = std::string(64, 'a'),
                  .mapping = {1, 53, 530, "127.0.0.1"},
                  .listenPort = 10530,
@@ -159,6 +161,8 @@ TEST(BusNetwork, TheBridgeWithAPort) {
   EXPECT_EQ(map.at("addresses-all").get<std::uint32_t>(), 65533U);
   EXPECT_EQ(map.at("uplink").get<std::string>(), "down");
   EXPECT_EQ(map.at("uplink-reason").get<std::string>(), "slirp4netns: no such file");
+  EXPECT_EQ(map.at("uplink-program").get<std::string>(), "/usr/bin/slirp4netns");
+  EXPECT_EQ(map.at("uplink-choice").get<std::string>(), "asked for");
   EXPECT_TRUE(map.at("host-loopback").get<bool>());
   EXPECT_FALSE(map.contains("cni"));
   auto ports = map.at("ports").get<std::vector<VariantMap>>();

@@ -10,7 +10,7 @@ const std::string kWeb = "/org/userpod1/pods/aa";
 
 Json bridgeNetwork() {
   return Json::parse(R"({"stack": "bridge", "bridge": "upbr0", "gateways": ["10.88.0.1", "fd75::1"], "uplink": "up",
-    "uplink-reason": "", "host-address": "192.0.2.7", "host-loopback": false,
+    "uplink-reason": "", "uplink-program": "/usr/bin/pasta", "host-address": "192.0.2.7", "host-loopback": false,
     "links": {"/org/userpod1/pods/aa": "upaa", "/org/userpod1/pods/bb": "upbb"},
     "ports": [{"pod": "/org/userpod1/pods/aa", "protocol": "tcp", "container-port": 80, "host-port": 81,
                "listen-port": 10081, "host-addresses": ["0.0.0.0", "::"], "node-addresses": ["::1"], "host-ip": "",
@@ -52,7 +52,7 @@ TEST(NetworkPaths, OfAPodOnTheBridge) {
             "node: upbr0 10.88.0.1, fd75::1, the pods' gateway\n"
             "node: nftables inet userpod, chain postrouting: masquerade as tap0\n"
             "node: tap0 10.0.2.100\n"
-            "host: the uplink, slirp4netns or pasta, connects as a program of this user\n"
+            "host: pasta, the uplink, connects as a program of this user\n"
             "outside: sees the host's address\n");
   EXPECT_EQ(told(paths, "pod-to-pod"),
             "pod web: eth0 10.88.0.2, fd75::2\n"
@@ -95,6 +95,8 @@ TEST(NetworkPaths, AnUplinkThatIsDownOrNone) {
   network["uplink"] = "down";
   network["uplink-reason"] = "slirp4netns ended";
   EXPECT_TRUE(has(told(packetPaths(network, twoPods(), 0), "pod-to-outside"), "DOWN: slirp4netns ended"));
+  network["uplink-program"] = "";
+  EXPECT_TRUE(has(told(packetPaths(network, twoPods(), 0), "pod-to-outside"), "host: the uplink, connects"));
   network["uplink"] = "none";
   auto paths = packetPaths(network, twoPods(), 0);
   for (const char* name : {"pod-to-outside", "pod-to-host"}) {
