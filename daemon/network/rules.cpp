@@ -100,7 +100,10 @@ flush chain inet userpod output
 flush chain inet userpod ports_postrouting
 add rule inet userpod loopback iifname != "lo" ip daddr 127.0.0.0/8 drop
 )";
-  text += fmt::format("add rule inet userpod output meta mark {:#x} accept\n", kForwardedMark);
+  // IPv6 has no route_localnet: what is sent to ::1 reaches its pod by userpod-ports only.
+  text += fmt::format(
+      "add rule inet userpod output meta mark {:#x} accept\nadd rule inet userpod output ip6 daddr ::1 accept\n",
+      kForwardedMark);
   for (const char* chain : {"prerouting", "output"})
     text += fmt::format(R"(add rule inet userpod {0} dnat ip to ip daddr map @host
 add rule inet userpod {0} fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @address_ports4

@@ -129,6 +129,7 @@ TEST_F(HostPortsInNode, TcpIsReachedAtEachOfTheNodesAddressesAndByThePodItself) 
   EXPECT_EQ(seenBy(v4, pod.namespaces.network, "10.88.0.1", 8080), "10.88.0.1") << "hairpin";
   v4.reset();
   auto v6 = serve(pod.namespaces.network, "::", SOCK_STREAM, 80);
+  EXPECT_EQ(seenBy(v6, kNode, "::1", 8080), "fd75:7064:88::1") << "by userpod-ports";
   EXPECT_EQ(seenBy(v6, kNode, "fd75:7064:88::1", 8080), "fd75:7064:88::1");
   EXPECT_EQ(seenBy(v6, other.namespaces.network, "fd75:7064:88::1", 8080), "fd75:7064:88::1");
   EXPECT_EQ(seenBy(v6, pod.namespaces.network, "fd75:7064:88::1", 8080), "fd75:7064:88::1") << "hairpin";
