@@ -79,7 +79,10 @@ class Client(threading.Thread):
 
     def pod_config(self):
         name = f'client-{self.number}-{self.turn}'
-        return {'metadata': {'name': name, 'namespace': 'chaos', 'uid': f'{SEED}-{name}', 'attempt': 0},
+        # Each client's pods have the same host ports, one after the other.
+        port = 30100 + int(self.number.rpartition('-')[2])
+        ports = [{'protocol': protocol, 'container_port': 80, 'host_port': port} for protocol in (0, 1)]
+        return {'port_mappings': ports, 'metadata': {'name': name, 'namespace': 'chaos', 'uid': f'{SEED}-{name}', 'attempt': 0},
                 'log_directory': f'{self.test.logs}/{name}', 'linux': {}}
 
     def container_request(self, name):
