@@ -18,6 +18,7 @@ namespace userpod::network {
 namespace {
 
 constexpr std::uint32_t kLoopback = 1;  // index of lo
+constexpr std::uint32_t kReplyPriority = 117;
 
 Status addReplyRule(Netlink& netlink, std::uint8_t family) {
   NetlinkBatch rule;
@@ -25,6 +26,8 @@ Status addReplyRule(Netlink& netlink, std::uint8_t family) {
   body.family = family;
   body.table = kReplyTable;
   body.action = FR_ACT_TO_TBL;
+  // Without a priority of its own each new rule gets the next one, and is never there already.
+  rule.putU32(FRA_PRIORITY, kReplyPriority);
   rule.putU32(FRA_FWMARK, kReplyMark);
   rule.putU32(FRA_FWMASK, 0xffffffff);
   auto added = netlink.run(rule);

@@ -281,7 +281,7 @@ class HostPorts(running.Running):
         cri.wait_until(lambda: self.shown(pod)['connections'] == 0, what='the end of all connections')
 
     def shown(self, pod):
-        return next(one for one in running_network()['ports'] if one['pod'] == pod)
+        return next(one for one in running_network()['ports'] if one['pod'].endswith(pod))
 
     def test_no_connection_is_lost_with_the_daemon(self):
         tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
@@ -389,6 +389,18 @@ class HostPorts(running.Running):
             with socket.create_server(('', port)):
                 pass
 
+    def test_a_restarted_daemon_adds_no_rules(self):
+        port = free_port()
+        self.serve(self.pod_with(mapping(port)), 'tcp:80')
+
+        def rules():
+            return running.enter('sh', '-c', 'ip rule; ip -6 rule; ip route show table 117; nft list table inet userpod')
+        before = rules()
+        running.restart_daemon()
+        self.connect()
+        self.assertEqual(rules(), before)
+        self.assertTrue(reaches('127.0.0.1', port))
+
     def test_only_the_user_speaks_to_the_process(self):
         self.pod_with(mapping(free_port()))
         self.assertFalse(os.path.exists(CONTROL))
@@ -409,11 +421,15 @@ os.seteuid(1000)
 print(answer())
 os.seteuid(0)
 # Even where the file lets one in.
+directory = os.path.dirname(path)
+mode = stat.S_IMODE(os.stat(directory).st_mode)
+os.chmod(directory, 0o755)
 os.chmod(path, 0o666)
 os.seteuid(1000)
 print(answer())
 os.seteuid(0)
 os.chmod(path, 0o600)
+os.chmod(directory, mode)
 '''
         answers = running.enter(sys.executable, '-c', script).split('\n')
         self.assertEqual(answers, ['0o600', 'True', 'PermissionError', "b''"])
