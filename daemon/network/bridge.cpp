@@ -131,8 +131,6 @@ Result<Bridge> Bridge::open(const Subnets& subnets) {
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv4/conf/all/rp_filter", "0"));
   USERPOD_CHECK(writeFile("/proc/sys/net/ipv4/conf/default/rp_filter", "0"));
   USERPOD_CHECK(writeFile(fmt::format("/proc/sys/net/ipv4/conf/{}/rp_filter", kBridge), "1"));
-  // 127.0.0.1 of the node as the source of what goes to a host port's pod; see localRules().
-  USERPOD_CHECK(writeFile(fmt::format("/proc/sys/net/ipv4/conf/{}/route_localnet", kBridge), "1"));
   if (subnets.v6) USERPOD_CHECK(writeFile("/proc/sys/net/ipv6/conf/all/forwarding", "1"));
   return bridge;
 }

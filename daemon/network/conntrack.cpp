@@ -1,6 +1,7 @@
 #include "daemon/network/conntrack.hpp"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <libmnl/libmnl.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <netinet/in.h>
@@ -9,6 +10,8 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <set>
+#include <string>
 
 namespace userpod::network {
 namespace {
@@ -22,8 +25,12 @@ struct Flow {
   std::vector<char> original;  // CTA_TUPLE_ORIG with its header, as the kernel wrote it
 };
 
+using Bytes = std::string;  // an address, in network byte order
+
 struct Search {
   const std::vector<PortMapping>* ports;
+  std::set<Bytes> own;   // addresses of this namespace
+  std::set<Bytes> pods;  // where flows may have been led
   std::vector<Flow> found;
 };
 
@@ -53,18 +60,35 @@ bool matches(const nlattr* tuple, const std::vector<PortMapping>& ports) {
                      [&](const auto& mapping) { return mapping.protocol == 1 && mapping.hostPort == to; });
 }
 
-int onFlow(const nlmsghdr* message, void* data) {
-  auto* search = static_cast<Search*>(data);
-  const auto* body = static_cast<const nfgenmsg*>(mnl_nlmsg_get_payload(message));
+// An address of a tuple, of either family; empty: there is none.
+Bytes addressIn(const nlattr* tuple, int type4, int type6) {
+  const nlattr* ip = childOf(tuple, CTA_TUPLE_IP);
+  const nlattr* address = ip == nullptr ? nullptr : childOf(ip, type4);
+  if (ip != nullptr && address == nullptr) address = childOf(ip, type6);
+  if (address == nullptr) return {};
+  return {static_cast<const char*>(mnl_attr_get_payload(address)), mnl_attr_get_payload_len(address)};
+}
+
+const nlattr* tupleOf(const nlmsghdr* message, int type) {
   const auto* attribute = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, sizeof(nfgenmsg)));
   const char* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
   for (; mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute)));
-       attribute = mnl_attr_next(attribute)) {
-    if (attributeType(attribute) != CTA_TUPLE_ORIG || !matches(attribute, *search->ports)) continue;
-    const char* bytes = reinterpret_cast<const char*>(attribute);
-    if (attribute->nla_len > kLargestTuple) continue;
-    search->found.push_back({body->nfgen_family, {bytes, bytes + attribute->nla_len}});
-  }
+       attribute = mnl_attr_next(attribute))
+    if (attributeType(attribute) == type) return attribute;
+  return nullptr;
+}
+
+int onFlow(const nlmsghdr* message, void* data) {
+  auto* search = static_cast<Search*>(data);
+  const auto* body = static_cast<const nfgenmsg*>(mnl_nlmsg_get_payload(message));
+  const nlattr* original = tupleOf(message, CTA_TUPLE_ORIG);
+  const nlattr* reply = tupleOf(message, CTA_TUPLE_REPLY);
+  if (original == nullptr || original->nla_len > kLargestTuple || !matches(original, *search->ports)) return MNL_CB_OK;
+  bool own = search->own.contains(addressIn(original, CTA_IP_V4_DST, CTA_IP_V6_DST));
+  bool led = reply != nullptr && search->pods.contains(addressIn(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC));
+  if (!own && !led) return MNL_CB_OK;
+  const char* bytes = reinterpret_cast<const char*>(original);
+  search->found.push_back({body->nfgen_family, {bytes, bytes + original->nla_len}});
   return MNL_CB_OK;
 }
 
@@ -103,12 +127,35 @@ Status remove(const Socket& socket, const Flow& flow) {
   return {};
 }
 
+std::set<Bytes> ownAddresses() {
+  std::set<Bytes> own;
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) < 0) return own;
+  for (const auto* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr) continue;
+    if (entry->ifa_addr->sa_family == AF_INET)
+      own.emplace(reinterpret_cast<const char*>(&reinterpret_cast<const sockaddr_in*>(entry->ifa_addr)->sin_addr), 4);
+    if (entry->ifa_addr->sa_family == AF_INET6)
+      own.emplace(reinterpret_cast<const char*>(&reinterpret_cast<const sockaddr_in6*>(entry->ifa_addr)->sin6_addr),
+                  16);
+  }
+  ::freeifaddrs(list);
+  return own;
+}
+
+Bytes parsed(const std::string& address) {
+  bool v6 = address.find(':') != std::string::npos;
+  Bytes bytes(v6 ? 16 : 4, '\0');
+  return ::inet_pton(v6 ? AF_INET6 : AF_INET, address.c_str(), bytes.data()) == 1 ? bytes : Bytes();
+}
+
 }  // namespace
 
-Status forgetUdpFlows(const std::vector<PortMapping>& ports) {
+Status forgetUdpFlows(const std::vector<PortMapping>& ports, const std::vector<std::string>& addresses) {
   Socket socket(mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC), mnl_socket_close);
   if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) < 0) return sysError("open a netfilter socket");
-  Search search{&ports, {}};
+  Search search{&ports, ownAddresses(), {}, {}};
+  for (const auto& address : addresses) search.pods.insert(parsed(address));
   USERPOD_CHECK(dump(socket, search));
   for (const auto& flow : search.found) USERPOD_CHECK(remove(socket, flow));
   return {};

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "daemon/network/backend.hpp"
@@ -67,7 +68,8 @@ class PodNetworks final : public Network {
   std::unique_ptr<Backend> backend_;
   std::mutex mutex_;
   std::map<std::string, NodeRules::PodPorts> open_;  // by pod, what is published; guarded by mutex_
-  std::string hostAddress_;                          // guarded by mutex_
+  std::mutex hostMutex_;
+  std::optional<std::string> hostAddress_;  // where its name leads; guarded by hostMutex_
 };
 
 Status PodNetworks::start(const NodeInside& node, const Earlier& earlier) {
@@ -164,16 +166,12 @@ Status PodNetworks::openPorts(const PodRecord& pod, const Joined& joined) {
   auto rules = translated(pod, joined);
   {
     std::lock_guard lock(mutex_);
-    open_[pod.id] = {};
+    open_[pod.id] = rules;
   }
   // Listening first: it finds out whether a port is free.
   USERPOD_CHECK(ports_->publish(published(pod, joined.addresses)));
   reachStage("pod.ports", pod.id);
-  if (rules.ports.empty()) return {};
-  USERPOD_CHECK(rules_->addPorts(rules));
-  std::lock_guard lock(mutex_);
-  open_[pod.id] = std::move(rules);
-  return {};
+  return rules.ports.empty() ? Status() : rules_->addPorts(rules);
 }
 
 // Only once: the ports may be another pod's by the next time.
@@ -239,15 +237,13 @@ Status PodNetworks::tearDown(const PodRecord& pod) {
 }
 
 void PodNetworks::followHost() {
+  std::lock_guard lock(hostMutex_);
   std::string address;
   // With the host's loopback open, the uplink itself leads there.
   if (!settings_.hostLoopback && settings_.uplink != "none") address = hostAddresses().v4;
-  {
-    std::lock_guard lock(mutex_);
-    if (address == hostAddress_) return;
-    hostAddress_ = address;
-  }
-  if (auto led = rules_->leadHostTo(address); !led) logWarning("host.userpod.internal: {}", led.error().text());
+  if (address == hostAddress_) return;
+  if (auto led = rules_->leadHostTo(address); !led) return logWarning("host.userpod.internal: {}", led.error().text());
+  hostAddress_ = address;
 }
 
 NetworkView PodNetworks::view() {
@@ -261,8 +257,8 @@ NetworkView PodNetworks::view() {
   view.uplinkProgram = uplink.program;
   view.uplinkChoice = uplink.choice;
   {
-    std::lock_guard lock(mutex_);
-    view.hostAddress = hostAddress_;
+    std::lock_guard lock(hostMutex_);
+    view.hostAddress = hostAddress_.value_or("");
   }
   view.problem = problem();
   view.note = note();

@@ -49,8 +49,11 @@ Status addReplyRules() {
   return pathExists("/proc/sys/net/ipv6") ? addReplyRule(netlink, AF_INET6) : Status();
 }
 
-bool hasUdp(const std::vector<PortMapping>& ports) {
-  return std::any_of(ports.begin(), ports.end(), [](const auto& port) { return port.protocol == 1; });
+void forgetFlows(const NodeRules::PodPorts& pod) {
+  bool udp = std::any_of(pod.ports.begin(), pod.ports.end(), [](const auto& port) { return port.protocol == 1; });
+  if (!udp) return;
+  if (auto forgotten = forgetUdpFlows(pod.ports, pod.addresses); !forgotten)
+    logWarning("clients that send UDP to a host port already may miss its pod: {}", forgotten.error().text());
 }
 
 }  // namespace
@@ -77,9 +80,14 @@ Status NodeRules::join(int networkNamespace) {
     return {};
   }
   nftables_ = std::move(*opened);
-  if (auto written = nftables_->run(portRules()); !written)
+  Status written = nftables_->run(loopbackRules());
+  if (written) written = nftables_->run(portRules());
+  // 127.0.0.1 of the node as the source of what goes to a host port's pod: safe only with loopbackRules().
+  if (written) written = writeFile("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
+  if (!written)
     note_ = "host ports are not translated inside of the node (CONFIG_NFT_NAT, CONFIG_NFT_FIB_INET): " +
             written.error().text();
+  if (auto egress = nftables_->run(egressRules()); !egress) logDebug("{}", egress.error().text());
   // Without it userpod-ports does not keep the clients' addresses, and says so.
   Status replies = nftables_->run(replyRules());
   if (replies) replies = addReplyRules();
@@ -91,7 +99,15 @@ Status NodeRules::replacePorts(const std::vector<PodPorts>& pods) {
   if (!note_.empty()) return {};
   std::string commands = portsFlush();
   for (const auto& pod : pods) commands += portsAdd(pod.ports, pod.addresses);
-  return run([&] { return nftables_->run(commands); });
+  return run([&]() -> Status {
+    if (nftables_->run(commands)) return {};
+    // One that conflicts must not keep the others from being right.
+    USERPOD_CHECK(nftables_->run(portsFlush()));
+    Status failed;
+    for (const auto& pod : pods)
+      if (auto added = nftables_->run(portsAdd(pod.ports, pod.addresses)); !added) failed = std::move(added);
+    return failed;
+  });
 }
 
 Status NodeRules::addPorts(const PodPorts& pod) {
@@ -99,7 +115,8 @@ Status NodeRules::addPorts(const PodPorts& pod) {
   return run([&]() -> Status {
     USERPOD_CHECK(nftables_->run(portsAdd(pod.ports, pod.addresses)));
     // A client that has asked before goes on to nowhere, as its packets follow the translation that they found then.
-    return hasUdp(pod.ports) ? forgetUdpFlows(pod.ports) : Status();
+    forgetFlows(pod);
+    return {};
   });
 }
 
@@ -107,7 +124,8 @@ Status NodeRules::removePorts(const PodPorts& pod) {
   if (!note_.empty()) return {};
   return run([&]() -> Status {
     USERPOD_CHECK(nftables_->run(portsRemove(pod.ports, pod.addresses)));
-    return hasUdp(pod.ports) ? forgetUdpFlows(pod.ports) : Status();
+    forgetFlows(pod);
+    return {};
   });
 }
 

@@ -55,6 +55,16 @@ std::string guardElements(const char* verb, const Port& port, const Subnets& sub
   return text;
 }
 
+// Addresses by which an uplink, a process of the host, would reach what listens on the host's loopback: of IPv6 the
+// unspecified and the loopback address, and those that stand for IPv4 ones.
+std::string uplinkDrops(const char* chain) {
+  std::string text;
+  for (const char* destination :
+       {"ip daddr 127.0.0.0/8", "ip daddr 0.0.0.0/8", "ip6 daddr ::/96", "ip6 daddr ::ffff:0:0/96"})
+    text += fmt::format("add rule {} {} drop\n", chain, destination);
+  return text;
+}
+
 }  // namespace
 
 Addresses firstOfEach(const std::vector<std::string>& addresses) {
@@ -64,6 +74,26 @@ Addresses firstOfEach(const std::vector<std::string>& addresses) {
     if (of.empty()) of = address;
   }
   return first;
+}
+
+std::string loopbackRules() {
+  return R"(add table inet userpod
+add chain inet userpod loopback { type filter hook prerouting priority raw; policy accept; }
+add chain inet userpod uplink { type filter hook postrouting priority mangle; policy accept; }
+flush chain inet userpod loopback
+flush chain inet userpod uplink
+add rule inet userpod loopback iifname != "lo" ip daddr 127.0.0.0/8 drop
+add rule inet userpod uplink oifname != "tap0" accept
+)" + uplinkDrops("inet userpod uplink");
+}
+
+std::string egressRules() {
+  return R"(add table netdev userpod
+add chain netdev userpod uplink { type filter hook egress device "tap0" priority 0; policy accept; }
+flush chain netdev userpod uplink
+add rule netdev userpod uplink ether type 8021q drop
+add rule netdev userpod uplink ether type 8021ad drop
+)" + uplinkDrops("netdev userpod uplink");
 }
 
 std::string replyRules() {
@@ -90,15 +120,12 @@ add map inet userpod address_ports6 { type ipv6_addr . inet_proto . inet_service
 add set inet userpod published4 { type ipv4_addr; }
 add set inet userpod published6 { type ipv6_addr; }
 add map inet userpod host { type ipv4_addr : ipv4_addr; }
-add chain inet userpod loopback { type filter hook prerouting priority raw; policy accept; }
 add chain inet userpod prerouting { type nat hook prerouting priority dstnat; policy accept; }
 add chain inet userpod output { type nat hook output priority -100; policy accept; }
 add chain inet userpod ports_postrouting { type nat hook postrouting priority srcnat; policy accept; }
-flush chain inet userpod loopback
 flush chain inet userpod prerouting
 flush chain inet userpod output
 flush chain inet userpod ports_postrouting
-add rule inet userpod loopback iifname != "lo" ip daddr 127.0.0.0/8 drop
 )";
   // IPv6 has no route_localnet: what is sent to ::1 reaches its pod by userpod-ports only.
   text += fmt::format(
@@ -138,7 +165,8 @@ flush chain inet userpod postrouting
 
 std::string guardRules(bool ipv6) {
   // Ports of the bridge are named up<hex>; other bridges of the node are not ours. Router advertisements could redirect
-  // the neighbours. No anonymous set of ranges: libnftables would read its elements back at each later command.
+  // the neighbours. What is neither IP nor ARP is dropped: a tag of VLAN 0 would hide both from the rules, not from the
+  // receiver. No anonymous set of ranges: libnftables would read its elements back at each later command.
   std::string text = R"(add table bridge userpod
 add set bridge userpod macs { type ifname . ether_addr; }
 add set bridge userpod pods { type ifname . ether_addr . ipv4_addr; }
@@ -147,7 +175,10 @@ flush chain bridge userpod prerouting
 add rule bridge userpod prerouting iifname != "up*" accept
 add rule bridge userpod prerouting iifname . ether saddr != @macs drop
 add rule bridge userpod prerouting ether type ip iifname . ether saddr . ip saddr != @pods drop
-add rule bridge userpod prerouting arp operation { request, reply } iifname . ether saddr . arp saddr ip != @pods drop
+add rule bridge userpod prerouting ether type ip accept
+add rule bridge userpod prerouting ether type arp iifname . ether saddr . arp saddr ip != @pods drop
+add rule bridge userpod prerouting ether type arp accept
+add rule bridge userpod prerouting ether type != ip6 drop
 add rule bridge userpod prerouting ether type ip6 icmpv6 type nd-router-advert drop
 add rule bridge userpod prerouting ether type ip6 icmpv6 type nd-redirect drop
 add rule bridge userpod prerouting ether type ip6 ip6 saddr :: accept

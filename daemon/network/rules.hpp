@@ -21,8 +21,13 @@ inline constexpr std::uint32_t kReplyTable = 117;
 
 // Replies to clients whose address userpod-ports has kept get kReplyMark.
 std::string replyRules();
+// Nothing from elsewhere reaches the node's 127.0.0.0/8, which route_localnet would allow, and nothing goes to the
+// uplink that would reach the host's loopback.
+std::string loopbackRules();
+// The latter also of what goes past IP, from a packet socket; kernel 5.16.
+std::string egressRules();
 // Connections to a host port on one of the node's own addresses go to its pod; so does what the real host's name leads
-// to. Nothing from elsewhere reaches the node's 127.0.0.0/8, which route_localnet would allow.
+// to.
 std::string portRules();
 // What leaves the pods' subnets takes the node's address. On the bridge, what was translated takes the bridge's, or the
 // reply would go to the asking pod directly and from an address it does not know.

@@ -65,6 +65,24 @@ def ask(client, server):
     return ANSWER if ANSWER in out else out
 
 
+# A UDP datagram over IPv6, past the routes of the pod: to the bridge, that is the node.
+SPOOF = """
+import socket, struct, sys
+source, target = (socket.inet_pton(socket.AF_INET6, text) for text in sys.argv[1:3])
+udp = struct.pack('!HHHH', 4660, int(sys.argv[3]), 9, 0) + b'!'
+words = source + target + struct.pack('!II', len(udp), 17) + udp + b'\\0'
+total = sum(struct.unpack(f'!{len(words) // 2}H', words))
+while total >> 16:
+    total = (total & 0xffff) + (total >> 16)
+udp = udp[:6] + struct.pack('!H', ~total & 0xffff) + udp[8:]
+ip = struct.pack('!IHBB', 6 << 28, len(udp), 17, 64) + source + target
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    raw.bind(('eth0', 0))
+    mac = raw.getsockname()[4]
+    raw.send(mac[:2] + bytes((10, 88, 0, 1)) + mac + b'\\x86\\xdd' + ip + udp)
+"""
+
+
 class Server:
     """Greets each that connects; on UDP it is a name server that knows one address, and no IPv6."""
 
@@ -220,6 +238,22 @@ class Uplink(running.Running):
         for address in '10.0.2.2', 'host.userpod.internal':
             self.assertEqual(client(f'nc -w 3 {address} {loopback.port} </dev/null'), 'greeting\n')
         self.assertEqual(ask(client, f'10.0.2.2:{loopback.port}'), ANSWER)
+
+    def test_pasta_takes_no_other_word_for_the_hosts_loopback(self):
+        """The uplink, a program of the host, would take an IPv4 address inside of an IPv6 one for the host's own."""
+        self.use('pasta')
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
+            local.bind(('127.0.0.1', 0))
+            six.bind(('::1', local.getsockname()[1]))
+            pod = self.pod('source')
+            source = self.pod_status(pod).network.additional_ips[0].ip
+            for target in ('::ffff:127.0.0.1', '::', '::1', '::127.0.0.1'):
+                running.enter('nsenter', f'--net=/run/userpod/ns/{pod}/net', 'python3', '-c', SPOOF,
+                              source, target, str(local.getsockname()[1]))
+            for listener in (local, six):
+                listener.settimeout(0.5)
+                with self.assertRaises(TimeoutError):
+                    listener.recv(10)
 
     def test_slirp4netns_opens_the_hosts_loopback_when_told(self):
         self.open_loopback('slirp4netns')

@@ -1,4 +1,5 @@
 // Host ports inside of the node, IPv6, and what pods may not do, on the real kernel: see network_bed.hpp.
+#include <linux/if_packet.h>
 #include <netinet/icmp6.h>
 
 #include "tests/unit/network_bed.hpp"
@@ -259,6 +260,55 @@ TEST_F(HostPortsInNode, APodCannotTakeAnothersIpv6Address) {
   ASSERT_EQ(::connect(spoofed.get(), target.get(), target.size), 0);
   EXPECT_EQ(answeredBy(udp, spoofed, 300ms), "");
   EXPECT_EQ(answeredBy(udp, client), b.addresses.at(1));
+}
+
+// An Ethernet frame with a UDP datagram from `source`, which need not be the pod's, behind `tags`.
+std::string frame(const std::string& tags, const std::string& source, const std::string& to, std::uint8_t toMac) {
+  std::string text("\x0a\x58\x0a\x58\x00", 5);
+  text += static_cast<char>(toMac);
+  text += std::string("\x0a\x58\x0a\x58\x00\x03", 6) + tags + std::string("\x08\x00", 2);
+  std::string ip("\x45\0\0\x1d\0\0\0\0\x40\x11\0\0", 12);
+  for (const auto& address : {source, to}) {
+    auto name = at(address, 0);
+    ip.append(reinterpret_cast<const char*>(&name.sin_addr), 4);
+  }
+  std::uint32_t sum = 0;
+  for (std::size_t i = 0; i < ip.size(); i += 2)
+    sum += static_cast<std::uint8_t>(ip[i]) << 8 | static_cast<std::uint8_t>(ip[i + 1]);
+  sum = ~((sum & 0xffff) + (sum >> 16));
+  ip[10] = static_cast<char>(sum >> 8);
+  ip[11] = static_cast<char>(sum);
+  return text + ip + std::string("\x12\x34\0\x35\0\x09\0\0!", 9);
+}
+
+TEST_F(HostPortsInNode, ATagOfVlan0DoesNotHideAForeignAddress) {
+  if (!inside()) return runInside();
+  if (!usable()) return;
+  auto a = setUp("a");
+  auto b = setUp("b");
+  auto server = serve(a.namespaces.network, "0.0.0.0", SOCK_DGRAM, 53);
+  UniqueFd raw;
+  unsigned index = 0;
+  inNamespace(b.namespaces.network, CLONE_NEWNET, [&] {
+    raw.reset(::socket(AF_PACKET, SOCK_RAW, 0));
+    index = ::if_nametoindex("eth0");
+  });
+  ASSERT_TRUE(raw) << errno;
+  auto arrives = [&](const std::string& tags, const std::string& source) {
+    sockaddr_ll to{};
+    to.sll_family = AF_PACKET;
+    to.sll_ifindex = static_cast<int>(index);
+    auto bytes = frame(tags, source, a.addresses.at(0), 2);
+    EXPECT_EQ(::sendto(raw.get(), bytes.data(), bytes.size(), 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(bytes.size()));
+    pollfd wait{server.get(), POLLIN, 0};
+    char byte = 0;
+    return ::poll(&wait, 1, 200) == 1 && ::recv(server.get(), &byte, 1, 0) == 1;
+  };
+  EXPECT_TRUE(arrives("", b.addresses.at(0)));
+  EXPECT_FALSE(arrives("", "10.88.0.77"));
+  for (std::string tag : {std::string("\x81\0\0\0", 4), std::string("\x88\xa8\0\0", 4)})
+    EXPECT_FALSE(arrives(tag, "10.88.0.77"));
 }
 
 TEST_F(HostPortsInNode, APodCannotSayThatItIsAnotherToItsNeighbours) {

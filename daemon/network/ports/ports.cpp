@@ -72,6 +72,7 @@ class Client final : public Ports {
   Result<std::vector<PublishedPort>> listNow();
   void publishAll();
   void lose(const std::string& why);
+  void finish();
   void end(Process process);
   // On the loop's thread.
   void died(int generation);
@@ -184,6 +185,8 @@ Status Client::start() {
   SpawnOptions options;
   UniqueFd cgroup;
   if (!node_.cgroupRoot.empty()) {
+    // One that a killed daemon had just started would take the socket from this one.
+    USERPOD_CHECK(node_.removeCgroup(kCgroup));
     USERPOD_TRY(made, node_.makeCgroup(kCgroup));
     cgroup = std::move(made);
   }
@@ -212,7 +215,7 @@ Status Client::ensure() {
   if (!found) USERPOD_CHECK(start());
   // After a death: what was there before comes first.
   publishAll();
-  return {};
+  return process_ ? Status() : Error(Code::NetworkSetupFailed, "host ports: userpod-ports ends at once; see its log");
 }
 
 Result<Answer> Client::ask(const Request& request) {
@@ -258,6 +261,19 @@ void Client::lose(const std::string& why) {
   if (returning_) return;
   returning_ = true;
   loop_->post([this, delay = delay_] { loop_->runAfter(delay, [this] { comeBack(); }); });
+}
+
+// Nothing is published: a user without host ports pays for none.
+void Client::finish() {
+  auto shared = std::make_shared<Process>(std::move(*process_));
+  process_.reset();
+  (void)signalPidfd(shared->watched(), SIGTERM);
+  pollfd entry{shared->watched(), POLLIN, 0};
+  if (::poll(&entry, 1, std::chrono::milliseconds(kEndTime).count()) != 1)
+    (void)signalPidfd(shared->watched(), SIGKILL);
+  if (!node_.cgroupRoot.empty())
+    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("{}", removed.error().text());
+  loop_->post([this, shared] { loop_->unwatch(shared->watched()); });
 }
 
 void Client::died(int generation) {
@@ -316,6 +332,7 @@ Status Client::withdraw(const std::string& podId) {
   if (!process_) return {};
   USERPOD_TRY(answer, ask({.kind = Request::Kind::Withdraw, .pod = {.podId = podId}}));
   if (answer.error) return *answer.error;
+  if (published_.empty()) finish();
   return {};
 }
 
@@ -346,6 +363,7 @@ Status Client::synchronise(const std::vector<PublishedPod>& living) {
     if (answer.error) logMessage(Level::Warning, answer.error->text(), {{"POD_ID", podId}});
   }
   publishAll();
+  if (published_.empty() && process_) finish();
   return {};
 }
 
