@@ -54,7 +54,7 @@ class Client final : public Ports {
       : program_(std::move(program)), socketPath_(std::move(socketPath)), offset_(offset), node_(node) {}
   ~Client() override;
 
-  Status takeUp();
+  void takeUp();
   Status publish(const PublishedPod& pod) override;
   Status withdraw(const std::string& podId) override;
   Status synchronise(const std::vector<PublishedPod>& living) override;
@@ -65,7 +65,7 @@ class Client final : public Ports {
   Status ensure();
   Status start();
   Status adopt(Process process);  // greets, watches
-  Result<bool> find();
+  bool find();
   Result<Answer> ask(const Request& request);
   Result<Answer> askOnce(const Request& request);
   Status publishNow(const PublishedPod& pod);
@@ -123,19 +123,18 @@ Result<UniqueFd> pidfdOfPeer(int socket) {
   return std::move(pidfd);
 }
 
-Status Client::takeUp() {
+void Client::takeUp() {
   std::lock_guard lock(mutex_);
-  USERPOD_TRY(found, find());
-  if (found) logInfo("host ports: the running userpod-ports is taken up");
-  return {};
+  if (find()) logInfo("host ports: the running userpod-ports is taken up");
 }
 
 // Whether one runs that speaks this protocol. Another one ends.
-Result<bool> Client::find() {
+bool Client::find() {
   auto socket = connectTo(socketPath_);
   if (!socket) {
-    if (socket.error().sysErrno() == ENOENT || socket.error().sysErrno() == ECONNREFUSED) return false;
-    return std::move(socket).error();
+    if (socket.error().sysErrno() != ENOENT && socket.error().sysErrno() != ECONNREFUSED)
+      logWarning("host ports: {}; userpod-ports is started anew", socket.error().text());
+    return false;
   }
   auto pidfd = pidfdOfPeer(socket->get());
   if (!pidfd) return false;
@@ -185,8 +184,8 @@ Status Client::start() {
   SpawnOptions options;
   UniqueFd cgroup;
   if (!node_.cgroupRoot.empty()) {
-    // One that a killed daemon had just started would take the socket from this one.
-    USERPOD_CHECK(node_.removeCgroup(kCgroup));
+    // One that cannot be talked to would keep its ports, and one that a killed daemon had just started takes the socket.
+    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("host ports: {}", removed.error().text());
     USERPOD_TRY(made, node_.makeCgroup(kCgroup));
     cgroup = std::move(made);
   }
@@ -211,8 +210,7 @@ Status Client::start() {
 
 Status Client::ensure() {
   if (process_) return {};
-  USERPOD_TRY(found, find());
-  if (!found) USERPOD_CHECK(start());
+  if (!find()) USERPOD_CHECK(start());
   // After a death: what was there before comes first.
   publishAll();
   return process_ ? Status() : Error(Code::NetworkSetupFailed, "host ports: userpod-ports ends at once; see its log");
@@ -372,7 +370,7 @@ Status Client::synchronise(const std::vector<PublishedPod>& living) {
 Result<std::unique_ptr<Ports>> openPorts(const std::string& program, const Paths& paths, const Settings& settings,
                                          const NodeInside& node) {
   auto client = std::make_unique<Client>(program, paths.node + "/ports.sock", settings.privilegedPortOffset, node);
-  USERPOD_CHECK(client->takeUp());
+  client->takeUp();
   return std::unique_ptr<Ports>(std::move(client));
 }
 

@@ -34,16 +34,18 @@ struct PublishedPort {
   std::uint64_t total = 0;        // since the port was published
 };
 
-// All methods may be called from any worker thread; they block for some milliseconds, 5 s at most.
+// All methods may be called from any worker thread; they block for some milliseconds, for some seconds where the
+// process does not answer and is replaced.
 class Ports {
  public:
-  // Takes up the userpod-ports of an earlier daemon if one runs; else one is started with the first port.
+  // Takes up the userpod-ports of an earlier daemon if one runs; else one is started with the first port. It ends with
+  // the node. `node` must outlive the result.
   static Result<std::unique_ptr<Ports>> open(const Paths& paths, const Settings& settings, const NodeInside& node);
   virtual ~Ports() = default;  // userpod-ports stays, with its connections
 
   // Listens at all ports of the pod, or at none. Again for the same pod: replaces what it had, connections stay.
   // A taken port is NetworkSetupFailed and names port and address, and who is known to hold it; NotSupported for SCTP;
-  // InvalidArgument for an address that neither host nor node has; PermissionDenied for a port below
+  // InvalidArgument for an address that neither host nor node has; AccessDenied for a port below
   // net.ipv4.ip_unprivileged_port_start, with the two mends.
   virtual Status publish(const PublishedPod& pod) = 0;
   // Stops listening and ends the pod's connections. Unknown pods are fine.

@@ -7,6 +7,11 @@
 #include "daemon/sys/log.hpp"
 
 namespace userpod::ports {
+namespace {
+
+constexpr std::chrono::seconds kComplainAgain{10};
+
+}  // namespace
 
 Server::Server(Worker& worker, const Sources& sources) : worker_(worker), sources_(sources) {}
 
@@ -77,11 +82,21 @@ void Server::endConnections(const std::string& podId) {
     if (port.udp) port.udp->endFlows(podId);
 }
 
-void Server::take(const ServicePointer& service, UniqueFd client, const Endpoint& address) {
-  if (worker_.shared().connections >= worker_.shared().most) {
-    logWarning("a connection of {} is refused: {} are open", address.text(), worker_.shared().most);
-    return abortOnClose(client.get());
+// One port leaves room for the others, however many connections it is sent.
+bool Server::full(const Service& service) {
+  auto most = worker_.shared().most;
+  bool own = service.counters->open >= static_cast<std::uint64_t>(most / 2);
+  if (!own && worker_.shared().connections < most) return false;
+  if (auto now = Worker::Clock::now(); now - complained_ > kComplainAgain) {
+    complained_ = now;
+    logWarning("connections to pod {} are refused: {} are open{}", service.podId, own ? most / 2 : most,
+               own ? " to this port" : "");
   }
+  return true;
+}
+
+void Server::take(const ServicePointer& service, UniqueFd client, const Endpoint& address) {
+  if (full(*service)) return abortOnClose(client.get());
   auto pod = sources_.connect(*service, address, SOCK_STREAM);
   if (!pod) {
     logDebug("{}", pod.error().text());

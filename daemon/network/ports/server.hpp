@@ -35,6 +35,7 @@ class Server {
   };
   Status listen(std::uint64_t number, Port& port);
   void everySecond();
+  bool full(const Service& service);
   void take(const ServicePointer& service, UniqueFd client, const Endpoint& address);
   void ended(Connection& connection);
 
@@ -42,6 +43,7 @@ class Server {
   const Sources& sources_;
   std::unordered_map<std::uint64_t, Port> ports_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  Worker::Clock::time_point complained_;
 };
 
 }  // namespace userpod::ports

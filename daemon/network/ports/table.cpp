@@ -281,9 +281,8 @@ void Table::withdraw(const std::string& podId) {
   pods_.erase(pod);
 }
 
-// The rules of the node may have come since.
+// The rules of the node may have come or gone since.
 void Table::probe() {
-  if (sources_->problem(AF_INET).empty() && sources_->problem(AF_INET6).empty()) return;
   if (Worker::Clock::now() - probed_ < kProbeAgain) return;
   workers_.front().worker->run([&] { sources_->probe(); });
   probed_ = Worker::Clock::now();
@@ -307,7 +306,8 @@ std::string Table::note(const Mapping& mapping) const {
   return text;
 }
 
-std::vector<network::PublishedPort> Table::list() const {
+std::vector<network::PublishedPort> Table::list() {
+  probe();
   std::vector<network::PublishedPort> all;
   for (const auto& [podId, pod] : pods_)
     for (const auto& mapping : pod.mappings) {

@@ -22,7 +22,7 @@ class Table {
 
   Status publish(const network::PublishedPod& pod, std::int64_t offset, std::optional<Taken>& taken);
   void withdraw(const std::string& podId);
-  std::vector<network::PublishedPort> list() const;
+  std::vector<network::PublishedPort> list();
   // Readable when refresh() is due.
   int changes() const { return sources_->changes(); }
   void refresh() { sources_->refresh(); }
