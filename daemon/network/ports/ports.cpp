@@ -77,6 +77,7 @@ class Client final : public Ports {
   // On the loop's thread.
   void died(int generation);
   void comeBack();
+  void retry();
 
   const std::string program_;
   const std::string socketPath_;
@@ -88,6 +89,7 @@ class Client final : public Ports {
   int generation_ = 0;  // of processes: a death that is heard of late means one of before
   std::chrono::milliseconds delay_ = kFirstDelay;
   bool returning_ = false;           // comeBack() is due
+  bool retrying_ = false;            // retry() is due
   std::unique_ptr<EventLoop> loop_;  // from the first process on
 };
 
@@ -184,7 +186,8 @@ Status Client::start() {
   SpawnOptions options;
   UniqueFd cgroup;
   if (!node_.cgroupRoot.empty()) {
-    // One that cannot be talked to would keep its ports, and one that a killed daemon had just started takes the socket.
+    // One that cannot be talked to would keep its ports, and one that a killed daemon had just started takes the
+    // socket.
     if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("host ports: {}", removed.error().text());
     USERPOD_TRY(made, node_.makeCgroup(kCgroup));
     cgroup = std::move(made);
@@ -292,11 +295,22 @@ void Client::comeBack() {
   loop_->runAfter(delay_, [this] { comeBack(); });
 }
 
+// Ports that were not to be had when the process or the daemon came back.
+void Client::retry() {
+  std::lock_guard lock(mutex_);
+  retrying_ = false;
+  if (process_) publishAll();
+}
+
 void Client::publishAll() {
   for (const auto& [podId, pod] : published_) {
     if (!process_) return;
-    if (auto status = publishNow(pod); !status)
-      logMessage(Level::Warning, "host ports: " + status.error().text(), {{"POD_ID", podId}});
+    auto status = publishNow(pod);
+    if (status) continue;
+    logMessage(Level::Warning, "host ports: " + status.error().text(), {{"POD_ID", podId}});
+    // Another program has taken it, or its address is away for now.
+    if (std::exchange(retrying_, true)) continue;
+    loop_->post([this] { loop_->runAfter(kLongestDelay, [this] { retry(); }); });
   }
 }
 
