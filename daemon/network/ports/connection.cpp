@@ -46,6 +46,12 @@ Connection::~Connection() {
 
 Status Connection::start() {
   constexpr std::uint32_t kEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  // Both sides are mostly there already, and the client's first words too: the pod has them before anything else is
+  // done.
+  client_.readable = client_.writable = pod_.writable = true;
+  if (turn()) worker_.schedule(*this);
+  if (!client_.fd) return {};
+  // What was found out so far does not matter: each socket's state is told once at this.
   USERPOD_CHECK(worker_.watch(client_.fd.get(), kEvents, client_));
   return worker_.watch(pod_.fd.get(), kEvents, pod_);
 }
