@@ -98,6 +98,7 @@ Result<std::unique_ptr<Registry>> Registry::open(std::vector<std::string> direct
 
 Registry::~Registry() {
   ending_ = true;
+  if (loop_) loop_->shutdown();  // it hands work to the prober
   // Ends a plugin that hangs, and with it the wait for its thread.
   if (auto removed = plugins_.node().removeCgroup(std::string("/cni/") + kProbeCgroup); !removed)
     logWarning("{}", removed.error().text());
