@@ -1,4 +1,5 @@
 // ADD, CHECK, DEL and GC by plugins, what goes wrong with them, and a daemon that is killed meanwhile.
+#include "daemon/network/cni/plugins.hpp"
 #include "tests/unit/cni_bed.hpp"
 
 namespace userpod::network {
@@ -163,6 +164,28 @@ TEST_F(CniNode, AHangingPluginIsKilledWithItsChildren) {
   ASSERT_EQ(::unlink("/run/slow.DEL"), 0);
   EXPECT_TRUE(cni_->collectGarbage({}));
   EXPECT_TRUE(namesIn("/run/results").empty());
+}
+
+TEST_F(CniNode, NoPluginRunsWithoutACgroupOfItsOwn) {
+  if (!inside()) return runInside();
+  fakePlugin("only");
+  cni::Plugins plugins({"/run/bin"}, 5s, node_);
+  auto cgroup = cni::PluginCgroup::make(node_, "x");
+  ASSERT_TRUE(cgroup) << cgroup.error().text();
+  cni::Invocation invocation{.command = "DEL", .plugin = "only", .input = Json::object()};
+  EXPECT_TRUE(plugins.run(invocation, *cgroup, 5s));
+  clearLog();
+  // A stranger in its place.
+  ASSERT_TRUE(node_.removeCgroup("/cni/x"));
+  ASSERT_TRUE(writeFile("/run/x", ""));
+  node_.cgroupRoot = "/run/x";
+  EXPECT_FALSE(cgroup->renew());
+  auto refused = plugins.run(invocation, *cgroup, 5s);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::NetworkSetupFailed);
+  EXPECT_HAS(refused.error().text(), "CNI plugin \"only\" (DEL): not run");
+  EXPECT_EQ(log(), "");
+  node_.cgroupRoot = std::string(::getenv(kInsideVariable)) + "/cni-test";
 }
 
 TEST_F(CniNode, WhatAKilledDaemonLeftIsUndone) {

@@ -95,6 +95,9 @@ Result<std::string> Plugins::run(const Invocation& invocation, PluginCgroup& cgr
                                  std::int64_t* code) const {
   std::string who = fmt::format("CNI plugin \"{}\" ({})", invocation.plugin, invocation.command);
   if (stopped_) return Error(Code::Canceled, who + ": not run, as the daemon is ending");
+  if (cgroup.fd() < 0)
+    return Error(Code::NetworkSetupFailed,
+                 who + ": not run, as the cgroup for it could not be made again after a plugin that hung");
   USERPOD_TRY(program, find(invocation.plugin));
   auto input = inputFile(invocation.input.dump(-1, ' ', false, Json::error_handler_t::replace));
   if (!input) return std::move(input).error().wrap(who);

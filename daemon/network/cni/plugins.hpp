@@ -18,7 +18,7 @@ class PluginCgroup {
   PluginCgroup(PluginCgroup&& other) noexcept = default;
   ~PluginCgroup();
   int fd() const { return fd_.get(); }
-  // Kills what is in it, and begins anew.
+  // Kills what is in it, and begins anew. After a failure it has no descriptor, and no plugin is run in it.
   Status renew();
 
  private:
@@ -57,6 +57,7 @@ class Plugins {
                           std::int64_t* code = nullptr) const;
   // From here on run() starts nothing: Canceled.
   void stop() { stopped_ = true; }
+  bool stopped() const { return stopped_; }
 
  private:
   std::vector<std::string> environmentOf(const Invocation& invocation) const;
