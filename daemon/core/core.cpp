@@ -77,6 +77,7 @@ CoreImpl::~CoreImpl() {
   // found by the next daemon.
   if (strand_) strand_->shutdown();
   parking_.shutdown();  // its tasks hand work to the workers
+  if (network_) network_->stop();
   for (auto& [id, entity] : jobs_) entity.stop.request_stop();
   pulls_.reset();
   workers_.reset();

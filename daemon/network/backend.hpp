@@ -31,6 +31,8 @@ class Backend {
   virtual Status leave(const PodRecord& pod, const std::string& pin) = 0;
   // After it is: the addresses may be given to others.
   virtual void release(const PodRecord& pod) = 0;
+  // The daemon ends: nothing waits for others' programs any more. Repetition is fine.
+  virtual void stop() {}
   virtual std::string problem() const = 0;
   virtual std::string note() const = 0;
   virtual std::string stack() const = 0;

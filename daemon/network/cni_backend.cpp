@@ -11,7 +11,7 @@ class CniBackend final : public Backend {
  public:
   explicit CniBackend(std::unique_ptr<Cni> cni) : cni_(std::move(cni)) {}
   ~CniBackend() override {
-    cni_->stop();
+    stop();
     if (cleaner_.joinable()) cleaner_.join();
   }
 
@@ -35,6 +35,7 @@ class CniBackend final : public Backend {
   Joined joined(const PodRecord& pod) override { return {pod.addresses, cni_->attachment(pod.id).mapsPorts}; }
   Status leave(const PodRecord& pod, const std::string& pin) override { return cni_->remove(pod.id, pin); }
   void release(const PodRecord&) override {}
+  void stop() override { cni_->stop(); }
   std::string problem() const override { return cni_->problem(); }
   std::string note() const override { return {}; }
   std::string stack() const override { return "cni"; }

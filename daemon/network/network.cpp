@@ -44,6 +44,7 @@ class PodNetworks final : public Network {
   Result<PodNetwork> setUp(const PodRecord& pod, const std::string& hostname) override;
   PodNamespaces namespacesOf(const PodRecord& pod) const override;
   Status tearDown(const PodRecord& pod) override;
+  void stop() override { backend_->stop(); }
   void followHost() override;
   std::string problem() const override { return backend_->problem(); }
   std::string note() const override;

@@ -81,6 +81,9 @@ class Network {
   // also when an address or port has gone to another pod since. The kernel reaps the veth with its namespace, once no
   // process is left in it.
   virtual Status tearDown(const PodRecord& pod) = 0;
+  // The daemon ends: plugins that run are killed and none is started, so that no worker waits for one. Calls that would
+  // need one are Canceled; the next daemon undoes what they were about.
+  virtual void stop() = 0;
   // After a change of the host's addresses: leads host.userpod.internal to the main one.
   virtual void followHost() = 0;
   // Empty when pods can get a network; else what is wrong, for the NetworkReady condition. Does not block.

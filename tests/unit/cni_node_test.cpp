@@ -275,7 +275,12 @@ TEST_F(CniNode, StopEndsWhatRuns) {
   EXPECT_EQ(namesIn("/run/results").size(), 1U);
   auto refused = add("b");
   ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::Canceled);
   EXPECT_HAS(refused.error().text(), "the daemon is ending");
+  EXPECT_EQ(namesIn("/run/results").size(), 1U) << "nothing is begun";
+  auto removed = cni_->remove(idOf("a"), pinOf("a"));
+  ASSERT_FALSE(removed);
+  EXPECT_EQ(removed.error().code(), Code::Canceled);
 }
 
 TEST_F(CniNode, CheckNamesWhatThePluginFound) {

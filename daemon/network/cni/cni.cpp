@@ -72,6 +72,7 @@ class PluginNetworks final : public Cni {
   std::vector<CniNetwork> networks() const override;
 
  private:
+  Status checkRuns() const;
   Status runAdd(Attachment& attachment, PluginCgroup& cgroup, std::int64_t& code);
   Status runDel(const Attachment& attachment, PluginCgroup& cgroup);
   Status addOnce(Attachment& attachment, PluginCgroup& cgroup, bool& again);
@@ -142,6 +143,11 @@ Invocation PluginNetworks::invocationFor(const char* command, const Attachment& 
       .args = attachment.args};
 }
 
+Status PluginNetworks::checkRuns() const {
+  if (!plugins_.stopped()) return {};
+  return Error(Code::Canceled, "CNI: no plugin is run any more, as the daemon is ending");
+}
+
 // On disk before each plugin: that it may have begun, and what those before it gave, which DEL needs to undo it.
 Status PluginNetworks::runAdd(Attachment& attachment, PluginCgroup& cgroup, std::int64_t& code) {
   attachment.result = Json();
@@ -207,6 +213,7 @@ Status PluginNetworks::addOnce(Attachment& attachment, PluginCgroup& cgroup, boo
 Result<CniAttachment> PluginNetworks::add(const std::string& podId, const PodConfig& config, const std::string& cgroup,
                                           const std::string& networkNamespace) {
   OnePod guard(*this, podId);
+  USERPOD_CHECK(checkRuns());
   {
     std::lock_guard lock(mutex_);
     joined_.insert(podId);
@@ -293,6 +300,7 @@ Status PluginNetworks::removeAll(const std::string& podId, const std::string& ne
 
 Status PluginNetworks::remove(const std::string& podId, const std::string& networkNamespace) {
   OnePod guard(*this, podId);
+  USERPOD_CHECK(checkRuns());
   {
     std::lock_guard lock(mutex_);
     joined_.erase(podId);

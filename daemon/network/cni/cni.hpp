@@ -59,8 +59,9 @@ class Cni {
   // DEL of every cached pod that is not among these (of an earlier node or a killed daemon), then GC of plugins that
   // know it (spec 1.1.0).
   virtual Status collectGarbage(const std::set<std::string>& living) = 0;
-  // Ends what runs and starts nothing more, so that a daemon that is asked to end does not wait for plugins. What was
-  // under way is undone by the next one's collectGarbage().
+  // Ends what runs and starts nothing more, so that a daemon that is asked to end does not wait for plugins: add() and
+  // remove() are Canceled from here on. What was under way is undone by the next one's collectGarbage(). Repetition is
+  // fine.
   virtual void stop() = 0;
 
   // Empty when pods can get a network; else why not, and how to mend it. Does not block: the state is found by the
