@@ -44,6 +44,7 @@ Status CoreImpl::recover() {
   for (const auto& pod : content.pods) recoverPod(pod);
   for (const auto& container : content.containers) recoverContainer(container);
   removeLeftovers();
+  network_->recovered();
   publish(Change::Kind::Conditions, "");
   logInfo("{} pods and {} containers found, {} images", pods_.size(), containers_.size(), imageList_.size());
   return {};

@@ -22,15 +22,18 @@ class Backend {
   virtual ~Backend() = default;
   // Addresses that the pod will get, if that is known before it is made; quick.
   virtual Result<std::vector<std::string>> reserve(const std::string& podId) = 0;
-  // lo up, eth0 with addresses and routes. Called by a thread that is in the pod's network namespace, which is pinned
-  // at that path. NetworkSetupFailed, NotReady.
+  // lo up, eth0 with addresses and routes. NetworkSetupFailed, NotReady. The pod's network namespace is pinned at that
+  // path; the calling thread is in it, and in the pod's others, if joinsInside(), else in the daemon's.
   virtual Result<Joined> join(const PodRecord& pod, const std::string& pin) = 0;
+  virtual bool joinsInside() const = 0;
   // What a pod of an earlier daemon has.
   virtual Joined joined(const PodRecord& pod) = 0;
   // Before the namespace is unpinned; it may be gone already. Repetition is fine.
   virtual Status leave(const PodRecord& pod, const std::string& pin) = 0;
   // After it is: the addresses may be given to others.
   virtual void release(const PodRecord& pod) = 0;
+  // The core has taken up or undone what an earlier daemon left; until then leave() waits for nobody's programs long.
+  virtual void recovered() {}
   // The daemon ends: nothing waits for others' programs any more. Repetition is fine.
   virtual void stop() {}
   virtual std::string problem() const = 0;

@@ -33,6 +33,7 @@ class BridgeBackend final : public Backend {
 
   Result<std::vector<std::string>> reserve(const std::string& podId) override;
   Result<Joined> join(const PodRecord& pod, const std::string& pin) override;
+  bool joinsInside() const override { return true; }
   Joined joined(const PodRecord& pod) override { return {pod.addresses, false}; }
   Status leave(const PodRecord& pod, const std::string& pin) override;
   void release(const PodRecord& pod) override;

@@ -44,6 +44,7 @@ class PodNetworks final : public Network {
   Result<PodNetwork> setUp(const PodRecord& pod, const std::string& hostname) override;
   PodNamespaces namespacesOf(const PodRecord& pod) const override;
   Status tearDown(const PodRecord& pod) override;
+  void recovered() override { backend_->recovered(); }
   void stop() override { backend_->stop(); }
   void followHost() override;
   std::string problem() const override { return backend_->problem(); }
@@ -56,8 +57,8 @@ class PodNetworks final : public Network {
   PublishedPod published(const PodRecord& pod, const std::vector<std::string>& addresses) const;
   NodeRules::PodPorts translated(const PodRecord& pod, const Joined& joined) const;
   Result<PodNetwork> make(const PodRecord& pod, const std::string& hostname);
-  Status makeNamespaces(const PodRecord& pod, const std::string& hostname, const std::vector<Sysctl>& sysctls,
-                        Joined& joined);
+  Status makeNamespaces(const PodRecord& pod, const std::string& hostname);
+  Status joinFromOutside(const PodRecord& pod, const std::vector<Sysctl>& sysctls, Joined& joined);
   Status openPorts(const PodRecord& pod, const Joined& joined);
   Status closePorts(const PodRecord& pod);
 
@@ -136,8 +137,7 @@ Result<std::vector<std::string>> PodNetworks::reserve(const std::string& podId, 
 }
 
 // In a thread of its own. Everything that it makes hangs on the pins: without them it is gone.
-Status PodNetworks::makeNamespaces(const PodRecord& pod, const std::string& hostname,
-                                   const std::vector<Sysctl>& sysctls, Joined& joined) {
+Status PodNetworks::makeNamespaces(const PodRecord& pod, const std::string& hostname) {
   const auto& modes = pod.config.security.namespaces;
   bool own = !ofNode(modes.network);
   int flags = (own ? CLONE_NEWNET | CLONE_NEWUTS : 0) | (ofNode(modes.ipc) ? 0 : CLONE_NEWIPC);
@@ -151,15 +151,21 @@ Status PodNetworks::makeNamespaces(const PodRecord& pod, const std::string& host
     return sysError("make a pod's namespaces", reason);
   }
   if (!ofNode(modes.ipc)) USERPOD_CHECK(pins_.pin(pod.id, "ipc"));
-  if (own) {
-    if (::sethostname(hostname.data(), hostname.size()) < 0) return sysError("set host name " + hostname);
-    USERPOD_CHECK(pins_.pin(pod.id, "uts"));
-    USERPOD_CHECK(pins_.pin(pod.id, "net"));
-    USERPOD_TRY(got, backend_->join(pod, pins_.file(pod.id, "net")));
-    joined = std::move(got);
-  }
-  // Last: those of eth0 need it.
-  return applySysctls(sysctls);
+  if (!own) return {};
+  if (::sethostname(hostname.data(), hostname.size()) < 0) return sysError("set host name " + hostname);
+  USERPOD_CHECK(pins_.pin(pod.id, "uts"));
+  return pins_.pin(pod.id, "net");
+}
+
+Status PodNetworks::joinFromOutside(const PodRecord& pod, const std::vector<Sysctl>& sysctls, Joined& joined) {
+  USERPOD_TRY(got, backend_->join(pod, pins_.file(pod.id, "net")));
+  joined = std::move(got);
+  if (sysctls.empty()) return {};
+  return inOwnThread([&]() -> Status {
+    for (const char* name : {"net", "uts"}) USERPOD_CHECK(pins_.enter(pod.id, name));
+    if (!ofNode(pod.config.security.namespaces.ipc)) USERPOD_CHECK(pins_.enter(pod.id, "ipc"));
+    return applySysctls(sysctls);
+  });
 }
 
 Status PodNetworks::openPorts(const PodRecord& pod, const Joined& joined) {
@@ -196,7 +202,17 @@ Result<PodNetwork> PodNetworks::make(const PodRecord& pod, const std::string& ho
   if (!ofNode(modes.network)) USERPOD_CHECK(checkHostname(hostname));
   USERPOD_CHECK(pins_.begin(pod.id));
   Joined joined;
-  USERPOD_CHECK(inOwnThread([&] { return makeNamespaces(pod, hostname, sysctls, joined); }));
+  bool outside = !ofNode(modes.network) && !backend_->joinsInside();
+  USERPOD_CHECK(inOwnThread([&]() -> Status {
+    USERPOD_CHECK(makeNamespaces(pod, hostname));
+    if (outside) return {};
+    if (!ofNode(modes.network)) {
+      USERPOD_TRY(got, backend_->join(pod, pins_.file(pod.id, "net")));
+      joined = std::move(got);
+    }
+    return applySysctls(sysctls);  // last: those of eth0 need it
+  }));
+  if (outside) USERPOD_CHECK(joinFromOutside(pod, sysctls, joined));
   USERPOD_CHECK(openPorts(pod, joined));
   USERPOD_CHECK(pins_.mountShm(pod.id, ofNode(modes.ipc)));
   return PodNetwork{namespacesOf(pod), std::move(joined.addresses)};

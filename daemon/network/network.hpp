@@ -81,6 +81,9 @@ class Network {
   // also when an address or port has gone to another pod since. The kernel reaps the veth with its namespace, once no
   // process is left in it.
   virtual Status tearDown(const PodRecord& pod) = 0;
+  // The core has taken up or undone what an earlier daemon left. Until then tearDown() of pods that were not living
+  // waits for plugins for some seconds in all, and leaves to the background what they have not done by then.
+  virtual void recovered() = 0;
   // The daemon ends: plugins that run are killed and none is started, so that no worker waits for one. Calls that would
   // need one are Canceled; the next daemon undoes what they were about.
   virtual void stop() = 0;

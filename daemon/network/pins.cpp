@@ -1,5 +1,7 @@
 #include "daemon/network/pins.hpp"
 
+#include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -55,6 +57,12 @@ Status Pins::pin(const std::string& podId, const std::string& name) const {
   std::string target = file(podId, name);
   USERPOD_CHECK(writeFile(target, "", 0600));
   return bindMount("/proc/thread-self/ns/" + name, target, false);
+}
+
+Status Pins::enter(const std::string& podId, const std::string& name) const {
+  USERPOD_TRY(space, openFile(file(podId, name), O_RDONLY));
+  if (::setns(space.get(), 0) < 0) return sysError("enter " + file(podId, name));
+  return {};
 }
 
 Status Pins::remove(const std::string& podId) const {

@@ -20,6 +20,8 @@ class Pins {
   Status begin(const std::string& podId) const;
   // Binds a namespace of the calling thread: "net", "ipc", "uts".
   Status pin(const std::string& podId, const std::string& name) const;
+  // Moves the calling thread into one of them.
+  Status enter(const std::string& podId, const std::string& name) const;
   // Drops all pins of the pod. What is not there is fine.
   Status remove(const std::string& podId) const;
 

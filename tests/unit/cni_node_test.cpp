@@ -1,4 +1,5 @@
 // ADD, CHECK, DEL and GC by plugins, what goes wrong with them, and a daemon that is killed meanwhile.
+#include "daemon/network/backend.hpp"
 #include "daemon/network/cni/plugins.hpp"
 #include "tests/unit/cni_bed.hpp"
 
@@ -281,6 +282,55 @@ TEST_F(CniNode, StopEndsWhatRuns) {
   auto removed = cni_->remove(idOf("a"), pinOf("a"));
   ASSERT_FALSE(removed);
   EXPECT_EQ(removed.error().code(), Code::Canceled);
+}
+
+// As the core does at a start: leave() of what is not living is called before it is ready.
+TEST_F(CniNode, AStartWaitsForNoPluginLong) {
+  if (!inside()) return runInside();
+  ASSERT_TRUE(mountFilesystem("tmpfs", "tmpfs", "/var/lib", 0));
+  settings_.cniTimeout = 60;
+  chain("1.0.0", {"only"});
+  std::unique_ptr<Backend> backend;
+  auto start = [&](const Earlier& earlier) {
+    backend.reset();
+    auto opened = openCni(paths_, settings_, node_, earlier);
+    ASSERT_TRUE(opened) << opened.error().text();
+    backend = std::move(*opened);
+  };
+  auto results = [] { return namesIn("/var/lib/cni/results").size(); };
+  PodRecord living{.id = makePod("a")}, dead{.id = makePod("b")}, other{.id = makePod("c")};
+  start({});
+  backend->recovered();
+  for (const auto& [pod, name] : {std::pair(living, "a"), std::pair(dead, "b"), std::pair(other, "c")})
+    ASSERT_TRUE(backend->join(pod, pinOf(name)));
+  ASSERT_EQ(results(), 3U);
+
+  script("only.DEL", "touch \"$dir/running\"; sleep 1000");
+  start({{living}, {}});
+  auto begin = Clock::now();
+  EXPECT_TRUE(backend->leave(dead, pinOf("b")));
+  EXPECT_TRUE(backend->leave(other, pinOf("c")));
+  EXPECT_LT(Clock::now() - begin, 15s);
+  EXPECT_TRUE(pathExists("/run/running"));
+  // An end waits for none either.
+  backend->recovered();
+  begin = Clock::now();
+  backend->stop();
+  EXPECT_EQ(backend->leave(living, pinOf("a")).error().code(), Code::Canceled);
+  backend.reset();
+  EXPECT_LT(Clock::now() - begin, 3s);
+  EXPECT_EQ(results(), 3U);
+
+  // Those that work have undone it when leave() returns; and the living pod is looked at.
+  ASSERT_EQ(::unlink("/run/only.DEL"), 0);
+  clearLog();
+  start({{living}, {}});
+  EXPECT_TRUE(backend->leave(dead, pinOf("b")));
+  EXPECT_HAS(log(), "DEL only /run/ns/b\n");
+  EXPECT_TRUE(soon([] { return log().find("CHECK only /run/ns/a\n") != std::string::npos; }, 5s)) << log();
+  EXPECT_EQ(results(), 1U);
+  EXPECT_TRUE(backend->leave(living, pinOf("a")));
+  EXPECT_EQ(results(), 0U);
 }
 
 TEST_F(CniNode, CheckNamesWhatThePluginFound) {
