@@ -15,6 +15,7 @@ namespace {
 // Enough for many stops and creates at once; what they wait for is mostly other processes.
 constexpr unsigned kWorkers = 12;
 constexpr unsigned kPulls = 4;
+constexpr unsigned kNetworkWorkers = 8;
 constexpr std::chrono::seconds kStoreInterval{3};
 constexpr std::chrono::milliseconds kHostInterval{200};  // a host that changes says much at once
 constexpr std::chrono::seconds kNetworkInterval{1};
@@ -80,6 +81,7 @@ CoreImpl::~CoreImpl() {
   if (network_) network_->stop();
   for (auto& [id, entity] : jobs_) entity.stop.request_stop();
   pulls_.reset();
+  networkWorkers_.reset();
   workers_.reset();
 }
 
@@ -97,6 +99,7 @@ Status CoreImpl::start() {
   strand_ = std::move(loop);
   workers_ = std::make_unique<Workers>(kWorkers, "worker");
   pulls_ = std::make_unique<Workers>(kPulls, "pull");
+  if (network_->stack() == "cni") networkWorkers_ = std::make_unique<Workers>(kNetworkWorkers, "network");
   std::promise<Status> ready;
   post([&] {
     Status status = startWatches();

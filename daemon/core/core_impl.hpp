@@ -151,7 +151,11 @@ class CoreImpl final : public Core {
   // Runs `work` on a worker, then `then` with its value on the strand.
   template <typename T>
   void background(std::function<T()> work, std::function<void(T)> then) {
-    workers_->submit([this, work = std::move(work), then = std::move(then)]() mutable {
+    background(*workers_, std::move(work), std::move(then));
+  }
+  template <typename T>
+  void background(Workers& workers, std::function<T()> work, std::function<void(T)> then) {
+    workers.submit([this, work = std::move(work), then = std::move(then)]() mutable {
       auto value = std::make_shared<T>(work());
       strand_->post([then = std::move(then), value] { then(std::move(*value)); });
     });
@@ -186,6 +190,7 @@ class CoreImpl final : public Core {
   void catchUpStore();
 
   // pods.cpp
+  Workers& workersFor(const PodRecord& record);  // that make and undo its network
   struct PodMade {
     network::PodNetwork network;
     oci::PauseProcess pause;
@@ -321,6 +326,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<EventLoop> strand_;
   std::unique_ptr<Workers> pulls_;
   std::unique_ptr<Workers> workers_;
+  std::unique_ptr<Workers> networkWorkers_;  // none without CNI
   Parking parking_;
 };
 

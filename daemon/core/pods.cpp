@@ -69,7 +69,7 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     record.createdAt = nowNanos();
     record.node = node_.instance;
     if (auto written = commitNew(record, &store::LiveStore::putPod); !written) {
-      workers_->submit([this, record] { (void)network_->tearDown(record); });  // gives the addresses back
+      workersFor(record).submit([this, record] { (void)network_->tearDown(record); });  // gives the addresses back
       return done(
           std::move(written).error().wrap(fmt::format("pod {}/{}", record.config.nameSpace, record.config.name)));
     }
@@ -81,10 +81,17 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     publish(Change::Kind::Pod, record.id);
     reachStage("pod.recorded", record.id);
     pod->operations.acquire([this, pod] {
-      background<Result<PodMade>>([this, record = pod->record] { return makePod(*record); },
-                                  [this, pod](Result<PodMade> made) { finishRunPod(pod, std::move(made)); });
+      background<Result<PodMade>>(
+          workersFor(*pod->record), [this, record = pod->record] { return makePod(*record); },
+          [this, pod](Result<PodMade> made) { finishRunPod(pod, std::move(made)); });
     });
   });
+}
+
+// Plugins may hang, each up to cni-timeout: they must not hold what containers, execs and streams need.
+Workers& CoreImpl::workersFor(const PodRecord& record) {
+  bool plugins = networkWorkers_ && record.config.security.namespaces.network != NamespaceMode::Node;
+  return plugins ? *networkWorkers_ : *workers_;
 }
 
 Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
@@ -191,6 +198,7 @@ void CoreImpl::stopPodEntity(const PodPointer& pod, std::chrono::milliseconds gr
       }
       unwatchPause(pod);
       background<bool>(
+          workersFor(*pod->record),
           [this, record = pod->record] {
             endNamespaces(*record);
             return true;
@@ -237,6 +245,7 @@ void CoreImpl::removeStoppedPod(const PodPointer& pod, DoneCallback done) {
       return done({});
     }
     background<bool>(
+        workersFor(*pod->record),
         [this, record = pod->record] {
           undoPod(*record);
           reachStage("pod.removed", record->id);

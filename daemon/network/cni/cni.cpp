@@ -30,6 +30,8 @@ using namespace std::chrono_literals;
 
 // Nobody waits longer than this for another pod's first plugin.
 constexpr auto kFirstAddWait = 3s;
+// Of plugins that an ADD or DEL waits for without being theirs.
+constexpr std::chrono::milliseconds kAsideTime = 10s;
 constexpr std::string_view kCollects = "1.1.0";  // the version that has GC
 
 // Not the bare id: the core ends cgroups named so of pods that it does not know.
@@ -279,7 +281,8 @@ Status PluginNetworks::check(const std::string& podId) {
   if (attachment.network.disableCheck || !isAtLeast(attachment.network.version, "0.4.0")) return {};
   USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), cgroupOf(podId)));
   for (const auto& plugin : attachment.network.plugins) {
-    auto out = plugins_.run(invocationFor("CHECK", attachment, plugin), cgroup, plugins_.timeout());
+    auto out = plugins_.run(invocationFor("CHECK", attachment, plugin), cgroup,
+                            std::min<std::chrono::milliseconds>(plugins_.timeout(), kAsideTime));
     if (!out) return std::move(out).error().as(Code::NetworkSetupFailed).wrap("network " + attachment.network.name);
   }
   return {};
@@ -312,19 +315,20 @@ Status PluginNetworks::remove(const std::string& podId, const std::string& netwo
 // The plugins' own search for what nobody has: spec 1.1.0.
 Status PluginNetworks::collectOf(const NetworkConfig& network) {
   if (network.disableGc || !isAtLeast(network.version, kCollects)) return {};
-  std::unique_lock collecting(collecting_);
-  Json valid = Json::array();
-  for (const auto& [container, interface] : cache_->attachedTo(network.name))
-    valid.push_back({{"containerID", container}, {"ifname", interface}});
   USERPOD_TRY(cgroup, PluginCgroup::make(plugins_.node(), "gc"));
   Status first;
   for (const auto& plugin : network.plugins) {
+    // For one plugin at a time: every ADD waits meanwhile.
+    std::unique_lock collecting(collecting_);
+    Json valid = Json::array();
+    for (const auto& [container, interface] : cache_->attachedTo(network.name))
+      valid.push_back({{"containerID", container}, {"ifname", interface}});
     Invocation invocation{
         .command = "GC", .plugin = plugin.type, .input = pluginInput(network, plugin, Json(), Json::object())};
     // The second name is that of a misprint in the first text of 1.1.0, by which plugins have been written.
     invocation.input["cni.dev/valid-attachments"] = valid;
     invocation.input["cni.dev/attachments"] = valid;
-    auto out = plugins_.run(invocation, cgroup, plugins_.timeout());
+    auto out = plugins_.run(invocation, cgroup, std::min<std::chrono::milliseconds>(plugins_.timeout(), kAsideTime));
     if (!out && first) first = std::move(out).error().wrap("network " + network.name);
   }
   return first;
