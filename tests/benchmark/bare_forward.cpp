@@ -84,6 +84,13 @@ Result<UniqueFd> listenIn(const std::string& networkNamespace, std::uint16_t& po
   return std::move(fd);
 }
 
+Result<std::uint16_t> freePort() {
+  std::uint16_t port = 0;
+  auto probe = listenIn("", port);
+  if (!probe) return std::move(probe).error();
+  return port;
+}
+
 Result<UniqueFd> connectIn(const std::string& networkNamespace, std::uint16_t port) {
   USERPOD_TRY(fd, tcpSocketIn(networkNamespace));
   auto address = loopback(port);

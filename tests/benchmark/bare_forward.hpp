@@ -16,6 +16,7 @@ Result<UniqueFd> tcpSocketIn(const std::string& networkNamespace);
 
 // 127.0.0.1 of a network namespace. A socket stays in the one it was made in.
 Result<UniqueFd> listenIn(const std::string& networkNamespace, std::uint16_t& port);
+Result<std::uint16_t> freePort();  // of the caller's namespace, for now
 Result<UniqueFd> connectIn(const std::string& networkNamespace, std::uint16_t port);
 
 // Serves one connection after the other, in a thread of its own: to the byte 'S' it answers with `bytes` bytes; after

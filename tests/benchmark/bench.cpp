@@ -81,12 +81,13 @@ Status rowsWithBareContainers(const Options& options, const Paths& paths, const 
   USERPOD_TRY(bare, openBare(options, paths, node, workspace, client));
   if (wantsAny(options, kLifecycleRows)) USERPOD_CHECK(measureLifecycle(options, client, bare, report));
   USERPOD_CHECK(measureExecSessions(options, client, bare, report));
-  return options.wants("Network") ? measureNetwork(options, client, *bare.sandboxes, report) : Status();
+  if (options.wants("Network")) USERPOD_CHECK(measureNetwork(options, client, *bare.sandboxes, report));
+  return options.wants("HostPort") ? measureHostPort(options, client, *bare.sandboxes, node, report) : Status();
 }
 
 bool wantsBareContainers(const Options& options) {
   return wantsAny(options, kLifecycleRows) || options.wants("ExecSession") || options.wants("ExecStdout") ||
-         options.wants("Network");
+         options.wants("Network") || options.wants("HostPort");
 }
 
 Status measure(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {

@@ -49,7 +49,7 @@ class CriClient final : public Client {
 
   Status waitReady();
   Result<std::string> podAddress(const Pod& pod) override;
-  Result<Pod> runPod(const std::string& name, bool sharedPid) override;
+  Result<Pod> runPod(const std::string& name, bool sharedPid, std::uint16_t hostPort) override;
   Status stopPod(const Pod& pod) override;
   Status removePod(const Pod& pod) override;
   Result<std::string> createContainer(const Pod& pod, const std::string& name, const std::string& image,
@@ -118,9 +118,14 @@ Status CriClient::waitReady() {
   }
 }
 
-Result<Pod> CriClient::runPod(const std::string& name, bool sharedPid) {
+Result<Pod> CriClient::runPod(const std::string& name, bool sharedPid, std::uint16_t hostPort) {
   v1::RunPodSandboxRequest request;
   *request.mutable_config() = podConfig(name, sharedPid);
+  if (hostPort != 0) {
+    auto* port = request.mutable_config()->add_port_mappings();
+    port->set_host_port(hostPort);
+    port->set_container_port(kServedPort);
+  }
   v1::RunPodSandboxResponse response;
   USERPOD_CHECK(runtimeCall("RunPodSandbox", &v1::RuntimeService::Stub::RunPodSandbox, request, &response));
   return Pod{response.pod_sandbox_id(), name};

@@ -12,6 +12,8 @@
 
 namespace userpod::bench {
 
+inline constexpr std::uint16_t kServedPort = 80;  // of a pod with a host port
+
 struct Pod {
   std::string id;
   std::string name;
@@ -26,7 +28,8 @@ class Client {
   virtual ~Client() = default;
 
   virtual Result<std::string> podAddress(const Pod& pod) = 0;
-  virtual Result<Pod> runPod(const std::string& name, bool sharedPid = false) = 0;
+  // With a host port, if it is not 0: TCP, to kServedPort.
+  virtual Result<Pod> runPod(const std::string& name, bool sharedPid = false, std::uint16_t hostPort = 0) = 0;
   virtual Status stopPod(const Pod& pod) = 0;
   virtual Status removePod(const Pod& pod) = 0;
   // A container of the image, with the image's own command. stubborn: with a stop signal that does not end it.

@@ -37,7 +37,8 @@ struct Options {
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
 inline const std::vector<std::string> kStreamRows = {"ExecSession", "ExecStdout", "PortForward", "Sessions"};
-inline const std::vector<std::string> kOtherRows = {"PullImage", "Load", "Stops", "SharedPid", "Pods", "Network"};
+inline const std::vector<std::string> kOtherRows = {"PullImage", "Load",    "Stops",   "SharedPid",
+                                                    "Pods",      "Network", "HostPort"};
 
 // Where bare containers are made, of the same parts as a container of the product.
 struct BareParts {
@@ -69,6 +70,11 @@ Status measurePortForward(const Options& options, Client& client, Report& report
 
 // Pods to each other and to the host, and how long it takes to make many.
 Status measureNetwork(const Options& options, Client& client, BareSandboxes& bare, Report& report);
+
+// Connections to a pod by a host port: beside a bare proxy, the port forwarding of slirp4netns, and the way without
+// one.
+Status measureHostPort(const Options& options, Client& client, BareSandboxes& bare, const NodeInside& node,
+                       Report& report);
 
 // Many sessions at once: what they cost the daemon, and that each gets its own bytes.
 Status measureSessions(const Options& options, Client& client, const UniqueFd& outerMemory, Report& report);
