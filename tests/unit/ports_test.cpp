@@ -446,6 +446,9 @@ TEST_F(PortsBed, ItHasFewPrivilegesAndHearsOnlyItsUser) {
   ASSERT_EQ(process.size(), 1U);
   auto threads = "/proc/" + std::to_string(process.front()) + "/task";
   constexpr std::uint64_t kNetwork = 1U << 10 | 1U << 12 | 1U << 13;
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "a thread of the sanitizer is older than what the process gives up";
+#endif
   for (const auto& thread : namesIn(threads)) {
     auto status = *readFile(threads + "/" + thread + "/status");
     auto found = status.find("CapEff:");

@@ -20,9 +20,6 @@ namespace {
 
 constexpr int kProbeTime = 50;    // milliseconds; on the loopback it takes a tenth of one
 constexpr int kConnectTries = 4;  // segments that ask for a connection: 31 s
-// The way to a pod is short: a wider window would only fill the memory of all the host's TCP when a client reads
-// slowly.
-constexpr int kWindow = 1 << 20;
 constexpr std::size_t kNetworkLimit = 4096;
 
 int setOption(int fd, int level, int name, int value) {

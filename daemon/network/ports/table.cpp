@@ -76,18 +76,18 @@ Result<std::unique_ptr<Table>> Table::open(int nodeNamespace) {
   });
   USERPOD_CHECK(std::move(status));
   table->probed_ = Worker::Clock::now();
-  for (auto& [worker, server] : table->workers_)
-    worker->run([&] { server = std::make_unique<Server>(*worker, *table->sources_); });
+  for (auto& one : table->workers_)
+    one.worker->run([&] { one.server = std::make_unique<Server>(*one.worker, *table->sources_); });
   return table;
 }
 
 Table::~Table() {
-  for (auto& [worker, server] : workers_) worker->run([&] { server.reset(); });
+  for (auto& one : workers_) one.worker->run([&] { one.server.reset(); });
 }
 
 void Table::onWorker(std::size_t index, const std::function<void(Server&)>& task) {
-  auto& [worker, server] = workers_[index];
-  worker->run([&] { task(*server); });
+  auto& one = workers_[index];
+  one.worker->run([&] { task(*one.server); });
 }
 
 Result<Table::Mapping> Table::plan(const network::PublishedPod& pod, const PortMapping& asked,
@@ -252,12 +252,12 @@ Status Table::publish(const network::PublishedPod& published, std::int64_t offse
 
 void Table::dropUnused(const Pod& pod) {
   std::vector<ListenAddress> unused;
-  for (const auto& [address, listener] : listeners_) {
-    if (listener.podId != pod.published.podId) continue;
+  for (const auto& one : listeners_) {
+    if (one.second.podId != pod.published.podId) continue;
     bool used = std::any_of(pod.mappings.begin(), pod.mappings.end(), [&](const Mapping& mapping) {
-      return std::find(mapping.addresses.begin(), mapping.addresses.end(), address) != mapping.addresses.end();
+      return std::find(mapping.addresses.begin(), mapping.addresses.end(), one.first) != mapping.addresses.end();
     });
-    if (!used) unused.push_back(address);
+    if (!used) unused.push_back(one.first);
   }
   if (!unused.empty()) drop(unused, "");
 }
