@@ -210,6 +210,20 @@ class Plugins(Cni):
         self.remove(pod)
         self.nothing_left()
 
+    def test_plugins_are_outside_of_the_pod(self):
+        """They see the node's host name, also at ADD; sysctls are the pod's, those of eth0 too."""
+        self.configure(BRIDGE, self.script(f"open('{self.dir}/name', 'w').write(os.uname().nodename)"))
+        self.ready()
+        pod = self.pod(hostname='inside', linux={'sysctls': {
+            'net.ipv4.conf.eth0.forwarding': '1', 'kernel.shm_rmid_forced': '1', 'fs.mqueue.msg_max': '11'}})
+        with open(f'{self.dir}/name', encoding='utf-8') as f:
+            self.assertEqual(f.read(), running.enter('uname', '-n').strip())
+        container = self.container(pod, SERVE)
+        self.wait_for_line('up')
+        inside = self.cri.ExecSync(container_id=container, cmd=['sh', '-c', 'cd /proc/sys; hostname; cat '
+                                   'net/ipv4/conf/eth0/forwarding kernel/shm_rmid_forced fs/mqueue/msg_max'])
+        self.assertEqual(inside.stdout.decode().split(), ['inside', '1', '1', '11'])
+
     def test_addresses_that_are_asked_for(self):
         self.configure({**BRIDGE, 'capabilities': {'ips': True, 'mac': True}})
         self.ready()
