@@ -63,12 +63,14 @@ def tearDownModule():  # pylint: disable=invalid-name
 
 
 class Cni(running.Running):
+    TIMEOUT = 5
+
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix='userpod-test-cni-', dir='/var/tmp')
         self.addCleanup(shutil.rmtree, self.dir)
         for name in 'bin', 'net.d':
             os.mkdir(f'{self.dir}/{name}')
-        context = running.settings(f'network = "cni"\ncni-timeout = 5\n' + self.directories())
+        context = running.settings(f'network = "cni"\ncni-timeout = {self.TIMEOUT}\n' + self.directories())
         context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
         super().setUp()
@@ -373,6 +375,34 @@ class Killed(Cni):
         self.connect()
         self.assertNotIn('sleep 4711', running.enter('ps', 'ax'))
         self.nothing_left()
+
+
+class Slow(Cni):
+    """The default's time-out: the daemon's start and end wait for no plugin that long."""
+    TIMEOUT = 60
+
+    def test_a_del_that_hangs(self):
+        self.configure(BRIDGE, self.script('pass'))
+        self.warm()
+        self.script(f"open('{self.dir}/running', 'w'); time.sleep(4711)\nelif command == 'DEL':\n    time.sleep(4711)\nelif command == 'CHECK':\n    pass")
+        call = self.cri.future('RunPodSandbox', config={
+            'metadata': {'name': 'a', 'namespace': 'test', 'uid': self.id(), 'attempt': 0}, 'linux': {},
+            'log_directory': f'{self.logs}/a'})
+        cri.wait_until(lambda: os.path.exists(f'{self.dir}/running'), what='the plugin')
+        os.kill(running.main_pid(), signal.SIGKILL)
+        with self.assertRaises(grpc.RpcError):
+            call.result()
+        for _ in range(2):  # the second ends a daemon in which DEL hangs
+            begin = time.monotonic()
+            running.restart_daemon()
+            self.connect()
+            self.assertEqual(list(self.cri.ListPodSandbox().items), [])
+            self.assertLess(time.monotonic() - begin, 25 * (4 if cri.SLOW else 1))
+        self.assertEqual(len(self.results()), 1)
+        self.script('pass')
+        running.restart_daemon()
+        self.connect()
+        cri.wait_until(lambda: not self.leases() and not self.results(), what='an end of leases and results')
 
 
 class Node(Cni):
