@@ -13,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr unsigned kRoundTrips = 2000;
-constexpr std::size_t kPiece = 256 << 10;
+constexpr std::size_t kPeerPiece = 256 << 10;
 
 sockaddr_in inet(const std::string& address, std::uint16_t port) {
   sockaddr_in name{};
@@ -25,7 +25,7 @@ sockaddr_in inet(const std::string& address, std::uint16_t port) {
 
 // The bytes that come until the end, or until there are so many.
 std::uint64_t take(int socket, std::uint64_t most) {
-  std::string buffer(kPiece, '\0');
+  std::string buffer(kPeerPiece, '\0');
   std::uint64_t seen = 0;
   ssize_t count = 0;
   while (seen < most && (count = ::read(socket, buffer.data(), buffer.size())) > 0)
@@ -34,7 +34,7 @@ std::uint64_t take(int socket, std::uint64_t most) {
 }
 
 Status give(int socket) {
-  const std::string piece(kPiece, '\0');
+  const std::string piece(kPeerPiece, '\0');
   for (std::uint64_t sent = 0; sent < kTransferBytes; sent += piece.size()) USERPOD_CHECK(writeAll(socket, piece));
   return {};
 }
