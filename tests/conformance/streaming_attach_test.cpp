@@ -122,10 +122,9 @@ TEST_P(AttachStream, EndOfTheContainerIsSuccess) {
 
 TEST_P(AttachStream, StopOfTheContainerIsTheEnd) {
   PROMISE("1.1.19 end");
-  Container container(pod);
-  container.up();
+  Container container(pod, ticker());
   auto session = attach(container);
-  std::this_thread::sleep_for(milliseconds(100));
+  session->waitFor("tick");
   container.stop(10);
   EXPECT_TRUE(ended(*session).success);
 }
@@ -243,7 +242,8 @@ TEST_P(AttachSome, LargeOutputIsWholeForAReader) {
   PROMISE("1.1.19 order");
   auto container = Container::created(pod, shell("seq 1 200000"));
   auto session = attach(container);
-  std::this_thread::sleep_for(milliseconds(200));
+  // Nothing says that it is attached before the container says something.
+  std::this_thread::sleep_for(seconds(1));
   container.start();
   std::string wanted;
   for (int line = 1; line <= 200'000; ++line) wanted += std::to_string(line) + "\n";
