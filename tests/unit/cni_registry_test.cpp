@@ -49,13 +49,13 @@ TEST_F(CniNode, TheProblemFollowsTheFiles) {
 TEST_F(CniNode, ANetworkByName) {
   if (!inside()) return runInside();
   fakePlugin("p");
-  configure(R"({"name": "first", "type": "p"})", "10.conf");
+  configure(R"({"cniVersion": "1.0.0", "name": "first", "type": "p"})", "10.conf");
   configure("{", "20.conf");
   settings_.cniNetwork = "second";
   open();
   EXPECT_HAS(cni_->problem(), "no CNI network \"second\"");
   EXPECT_HAS(cni_->problem(), "there are: first, /run/etc/net.d/20.conf (broken)");
-  configure(R"({"name": "second", "type": "p"})", "30.conf");
+  configure(R"({"cniVersion": "1.0.0", "name": "second", "type": "p"})", "30.conf");
   EXPECT_TRUE(soon([&] { return cni_->problem().empty(); })) << cni_->problem();
   ASSERT_TRUE(add("a"));
   EXPECT_EQ(inputOf("p.ADD")["name"], "second");
