@@ -129,7 +129,7 @@ Check checkInstances(const Scene& scene) {
   long long used = instancesInUse();
   std::string found = fmt::format("{} of {} used ({})", used, *limit, kSysctl);
   if (used + kFreeInstances <= *limit)
-    return ok(kName, found + "; userpod takes three, four with CNI, whatever the number of containers");
+    return ok(kName, found + "; userpod takes two, three with CNI, whatever the number of containers");
   return warning(kName, found + ": the daemon may not start, or a desktop program fail",
                  {setCommand(kName, kSysctl, 1024)});
 }

@@ -269,8 +269,7 @@ class Loop {
     announce();
     for (;;) {
       std::vector<pollfd> entries = {{signals_.get(), POLLIN, 0}, {holder_.node.pidfd(), POLLIN, 0}};
-      for (int fd : {resolver_.fd(), hosts_.fd()})
-        if (fd >= 0) entries.push_back({fd, POLLIN, 0});
+      if (files_.fd() >= 0) entries.push_back({files_.fd(), POLLIN, 0});
       if (uplink_) uplink_->addTo(entries);
       if (::poll(entries.data(), entries.size(), timeout()) < 0 && errno != EINTR) return finish(1);
       if (entries[1].revents != 0) {
@@ -303,8 +302,7 @@ class Loop {
     }
     USERPOD_TRY(leaf, openFile(kCgroups + holder_.cgroup + "/uplink", O_RDONLY | O_DIRECTORY));
     leaf_ = std::move(leaf);
-    UplinkPlan plan{holder_.node.pid(), holder_.plan.prefix6, holder_.settings.hostLoopback,
-                    nameServers(resolver_.text())};
+    UplinkPlan plan{holder_.node.pid(), holder_.plan.prefix6, holder_.settings.hostLoopback, nameServers(resolver())};
     uplink_.emplace(holder_.paths, leaf_.get(), program, holder_.fallback, std::move(plan));
     uplink_->start();
     return {};
@@ -312,7 +310,7 @@ class Loop {
 
   int timeout() const {
     int least = -1;
-    for (int time : {uplink_ ? uplink_->timeout() : -1, resolver_.timeout(), hosts_.timeout()})
+    for (int time : {uplink_ ? uplink_->timeout() : -1, files_.timeout()})
       if (time >= 0 && (least < 0 || time < least)) least = time;
     return least;
   }
@@ -323,15 +321,16 @@ class Loop {
     if (!written) logWarning("the node's {}: {}", path, written.error().text());
   }
 
-  void writeResolver() { writeToNode("/etc/resolv.conf", nodeResolvConf(resolver_.text(), holder_.plan.uplink)); }
-  void writeHosts() { writeToNode("/etc/hosts", nodeHosts(hosts_.text(), holder_.plan.uplink)); }
+  const std::string& resolver() const { return files_.text(0); }
+  const std::string& hosts() const { return files_.text(1); }
+  void writeResolver() { writeToNode("/etc/resolv.conf", nodeResolvConf(resolver(), holder_.plan.uplink)); }
+  void writeHosts() { writeToNode("/etc/hosts", nodeHosts(hosts(), holder_.plan.uplink)); }
 
   void followHost() {
-    if (resolver_.look()) {
-      writeResolver();
-      if (uplink_) uplink_->setServers(nameServers(resolver_.text()));
-    }
-    if (hosts_.look()) writeHosts();
+    if (!files_.look()) return;
+    writeResolver();
+    writeHosts();
+    if (uplink_) uplink_->setServers(nameServers(resolver()));
   }
 
   // Ready when the uplink has come up or failed: the first pod then finds a network, and a host without one a node.
@@ -364,8 +363,7 @@ class Loop {
   UniqueFd signals_;
   UniqueFd leaf_;
   std::optional<Uplink> uplink_;
-  FileWatch resolver_{"/etc/resolv.conf"};
-  FileWatch hosts_{"/etc/hosts"};
+  FileWatch files_{{"/etc/resolv.conf", "/etc/hosts"}};  // one for both: inotify instances are few
   std::string announced_;
 };
 

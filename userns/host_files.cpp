@@ -31,16 +31,15 @@ std::pair<std::string, std::string> placeOf(const std::filesystem::path& path) {
 
 }  // namespace
 
-FileWatch::FileWatch(std::string path) : path_(std::move(path)), inotify_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) {
+FileWatch::FileWatch(std::vector<std::string> paths) : inotify_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) {
+  for (auto& path : paths) files_.push_back({std::move(path), ""});
   watch();
   read();
 }
 
 // Each link on the way is in a directory of its own, which may change.
-void FileWatch::watch() {
-  if (!inotify_) return;
-  std::map<int, std::set<std::string>> names;
-  std::filesystem::path at = path_;
+void FileWatch::watchWay(const std::string& path, Names& names) {
+  std::filesystem::path at = path;
   for (int links = 0; links < kMostLinks; ++links) {
     auto [directory, name] = placeOf(at);
     int number = ::inotify_add_watch(inotify_.get(), directory.c_str(), kInDirectory);
@@ -54,18 +53,28 @@ void FileWatch::watch() {
     if (auto whole = std::filesystem::weakly_canonical(at.parent_path(), failed); !failed) at = whole / at.filename();
   }
   // The file itself too: one that is mounted there is written without a word in its directory.
-  if (int number = ::inotify_add_watch(inotify_.get(), path_.c_str(), IN_CLOSE_WRITE | IN_MODIFY); number >= 0)
+  if (int number = ::inotify_add_watch(inotify_.get(), path.c_str(), IN_CLOSE_WRITE | IN_MODIFY); number >= 0)
     names.try_emplace(number);
+}
+
+void FileWatch::watch() {
+  if (!inotify_) return;
+  Names names;
+  for (const auto& file : files_) watchWay(file.path, names);
   for (const auto& [number, ignored] : names_)
     if (!names.contains(number)) ::inotify_rm_watch(inotify_.get(), number);
   names_ = std::move(names);
 }
 
 bool FileWatch::read() {
-  auto text = readFile(path_, kLargest);
-  if (!text || *text == text_) return false;
-  text_ = std::move(*text);
-  return true;
+  bool changed = false;
+  for (auto& file : files_) {
+    auto text = readFile(file.path, kLargest);
+    if (!text || *text == file.text) continue;
+    file.text = std::move(*text);
+    changed = true;
+  }
+  return changed;
 }
 
 int FileWatch::timeout() const {
@@ -96,7 +105,7 @@ bool FileWatch::look() {
   if (inotify_) drain();
   if (!due_ || Clock::now() < *due_) return false;
   due_.reset();
-  watch();  // first: what changes while the file is read is heard of
+  watch();  // first: what changes while the files are read is heard of
   return read();
 }
 

@@ -93,7 +93,7 @@ class Followed : public testing::Test {
 
 TEST_F(Followed, RewrittenAndReplaced) {
   put("file", "one");
-  FileWatch watch(top_ + "/file");
+  FileWatch watch({top_ + "/file"});
   EXPECT_EQ(watch.text(), "one");
   EXPECT_FALSE(changes(watch, std::chrono::milliseconds(300)));
   put("file", "two");
@@ -112,7 +112,7 @@ TEST_F(Followed, RewrittenAndReplaced) {
 TEST_F(Followed, ThroughLinksThatDangleAndMove) {
   std::filesystem::create_directory(top_ + "/etc");
   link("../run/stub/resolv.conf", "etc/resolv.conf");
-  FileWatch watch(top_ + "/etc/resolv.conf");
+  FileWatch watch({top_ + "/etc/resolv.conf"});
   EXPECT_EQ(watch.text(), "");
   std::filesystem::create_directories(top_ + "/run/stub");
   EXPECT_FALSE(changes(watch, std::chrono::milliseconds(400)));
@@ -129,7 +129,7 @@ TEST_F(Followed, ThroughLinksThatDangleAndMove) {
 
 TEST_F(Followed, WhatIsDeletedCountsAsItWas) {
   put("file", "one");
-  FileWatch watch(top_ + "/file");
+  FileWatch watch({top_ + "/file"});
   ::unlink((top_ + "/file").c_str());
   EXPECT_FALSE(changes(watch, std::chrono::milliseconds(400)));
   EXPECT_EQ(watch.text(), "one");
@@ -137,9 +137,22 @@ TEST_F(Followed, WhatIsDeletedCountsAsItWas) {
   EXPECT_TRUE(changes(watch));
 }
 
+TEST_F(Followed, SeveralByOneDescriptor) {
+  put("one", "1");
+  put("two", "2");
+  std::filesystem::create_directory(top_ + "/elsewhere");
+  put("elsewhere/three", "3");
+  FileWatch watch({top_ + "/one", top_ + "/two", top_ + "/elsewhere/three"});
+  put("elsewhere/three", "other");
+  EXPECT_TRUE(changes(watch));
+  ASSERT_TRUE(writeFileAtomic(top_ + "/two", "another"));
+  EXPECT_TRUE(changes(watch));
+  EXPECT_EQ(watch.text(0) + " " + watch.text(1) + " " + watch.text(2), "1 another other");
+}
+
 TEST_F(Followed, AStormOfChangesIsReadNowAndThen) {
   put("file", "0");
-  FileWatch watch(top_ + "/file");
+  FileWatch watch({top_ + "/file"});
   int seen = 0;
   auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   for (int i = 1; std::chrono::steady_clock::now() < end; ++i) {
