@@ -53,7 +53,7 @@ class PodNetworks final : public Network {
   NetworkView view() override;
 
  private:
-  Status takeUpPorts(const std::vector<PodRecord>& living);
+  void takeUpPorts(const std::vector<PodRecord>& living);
   PublishedPod published(const PodRecord& pod, const std::vector<std::string>& addresses) const;
   NodeRules::PodPorts translated(const PodRecord& pod, const Joined& joined) const;
   Result<PodNetwork> make(const PodRecord& pod, const std::string& hostname);
@@ -81,10 +81,11 @@ Status PodNetworks::start(const NodeInside& node, const Earlier& earlier) {
                                                   : openBridge(settings_, *rules_, earlier));
   backend_ = std::move(backend);
   followHost();
-  return takeUpPorts(earlier.living);
+  takeUpPorts(earlier.living);
+  return {};
 }
 
-Status PodNetworks::takeUpPorts(const std::vector<PodRecord>& living) {
+void PodNetworks::takeUpPorts(const std::vector<PodRecord>& living) {
   std::vector<PublishedPod> all;
   std::vector<NodeRules::PodPorts> rules;
   for (const auto& pod : living) {
@@ -96,7 +97,6 @@ Status PodNetworks::takeUpPorts(const std::vector<PodRecord>& living) {
   }
   if (auto done = rules_->replacePorts(rules); !done) logWarning("host ports: {}", done.error().text());
   if (auto done = ports_->synchronise(all); !done) logWarning("host ports: {}", done.error().text());
-  return {};
 }
 
 // The node's own address for a pod that is in its network: any but 127.0.0.1, which is where that pod trusts callers.
@@ -171,12 +171,14 @@ Status PodNetworks::joinFromOutside(const PodRecord& pod, const std::vector<Sysc
 Status PodNetworks::openPorts(const PodRecord& pod, const Joined& joined) {
   if (!hasHostPorts(pod.config)) return {};
   auto rules = translated(pod, joined);
-  {
+  auto note = [&](const NodeRules::PodPorts& ports) {
     std::lock_guard lock(mutex_);
-    open_[pod.id] = rules;
-  }
-  // Listening first: it finds out whether a port is free.
+    open_[pod.id] = ports;
+  };
+  // Listening first: it finds out whether a port is free. Until then what the maps say of it is another pod's.
+  note({});
   USERPOD_CHECK(ports_->publish(published(pod, joined.addresses)));
+  note(rules);
   reachStage("pod.ports", pod.id);
   return rules.ports.empty() ? Status() : rules_->addPorts(rules);
 }

@@ -11,8 +11,8 @@
 
 namespace userpod::network {
 
-// Marks of what userpod-ports sends in a client's name, and of the replies to it, which the node takes for itself:
-// network-recipes; src_valid_mark must be 0.
+// Marks of what userpod-ports sends in a client's name, and of the replies to it, which the node takes for itself. Two,
+// as what it sends would be routed to the node with the mark of replies. src_valid_mark must be 0.
 inline constexpr std::uint32_t kForwardedMark = 0x75;
 inline constexpr std::uint32_t kReplyMark = 0x76;
 inline constexpr std::uint32_t kReplyTable = 117;
