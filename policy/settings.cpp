@@ -104,17 +104,6 @@ Status readFileLimit(const std::string& file, const toml::node& node, Settings& 
   return {};
 }
 
-Status readMirrors(const std::string& file, const toml::node& node, Settings& settings) {
-  const auto* table = node.as_table();
-  if (table == nullptr) return badKey(file, node, "registry-mirrors", "must be a table of registry = mirror");
-  for (const auto& [key, item] : *table) {
-    auto value = item.value<std::string>();
-    if (!item.is_string() || !value) return badKey(file, item, key.str(), "must be a string");
-    settings.registryMirrors[std::string(key.str())] = *value;
-  }
-  return {};
-}
-
 Status readRuntimes(const std::string& file, const toml::node& node, Settings& settings) {
   const auto* table = node.as_table();
   if (table == nullptr) return badKey(file, node, "runtimes", "must be a table of tables with a path");
@@ -153,12 +142,12 @@ const std::map<std::string, Reader, std::less<>>& readers() {
       {"default-runtime", text(&Settings::defaultRuntime)},
       {"runtimes", readRuntimes},
       {"conmon", text(&Settings::conmon)},
-      {"insecure-registries", texts(&Settings::insecureRegistries)},
-      {"unqualified-search-registries", texts(&Settings::unqualifiedSearchRegistries)},
-      {"registry-mirrors", readMirrors},
       {"image-size-limit", limit(&Settings::imageSizeLimit)},
       {"image-entries-limit", limit(&Settings::imageEntriesLimit)},
       {"image-ratio-limit", limit(&Settings::imageRatioLimit)},
+      {"pinned-images", texts(&Settings::pinnedImages)},
+      {"ignore-chown-errors", flag(&Settings::ignoreChownErrors)},
+      {"pull-stall-timeout", limit(&Settings::pullStallTimeout)},
       {"nofile", readFileLimit},
       {"allow-runtime-directory-mounts", flag(&Settings::allowRuntimeDirectoryMounts)},
       {"cdi-spec-dirs", directories(&Settings::cdiSpecDirs)},

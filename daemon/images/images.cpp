@@ -143,6 +143,7 @@ class ImagesImpl : public Images {
   Result<ImageRecord> pull(const PullRequest& request) override {
     PullContext context{.settings = settings_,
                         .pool = *pool_,
+                        .registries = registries_,
                         .known = [this](const std::string& id) { return index_.id(id); },
                         .commit =
                             [this](ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
@@ -158,7 +159,9 @@ class ImagesImpl : public Images {
       if (auto image = index_.prefix(reference)) return image;
     auto parsed = parseReference(reference);
     if (!parsed) return nullptr;
-    for (const auto& name : qualify(*parsed, settings_.unqualifiedSearchRegistries))
+    auto registries = registries_.current();
+    if (!registries) return nullptr;
+    for (const auto& name : (*registries)->names(*parsed))
       if (auto image = index_.name(name.digest.empty() ? name.tagged() : name.digested(name.digest))) return image;
     return nullptr;
   }
@@ -194,6 +197,7 @@ class ImagesImpl : public Images {
 
   const Settings settings_;
   std::unique_ptr<LayerPool> pool_;
+  mutable RegistriesFiles registries_{userPlaces()};
   Index index_;
   Coalescer coalescer_;
   std::mutex commitMutex_;  // one change of store and index at a time

@@ -8,16 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "daemon/images/registries/access.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
 #include "policy/settings.hpp"
 
 namespace userpod::images {
-
-struct Credentials {
-  std::string username;
-  std::string password;
-};
 
 struct LayerProgress {
   std::string digest;

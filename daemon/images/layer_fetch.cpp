@@ -8,8 +8,8 @@
 #include <optional>
 #include <thread>
 
-#include "daemon/images/block_queue.hpp"
-#include "daemon/images/decompress.hpp"
+#include "daemon/images/unpack/block_queue.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 #include "daemon/images/digest.hpp"
 
 namespace userpod::images {

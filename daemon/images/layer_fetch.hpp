@@ -5,8 +5,8 @@
 #include <stop_token>
 #include <string>
 
-#include "daemon/images/extractor.hpp"
-#include "daemon/images/registry.hpp"
+#include "daemon/images/unpack/extractor.hpp"
+#include "daemon/images/client/registry.hpp"
 
 namespace userpod::images {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/images/extractor.hpp"
+#include "daemon/images/unpack/extractor.hpp"
 #include "daemon/store/image_store.hpp"
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/trash.hpp"

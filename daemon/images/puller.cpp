@@ -74,7 +74,13 @@ struct Resolved {
 };
 
 Result<Resolved> resolveAt(const Endpoint& endpoint, const Reference& name, const PullRequest& request) {
-  auto registry = std::make_unique<Registry>(endpoint, request.credentials, request.stop);
+  Places places = userPlaces();
+  Credentials credentials = endpoint.mirror ? Credentials() : request.credentials;
+  if (credentials.empty()) {
+    USERPOD_TRY(found, findCredentials(places, endpoint.host, endpoint.path));
+    credentials = std::move(found);
+  }
+  auto registry = std::make_unique<Registry>(endpoint, std::move(credentials), places, request.stop);
   USERPOD_TRY(fetched, registry->manifest(name.digest.empty() ? name.tag : name.digest));
   std::string digest = fetched.digest;
   USERPOD_TRY(manifest, parseManifest(fetched.document, fetched.contentType));
@@ -92,21 +98,19 @@ Result<Resolved> resolveAt(const Endpoint& endpoint, const Reference& name, cons
 
 // Each mirror, then the registry; for a short name, each search registry. The last failure is told, with the others'
 // texts behind it: the caller sees what was asked.
-Result<Resolved> resolve(const Settings& settings, const PullRequest& request) {
+Result<Resolved> resolve(const PullContext& context, const PullRequest& request) {
   USERPOD_TRY(parsed, parseReference(request.reference));
+  USERPOD_TRY(registries, context.registries.current());
+  USERPOD_TRY(candidates, registries->candidates(parsed));
   std::optional<Error> failure;
   std::string earlier;
-  for (const auto& name : qualify(parsed, settings.unqualifiedSearchRegistries))
-    for (const auto& endpoint : endpoints(name, settings)) {
-      auto resolved = resolveAt(endpoint, name, request);
+  for (const auto& candidate : candidates)
+    for (const auto& endpoint : candidate.endpoints) {
+      auto resolved = resolveAt(endpoint, candidate.name, request);
       if (resolved || resolved.error().code() == Code::Canceled) return resolved;
       if (failure) earlier += fmt::format("; before that: {}", failure->text());
       failure = std::move(resolved).error();
     }
-  if (!failure)
-    return Error(Code::InvalidArgument, fmt::format("{} is a short name, and no registry to search is configured "
-                                                    "(unqualified_search_registries in userpod.toml)",
-                                                    request.reference));
   return Error(failure->code(), fmt::format("pull {}: {}{}", request.reference, failure->text(), earlier),
                failure->sysErrno());
 }
@@ -221,7 +225,7 @@ class LayerFetches {
 Result<ImageRecord> pullImage(const PullContext& context, const PullRequest& request) {
   Progress progress(request.progress);
   progress.stage("resolving");
-  USERPOD_TRY(resolved, resolve(context.settings, request));
+  USERPOD_TRY(resolved, resolve(context, request));
   reachStage("pull.resolved", resolved.fetched.digest);
   auto wrapped = [&](Error error) { return std::move(error).wrap("pull " + request.reference); };
   auto image = describe(context, resolved);

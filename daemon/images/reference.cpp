@@ -89,29 +89,6 @@ Error invalidReference(std::string_view text, std::string_view why) {
   return Error(Code::InvalidArgument, fmt::format("image name \"{}\": {}", excerpt(text, 300), why));
 }
 
-bool isLoopback(std::string_view host) {
-  if (!host.empty() && host.front() == '[') return host.substr(0, host.find(']') + 1) == "[::1]";
-  auto name = host.substr(0, host.find(':'));
-  in_addr address{};
-  if (::inet_pton(AF_INET, std::string(name).c_str(), &address) == 1) return (ntohl(address.s_addr) >> 24) == 127;
-  return name == "localhost";
-}
-
-// Whether `prefix` names `name` or a part of the path before it ("host/a" of "host/a/b").
-bool coversName(std::string_view prefix, std::string_view name) {
-  return name.substr(0, prefix.size()) == prefix && (name.size() == prefix.size() || name[prefix.size()] == '/');
-}
-
-Endpoint makeEndpoint(std::string host, std::string path, const Settings& settings) {
-  Endpoint endpoint{.host = std::move(host), .path = std::move(path)};
-  const auto& insecure = settings.insecureRegistries;
-  endpoint.plainHttp = std::find(insecure.begin(), insecure.end(), endpoint.host) != insecure.end();
-  endpoint.loopback = isLoopback(endpoint.host);
-  // Docker Hub's names and the host that serves them differ.
-  if (endpoint.host == "docker.io" || endpoint.host == "index.docker.io") endpoint.host = "registry-1.docker.io";
-  return endpoint;
-}
-
 }  // namespace
 
 bool isSha256Digest(std::string_view text) {
@@ -159,44 +136,6 @@ Result<Reference> parseReference(std::string_view text) {
   if (reference.host == "docker.io" && reference.path.find('/') == std::string::npos)
     reference.path = "library/" + reference.path;
   return reference;
-}
-
-std::vector<Reference> qualify(const Reference& reference, const std::vector<std::string>& searchRegistries) {
-  Reference base = reference;
-  if (!base.digest.empty())
-    base.tag.clear();
-  else if (base.tag.empty())
-    base.tag = "latest";
-  if (!base.isShort()) return {base};
-  std::vector<Reference> names;
-  for (const auto& registry : searchRegistries) {
-    Reference name = base;
-    auto slash = registry.find('/');
-    name.host = registry.substr(0, slash);
-    if (slash != std::string::npos) name.path = registry.substr(slash + 1) + "/" + name.path;
-    if (name.host == "docker.io" && name.path.find('/') == std::string::npos) name.path = "library/" + name.path;
-    names.push_back(std::move(name));
-  }
-  return names;
-}
-
-std::vector<Endpoint> endpoints(const Reference& reference, const Settings& settings) {
-  std::vector<std::pair<std::string, std::string>> mirrors;
-  for (const auto& [prefix, mirror] : settings.registryMirrors)
-    if (coversName(prefix, reference.repository())) mirrors.emplace_back(prefix, mirror);
-  std::sort(mirrors.begin(), mirrors.end(),
-            [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
-  std::vector<Endpoint> found;
-  for (const auto& [prefix, mirror] : mirrors) {
-    std::string rest = reference.repository().substr(prefix.size());  // "" or "/more"
-    std::string target = mirror + rest;
-    auto slash = target.find('/');
-    if (slash == std::string::npos) continue;  // the mirror of one image, without a path: nothing to ask for
-    found.push_back(makeEndpoint(target.substr(0, slash), target.substr(slash + 1), settings));
-    found.back().mirror = true;
-  }
-  found.push_back(makeEndpoint(reference.host, reference.path, settings));
-  return found;
 }
 
 }  // namespace userpod::images

@@ -1,8 +1,8 @@
 // What a registry demands: bounded, names in lower case.
 #include <algorithm>
 
-#include "daemon/images/challenge.hpp"
-#include "daemon/images/http.hpp"
+#include "daemon/images/client/challenge.hpp"
+#include "daemon/images/client/http.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace userpod::images;

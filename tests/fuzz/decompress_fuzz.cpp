@@ -3,7 +3,7 @@
 #include <cstring>
 #include <optional>
 
-#include "daemon/images/decompress.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 #include "daemon/images/digest.hpp"
 #include "tests/fuzz/fuzz.hpp"
 

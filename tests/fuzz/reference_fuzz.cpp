@@ -1,5 +1,5 @@
-// Names of images: what parses is complete after qualify(), and its text parses to the same.
-#include "daemon/images/reference.hpp"
+// Names of images: what parses is complete as a candidate, and its text parses to the same.
+#include "daemon/images/registries/registries.hpp"
 #include "daemon/sys/util.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
@@ -24,13 +24,7 @@ void checkComplete(const Reference& name) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::vector<std::string> registries = {"docker.io", "registry.example:5000/below"};
-  static const Settings settings = [] {
-    Settings made;
-    made.registryMirrors = {{"docker.io", "mirror.example/hub"}, {"registry.example:5000/below/x", "[::1]:5000/y"}};
-    made.insecureRegistries = {"localhost:5000"};
-    return made;
-  }();
+  static const auto registries = *loadRegistries({});
   auto text = fuzz::text(data, size);
   isSha256Digest(text);
   auto reference = parseReference(text);
@@ -41,14 +35,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   require(reference->path.find("..") == std::string::npos, "a path leads nowhere else");
-  auto names = qualify(*reference, registries);
-  require(names.size() == (reference->isShort() ? registries.size() : 1),
-          "each search registry is asked for a short name");
-  for (const auto& name : names) {
-    checkComplete(name);
-    auto places = endpoints(name, settings);
-    require(!places.empty() && !places.back().mirror, "the registry itself comes last");
-    for (const auto& place : places)
+  auto candidates = registries->candidates(*reference);
+  if (!candidates) return 0;
+  for (const auto& candidate : *candidates) {
+    checkComplete(candidate.name);
+    require(!candidate.endpoints.empty() && !candidate.endpoints.back().mirror, "the registry itself comes last");
+    for (const auto& place : candidate.endpoints)
       require(!place.host.empty() && !place.path.empty(), "an endpoint has a host and a path");
   }
   return 0;

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/images/extractor.hpp"
+#include "daemon/images/unpack/extractor.hpp"
 #include "daemon/sys/fd.hpp"
 #include "tests/fuzz/fuzz.hpp"
 #include "tests/unit/namespace.hpp"

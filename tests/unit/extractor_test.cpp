@@ -1,5 +1,5 @@
 // Unpacking layers, and the store of images.
-#include "daemon/images/extractor.hpp"
+#include "daemon/images/unpack/extractor.hpp"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -10,7 +10,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-#include "daemon/images/layer_tree.hpp"
+#include "daemon/images/unpack/layer_tree.hpp"
 #include "daemon/storage/layer_format.hpp"
 #include "daemon/store/image_store.hpp"
 #include "daemon/sys/fd.hpp"

@@ -2,8 +2,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "daemon/images/challenge.hpp"
-#include "daemon/images/decompress.hpp"
+#include "daemon/images/client/challenge.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 #include "daemon/images/digest.hpp"
 #include "daemon/images/manifest.hpp"
 #include "daemon/images/reference.hpp"
@@ -80,33 +80,6 @@ TEST(Reference, Refused) {
     ASSERT_FALSE(parsed) << text;
     EXPECT_EQ(parsed.error().code(), Code::InvalidArgument);
   }
-}
-
-TEST(Reference, QualifyAndMirrors) {
-  auto names = qualify(*parseReference("nginx"), {"docker.io", "quay.io/team"});
-  ASSERT_EQ(names.size(), 2U);
-  EXPECT_EQ(names[0].tagged(), "docker.io/library/nginx:latest");
-  EXPECT_EQ(names[1].tagged(), "quay.io/team/nginx:latest");
-  names = qualify(*parseReference("a.b/c:t@" + kDigest), {});
-  ASSERT_EQ(names.size(), 1U);
-  EXPECT_EQ(names[0].tag, "");
-  EXPECT_EQ(names[0].digested(names[0].digest), "a.b/c@" + kDigest);
-
-  Settings settings;
-  settings.registryMirrors = {
-      {"docker.io", "127.0.0.1:5000"}, {"docker.io/library", "m.example:5/hub"}, {"docker", "no"}};
-  settings.insecureRegistries = {"plain.example"};
-  auto found = endpoints(qualify(*parseReference("nginx"), {"docker.io"})[0], settings);
-  ASSERT_EQ(found.size(), 3U);
-  EXPECT_EQ(found[0].host + "/" + found[0].path, "m.example:5/hub/nginx");
-  EXPECT_TRUE(found[0].mirror);
-  EXPECT_EQ(found[1].host + "/" + found[1].path, "127.0.0.1:5000/library/nginx");
-  EXPECT_TRUE(found[1].loopback);
-  EXPECT_EQ(found[2].host, "registry-1.docker.io");
-  EXPECT_FALSE(found[2].mirror || found[2].loopback || found[2].plainHttp);
-  EXPECT_TRUE(endpoints(*parseReference("plain.example/x"), settings)[0].plainHttp);
-  EXPECT_TRUE(endpoints(*parseReference("[::1]:1/x"), settings)[0].loopback);
-  EXPECT_FALSE(endpoints(*parseReference("127.evil.example/x"), settings)[0].loopback);
 }
 
 TEST(Challenge, Table) {

@@ -1,4 +1,4 @@
-#include "daemon/images/layer_tree.hpp"
+#include "daemon/images/unpack/layer_tree.hpp"
 
 #include <fmt/core.h>
 #include <linux/openat2.h>

@@ -1,4 +1,4 @@
-#include "daemon/images/extractor.hpp"
+#include "daemon/images/unpack/extractor.hpp"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -15,7 +15,7 @@
 #include <optional>
 
 #include "daemon/images/invalid.hpp"
-#include "daemon/images/layer_tree.hpp"
+#include "daemon/images/unpack/layer_tree.hpp"
 #include "daemon/sys/log.hpp"
 
 namespace userpod::images {

@@ -1,11 +1,11 @@
-#include "daemon/images/registry.hpp"
+#include "daemon/images/client/registry.hpp"
 
 #include <fmt/core.h>
 #include <openssl/evp.h>
 
 #include <nlohmann/json.hpp>
 
-#include "daemon/images/challenge.hpp"
+#include "daemon/images/client/challenge.hpp"
 #include "daemon/images/digest.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -42,15 +42,17 @@ std::string registryMessage(const std::string& body) {
 
 }  // namespace
 
-Registry::Registry(Endpoint endpoint, Credentials credentials, std::stop_token stop)
-    : endpoint_(std::move(endpoint)), stop_(std::move(stop)) {
-  // What the caller gave is for the registry it named.
-  if (!endpoint_.mirror) credentials_ = std::move(credentials);
-  scheme_ = endpoint_.plainHttp || endpoint_.loopback ? "http" : "https";
+Registry::Registry(Endpoint endpoint, Credentials credentials, Places places, std::stop_token stop)
+    : endpoint_(std::move(endpoint)),
+      credentials_(std::move(credentials)),
+      places_(std::move(places)),
+      stop_(std::move(stop)) {
+  scheme_ = endpoint_.insecure || endpoint_.loopback ? "http" : "https";
 }
 
 std::string Registry::url(std::string_view kind, std::string_view name) const {
-  return fmt::format("{}://{}/v2/{}/{}/{}", scheme_, endpoint_.host, endpoint_.path, kind, name);
+  bool hub = endpoint_.host == "docker.io" || endpoint_.host == "index.docker.io";
+  return fmt::format("{}://{}/v2/{}/{}/{}", scheme_, hub ? "registry-1.docker.io" : endpoint_.host, endpoint_.path, kind, name);
 }
 
 Error Registry::refusal(const HttpResponse& response, std::string_view what) const {
@@ -144,7 +146,7 @@ Result<FetchedManifest> Registry::manifest(const std::string& tagOrDigest) {
   HttpRequest wanted{.url = url("manifests", tagOrDigest), .accept = kAccepted, .limit = kLargestManifest};
   auto response = request(client_, wanted, stop_);
   bool speaksTls = !response ? response.error().code() == Code::RegistryUnreachable : response->status == 400;
-  if (endpoint_.loopback && !endpoint_.plainHttp && scheme_ == "http" && speaksTls) {
+  if (endpoint_.loopback && !endpoint_.insecure && scheme_ == "http" && speaksTls) {
     scheme_ = "https";
     wanted.url = url("manifests", tagOrDigest);
     auto second = request(client_, wanted, stop_);

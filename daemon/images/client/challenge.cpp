@@ -1,4 +1,4 @@
-#include "daemon/images/challenge.hpp"
+#include "daemon/images/client/challenge.hpp"
 
 #include <algorithm>
 #include <cctype>

@@ -1,4 +1,4 @@
-#include "daemon/images/decompress.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 
 #include <fmt/core.h>
 #include <isa-l/crc.h>

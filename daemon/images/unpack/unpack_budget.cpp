@@ -1,4 +1,4 @@
-#include "daemon/images/unpack_budget.hpp"
+#include "daemon/images/unpack/unpack_budget.hpp"
 
 #include <fmt/core.h>
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string_view>
 
-#include "daemon/images/block_queue.hpp"
+#include "daemon/images/unpack/block_queue.hpp"
 #include "daemon/sys/error.hpp"
 
 namespace userpod::images {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <string_view>
 
-#include "daemon/images/unpack_budget.hpp"
+#include "daemon/images/unpack/unpack_budget.hpp"
 #include "daemon/sys/error.hpp"
 
 namespace userpod::images {

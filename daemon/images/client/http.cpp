@@ -1,4 +1,4 @@
-#include "daemon/images/http.hpp"
+#include "daemon/images/client/http.hpp"
 
 #include <curl/curl.h>
 #include <fmt/core.h>

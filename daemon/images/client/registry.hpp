@@ -7,10 +7,10 @@
 #include <string>
 #include <string_view>
 
-#include "daemon/images/http.hpp"
-#include "daemon/images/images.hpp"
+#include "daemon/images/client/http.hpp"
 #include "daemon/images/manifest.hpp"
-#include "daemon/images/reference.hpp"
+#include "daemon/images/registries/access.hpp"
+#include "daemon/images/registries/registries.hpp"
 
 namespace userpod::images {
 
@@ -25,7 +25,8 @@ struct FetchedManifest {
 // ManifestUnknown, DigestMismatch, LimitsExceeded.
 class Registry {
  public:
-  Registry(Endpoint endpoint, Credentials credentials, std::stop_token stop);
+  // The credentials are sent to this registry and its token server alone.
+  Registry(Endpoint endpoint, Credentials credentials, Places places, std::stop_token stop);
 
   Result<FetchedManifest> manifest(const std::string& tagOrDigest);
   // The bytes in order; only their number is bounded here, the caller verifies the digest.
@@ -41,6 +42,7 @@ class Registry {
 
   Endpoint endpoint_;
   Credentials credentials_;
+  Places places_;  // of certs.d
   std::stop_token stop_;
   std::string scheme_;
   HttpClient client_;  // of the thread that calls manifest()
