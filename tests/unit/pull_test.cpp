@@ -118,19 +118,6 @@ TEST_F(PullTest, Kinds) {
   EXPECT_NE(refused.error().text().find("127.0.0.1:1"), std::string::npos);
 }
 
-TEST_F(PullTest, MirrorAndShortName) {
-  settings_.registryMirrors = {{"registry.example", registry_}};
-  settings_.unqualifiedSearchRegistries = {registry_ + "/none", registry_ + "/test"};
-  open();
-  auto image = images_->pull({.reference = "registry.example/test/busybox:1"});
-  ASSERT_TRUE(image) << image.error().text();
-  EXPECT_EQ(image->repoTags, std::vector<std::string>{"registry.example/test/busybox:1"});
-  auto byShortName = images_->pull({.reference = "busybox:1"});
-  ASSERT_TRUE(byShortName) << byShortName.error().text();
-  EXPECT_EQ(byShortName->repoTags.size(), 2U);
-  EXPECT_TRUE(images_->find("busybox:1"));
-}
-
 TEST_F(PullTest, Hostile) {
   const std::pair<const char*, Code> refused[] = {
       {"wrong-diffid", Code::DigestMismatch}, {"few-diffids", Code::ImageInvalid},
