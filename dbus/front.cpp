@@ -291,9 +291,10 @@ void Front::removeImage(const JobReply& reply, const std::string& id, const std:
 }
 
 void Front::imageText(const Reply<std::string>& reply, const std::string& id, std::string ImageRecord::* text) {
-  auto image = core_.findImage(id);
-  if (!image) return reply.fail(Error(Code::NoSuchImage, "image " + id + " is gone"));
-  reply.send(cleanText((*image).*text));
+  core_.imageDocuments(id, [reply, text](Result<ImageRecord> documents) {
+    if (!documents) return reply.fail(std::move(documents).error());
+    reply.send(cleanText((*documents).*text));
+  });
 }
 
 // ---- Job

@@ -51,6 +51,10 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     auto image = images_->find(shared->image);
     if (!image)
       return done(Error(Code::NoSuchImage, "image " + shared->image.substr(0, 512) + " is not here; pull it first"));
+    if (image->artifact)
+      return done(Error(Code::InvalidArgument, "image " + shared->image.substr(0, 512) +
+                                                   " is an OCI artifact, files without a program to run: mount it as "
+                                                   "an image volume"));
     if (auto resolved = resolveVolumes(*shared); !resolved) return done(std::move(resolved).error());
     auto target = targetOf(podId, *shared);
     if (!target) return done(std::move(target).error());

@@ -178,6 +178,8 @@ class Core : public Streams {
   // Images.
   virtual void pullImage(images::PullRequest request, Callback<std::string> done) = 0;  // image id
   virtual std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const = 0;
+  // Manifest and config of an image, as served; the record has nothing else. NoSuchImage.
+  virtual void imageDocuments(const std::string& id, Callback<ImageRecord> done) = 0;
   virtual void removeImage(const std::string& reference, DoneCallback done) = 0;
   virtual void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;

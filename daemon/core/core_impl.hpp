@@ -135,6 +135,7 @@ class CoreImpl final : public Core {
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
     return images_->find(reference);
   }
+  void imageDocuments(const std::string& id, Callback<ImageRecord> done) override;
   void removeImage(const std::string& reference, DoneCallback done) override;
   void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) override;

@@ -29,6 +29,10 @@ void CoreImpl::pullImage(images::PullRequest request, Callback<std::string> done
   });
 }
 
+void CoreImpl::imageDocuments(const std::string& id, Callback<ImageRecord> done) {
+  background<Result<ImageRecord>>([this, id] { return images_->documents(id); }, std::move(done));
+}
+
 void CoreImpl::removeImage(const std::string& reference, DoneCallback done) {
   post([this, reference, done = std::move(done)]() mutable {
     if (reference.empty()) return done(Error(Code::InvalidArgument, "image reference is empty"));

@@ -42,11 +42,15 @@ grpc::ServerUnaryReactor* ImageService::ImageStatus(Context* context, const v1::
   auto reference = toReference("image", request->image());
   if (!reference) return answer(context, name, std::move(reference).error());
   // Not here is an answer without an image, not an error.
-  if (auto image = core_.findImage(*reference)) {
-    fillItem(*image, *reference, response->mutable_image());
-    if (request->verbose()) (*response->mutable_info())["info"] = imageInfo(*image);
-  }
-  return answer(context, name, {});
+  auto image = core_.findImage(*reference);
+  if (image) fillItem(*image, *reference, response->mutable_image());
+  if (!image || !request->verbose()) return answer(context, name, {});
+  return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
+    core_.imageDocuments(image->id, [reply, response, image](Result<ImageRecord> documents) {
+      if (!documents) return reply->fail(std::move(documents).error());
+      reply->ok([&] { (*response->mutable_info())["info"] = imageInfo(*image, documents->config); });
+    });
+  });
 }
 
 grpc::ServerUnaryReactor* ImageService::PullImage(Context* context, const v1::PullImageRequest* request,

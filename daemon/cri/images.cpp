@@ -75,11 +75,11 @@ void fillItem(const ImageRecord& image, const std::string& asked, v1::Image* ite
     item->set_username(user);
 }
 
-std::string imageInfo(const ImageRecord& image) {
+std::string imageInfo(const ImageRecord& image, const std::string& config) {
   nlohmann::json info{{"labels", image.labels},
                       {"manifestDigest", image.manifestDigest},
                       {"layers", image.diffIds},
-                      {"imageSpec", parseForInfo(image.config)}};
+                      {"imageSpec", parseForInfo(config)}};
   return printInfo(info);
 }
 

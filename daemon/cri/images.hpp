@@ -18,6 +18,6 @@ Result<images::Credentials> toCredentials(const v1::AuthConfig& auth);
 // asked: the reference that the client used; empty in lists.
 void fillItem(const ImageRecord& image, const std::string& asked, v1::Image* item);
 // JSON for people: the key "info" of a verbose status.
-std::string imageInfo(const ImageRecord& image);
+std::string imageInfo(const ImageRecord& image, const std::string& config);
 
 }  // namespace userpod::cri

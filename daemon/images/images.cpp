@@ -84,7 +84,11 @@ class Coalescer {
   using Work = std::function<Result<ImageRecord>(const PullRequest&)>;
 
   Result<ImageRecord> run(const PullRequest& request, const Work& work) {
-    std::string key = request.reference + '\n' + request.credentials.username + '\n' + request.credentials.password;
+    const auto& with = request.credentials;
+    std::string key;
+    for (const auto* part : {&request.reference, &with.username, &with.password, &with.identityToken,
+                             &with.registryToken, &with.serverAddress})
+      key += *part + '\n';
     for (;;) {
       std::unique_lock lock(mutex_);
       auto [entry, first] = running_.try_emplace(key);
@@ -136,19 +140,18 @@ void addNames(std::vector<std::string>& names, const std::vector<std::string>& m
 
 class ImagesImpl : public Images {
  public:
-  ImagesImpl(std::unique_ptr<LayerPool> pool, const Settings& settings) : settings_(settings), pool_(std::move(pool)) {
+  ImagesImpl(std::unique_ptr<LayerPool> pool, const Settings& settings, PullPrograms programs)
+      : settings_(settings), programs_(std::move(programs)), pool_(std::move(pool)) {
     for (auto& image : pool_->takeLoaded()) index_.put(std::make_shared<const ImageRecord>(std::move(image)));
   }
 
   Result<ImageRecord> pull(const PullRequest& request) override {
     PullContext context{.settings = settings_,
+                        .programs = programs_,
                         .pool = *pool_,
                         .registries = registries_,
                         .known = [this](const std::string& id) { return index_.id(id); },
-                        .commit =
-                            [this](ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
-                              return commit(std::move(image), std::move(fresh));
-                            }};
+                        .commit = [this](ImageRecord image) { return commit(std::move(image)); }};
     return coalescer_.run(request, [&](const PullRequest& shared) { return pullImage(context, shared); });
   }
 
@@ -175,6 +178,10 @@ class ImagesImpl : public Images {
     return {};
   }
 
+  Result<ImageRecord> documents(const std::string& id) const override { return pool_->documents(id); }
+
+  std::int64_t dropUnfinished() override { return pool_->dropUnfinished(); }
+
   Result<std::vector<std::string>> layers(const std::string& id) const override {
     auto image = index_.id(id);
     if (!image) return Error(Code::NoSuchImage, "there is no image " + id);
@@ -182,7 +189,7 @@ class ImagesImpl : public Images {
   }
 
  private:
-  Result<ImageRecord> commit(ImageRecord image, std::vector<LayerPool::FreshLayer> fresh) {
+  Result<ImageRecord> commit(ImageRecord image) {
     std::lock_guard lock(commitMutex_);
     if (auto known = index_.id(image.id)) {
       addNames(image.repoTags, known->repoTags);
@@ -190,12 +197,14 @@ class ImagesImpl : public Images {
       image.createdAt = known->createdAt;
       image.pinned = known->pinned;
     }
-    USERPOD_CHECK(pool_->commit(image, std::move(fresh)));
+    USERPOD_CHECK(pool_->commit(image));
+    image.manifest = image.config = {};
     index_.put(std::make_shared<const ImageRecord>(image));
     return image;
   }
 
   const Settings settings_;
+  const PullPrograms programs_;
   std::unique_ptr<LayerPool> pool_;
   mutable RegistriesFiles registries_{userPlaces()};
   Index index_;
@@ -206,9 +215,11 @@ class ImagesImpl : public Images {
 }  // namespace
 
 Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings,
-                                             std::set<std::string> inUse) {
+                                             std::set<std::string> inUse, const std::string& programs) {
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
-  return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(std::move(pool), settings));
+  std::string place = programs.empty() ? USERPOD_LIBEXEC : programs;
+  return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(
+      std::move(pool), settings, PullPrograms{place + "/userpod-pull", place + "/userpod-unpack"}));
 }
 
 }  // namespace userpod::images

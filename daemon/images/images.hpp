@@ -32,25 +32,32 @@ struct PullProgress {
 struct PullRequest {
   std::string reference;
   Credentials credentials;
-  std::function<void(const PullProgress&)> progress;  // called from transfer threads, at most some 10 times a second
+  std::function<void(const PullProgress&)> progress;  // from the pull's thread, at most some 10 times a second
   std::stop_token stop;                               // Canceled soon after it is requested; nothing half-made is left
 };
 
 // Methods may be called from any thread; find and list never wait for a pull.
 class Images {
  public:
+  // Programs that pulls run, in the directory that userpod's own are installed in unless said otherwise (tests).
   // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever
   // the database says of it, or nothing because it was lost.
   static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings,
-                                              std::set<std::string> inUse = {});
+                                              std::set<std::string> inUse = {},
+                                              const std::string& programs = {});
   virtual ~Images() = default;
 
-  // Blocks until the image is complete and committed; returns its record. Equal pulls at once share one transfer, and
-  // layers that are there are not fetched again.
+  // Blocks until the image is complete and committed, on disk; returns its record. Equal pulls at once share one
+  // transfer, and layers that are there are not fetched again, nor those that an earlier pull had complete when it
+  // failed or was killed.
   virtual Result<ImageRecord> pull(const PullRequest& request) = 0;
   // By id, unique id prefix, tag (":latest" added), digest, tag and digest, short name. nullptr: not here.
   virtual std::shared_ptr<const ImageRecord> find(const std::string& reference) const = 0;
   virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
+  // Manifest and config, which records do not carry: a record with nothing else. NoSuchImage. Reads the database.
+  virtual Result<ImageRecord> documents(const std::string& id) const = 0;
+  // Layers of pulls that did not end well, which are kept for a day for the next pull: the bytes that were freed.
+  virtual std::int64_t dropUnfinished() = 0;
   // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked
   // that no container uses it.
   virtual Status remove(const std::string& id) = 0;

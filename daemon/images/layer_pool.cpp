@@ -11,6 +11,7 @@
 #include <iterator>
 
 #include "daemon/images/manifest.hpp"
+#include "daemon/images/reference.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/stage.hpp"
 #include "daemon/sys/util.hpp"
@@ -20,6 +21,13 @@ namespace userpod::images {
 namespace {
 
 constexpr const char* kTemporary = ".tmp-";
+constexpr std::int64_t kUnusedFor = 24LL * 3600 * 1'000'000'000;  // nanoseconds
+
+std::string bootId() {
+  auto id = readFile("/proc/sys/kernel/random/boot_id");
+  // Without it no layer is believed that is not on disk for sure.
+  return id ? std::string(trim(*id)) : randomHex(16);
+}
 
 Result<std::vector<std::string>> entriesOf(const std::string& directory) {
   struct Closer {
@@ -41,6 +49,7 @@ LayerPool::LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::Image
                      std::set<std::string> inUse)
     : root_(std::move(root)),
       rootFd_(std::move(fd)),
+      boot_(bootId()),
       inUse_(std::move(inUse)),
       store_(std::move(store)),
       trash_(root_) {}
@@ -62,30 +71,8 @@ Status LayerPool::load() {
   USERPOD_TRY(names, entriesOf(root_));
   std::set<std::string> present(names.begin(), names.end());
   std::lock_guard lock(mutex_);
-  USERPOD_TRY(content, store_->load());
-  for (const auto& layer : content.layers) {
-    if (present.erase(layer.directory) == 0) {
-      logWarning("layer {} has no directory {}/{}: the images that need it are forgotten", layer.diffId, root_,
-                 layer.directory);
-      continue;
-    }
-    layers_.emplace(layer.diffId, layer);
-  }
-  for (auto& image : content.images) {
-    auto read = readConfig(image.config, image);
-    bool whole = read && std::all_of(image.diffIds.begin(), image.diffIds.end(),
-                                     [this](const std::string& id) { return layers_.contains(id); });
-    if (whole) {
-      if (auto manifest = parseManifest(image.manifest, {}))
-        image.manifestAnnotations = std::move(manifest->annotations);
-      loaded_.push_back(std::move(image));
-    } else {
-      logWarning("image {} is incomplete and forgotten: pull it again", image.id);
-      USERPOD_CHECK(store_->removeImage(image.id));
-    }
-  }
-  for (const auto& layer : content.layers)
-    if (!layers_.contains(layer.diffId)) USERPOD_CHECK(store_->removeLayer(layer.diffId));
+  USERPOD_CHECK(loadLayers(present));
+  USERPOD_CHECK(loadImages());
   for (const auto& name : present) {
     if (inUse_.contains(name))
       logWarning("layer {}/{} is in no image, but a container uses it: it is kept", root_, name);
@@ -94,6 +81,57 @@ Status LayerPool::load() {
   }
   collect();
   return {};
+}
+
+// Takes what it finds off `present`.
+Status LayerPool::loadLayers(std::set<std::string>& present) {
+  USERPOD_TRY(layers, store_->loadLayers());
+  for (auto& layer : layers) {
+    if (!layer.boot.empty() && layer.boot != boot_) continue;  // of a pull that the machine's end cut short
+    if (present.erase(layer.directory) > 0) {
+      layers_.emplace(layer.diffId, layer);
+      continue;
+    }
+    logWarning("layer {} has no directory {}/{}: the images that need it are forgotten", layer.diffId, root_,
+               layer.directory);
+  }
+  return {};
+}
+
+Status LayerPool::loadImages() {
+  std::vector<std::string> incomplete;
+  USERPOD_CHECK(store_->loadImages([&](ImageRecord image) -> Status {
+    auto manifest = parseManifest(image.manifest, {});
+    Status read = {};
+    if (manifest && manifest->kind == Manifest::Kind::Artifact)
+      readArtifact(*manifest, image);
+    else
+      read = readConfig(image.config, image);
+    bool whole = read && std::all_of(image.diffIds.begin(), image.diffIds.end(),
+                                     [this](const std::string& id) { return layers_.contains(id); });
+    if (!whole) {
+      logWarning("image {} is incomplete and forgotten: pull it again", image.id);
+      incomplete.push_back(image.id);
+      return {};
+    }
+    if (manifest) image.manifestAnnotations = std::move(manifest->annotations);
+    image.manifest = image.config = {};
+    loaded_.push_back(std::move(image));
+    return {};
+  }));
+  for (const auto& id : incomplete) USERPOD_CHECK(store_->removeImage(id));
+  USERPOD_TRY(layers, store_->loadLayers());
+  for (const auto& layer : layers)
+    if (!layers_.contains(layer.diffId)) USERPOD_CHECK(store_->removeLayer(layer.diffId));
+  return {};
+}
+
+std::string LayerPool::layerOf(const std::string& blob) {
+  std::lock_guard lock(mutex_);
+  auto found = std::find_if(layers_.begin(), layers_.end(), [&](const auto& entry) {
+    return entry.second.blob == blob && isSha256Digest(entry.first);
+  });
+  return found == layers_.end() ? std::string() : found->first;
 }
 
 Result<LayerPool::Lease> LayerPool::lease(const std::set<std::string>& diffIds, const std::stop_token& stop) {
@@ -125,18 +163,43 @@ void LayerPool::release(const Lease& lease) {
   changed_.notify_all();
 }
 
-void LayerPool::collect() {
+// By its name or, before that was known, by its blob's.
+bool LayerPool::isLeased(const LayerRecord& layer) const {
+  return leased_.contains(layer.diffId) || leased_.contains(layer.blob);
+}
+
+std::int64_t LayerPool::collect(bool all) {
   auto unreferenced = store_->unreferencedLayers();
-  if (!unreferenced) return logError("{}", unreferenced.error().text());
+  if (!unreferenced) {
+    logError("{}", unreferenced.error().text());
+    return 0;
+  }
+  std::int64_t bytes = 0;
+  std::int64_t now = nowNanos();
   for (const auto& layer : *unreferenced) {
-    if (leased_.contains(layer.diffId) || inUse_.contains(layer.directory)) continue;
+    if (isLeased(layer) || inUse_.contains(layer.directory)) continue;
+    // A clock that was set back makes none of them eternal.
+    bool wanted = layer.unusedSince != 0 && layer.unusedSince <= now && now - layer.unusedSince < kUnusedFor;
+    if (wanted && !all) continue;
     if (auto removed = store_->removeLayer(layer.diffId); !removed) {
       logError("{}", removed.error().text());
       continue;
     }
+    bytes += layer.size;
     layers_.erase(layer.diffId);
     discard(layer.directory);
   }
+  return bytes;
+}
+
+std::int64_t LayerPool::dropUnfinished() {
+  std::lock_guard lock(mutex_);
+  return collect(true);
+}
+
+Result<ImageRecord> LayerPool::documents(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  return store_->documents(id);
 }
 
 void LayerPool::discard(const std::string& name) {
@@ -165,40 +228,62 @@ Result<LayerPool::Workspace> LayerPool::makeWorkspace() {
 }
 
 // Short names: an overlay of a hundred layers has to fit its options in a page on kernels before 6.5.
-Result<LayerRecord> LayerPool::settle(FreshLayer& layer) {
+Status LayerPool::settle(FreshLayer& layer) {
   for (int tries = 0;; ++tries) {
     std::string name = randomHex(4);
     if (::renameat2(rootFd_.get(), layer.workspace.name_.c_str(), rootFd_.get(), name.c_str(), RENAME_NOREPLACE) == 0) {
       layer.workspace.name_ = name;
-      return LayerRecord{layer.diffId, name, layer.extracted.bytes, layer.extracted.inodes};
+      return {};
     }
     if (errno != EEXIST || tries == 100) return sysError(fmt::format("rename {}/{}", root_, layer.workspace.name_));
   }
 }
 
-Status LayerPool::commit(ImageRecord& image, std::vector<FreshLayer> fresh) {
-  std::vector<LayerRecord> records;
-  for (auto& layer : fresh) {
-    USERPOD_TRY(record, settle(layer));
-    records.push_back(std::move(record));
+Status LayerPool::keep(FreshLayer layer) {
+  USERPOD_CHECK(settle(layer));
+  reachStage("pull.settled", layer.diffId);
+  LayerRecord record{.diffId = layer.diffId,
+                     .directory = layer.workspace.name_,
+                     .size = layer.extracted.bytes,
+                     .inodes = layer.extracted.inodes,
+                     .blob = layer.blob,
+                     .unusedSince = nowNanos(),
+                     .boot = boot_};
+  {
+    std::lock_guard lock(mutex_);
+    // Two blobs may become the same layer. The second directory goes with its workspace.
+    if (layers_.contains(record.diffId)) return {};
+    USERPOD_CHECK(store_->keepLayer(record));
+    layers_.emplace(record.diffId, std::move(record));
+    layer.workspace.pool_ = nullptr;
   }
-  reachStage("pull.settled", image.id);
-  if (!fresh.empty() && ::syncfs(rootFd_.get()) < 0) return sysError("write layers to disk");
-  std::lock_guard lock(mutex_);
-  image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
-  for (const auto& id : image.diffIds) {
-    auto known = layers_.find(id);
-    auto made =
-        std::find_if(records.begin(), records.end(), [&](const LayerRecord& layer) { return layer.diffId == id; });
-    if (made == records.end() && known == layers_.end())
-      return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
-    image.size += made != records.end() ? made->size : known->second.size;
+  reachStage("pull.kept", layer.diffId);
+  return {};
+}
+
+Status LayerPool::commit(ImageRecord& image) {
+  bool fresh = false;
+  {
+    std::lock_guard lock(mutex_);
+    image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
+    for (const auto& id : image.diffIds) {
+      auto known = layers_.find(id);
+      if (known == layers_.end())
+        return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
+      image.size += known->second.size;
+      fresh = fresh || !known->second.boot.empty();
+    }
   }
+  if (fresh && ::syncfs(rootFd_.get()) < 0) return sysError("write layers to disk");
   reachStage("pull.synced", image.id);
-  USERPOD_CHECK(store_->commit(image, records));
+  std::lock_guard lock(mutex_);
+  USERPOD_CHECK(store_->commit(image));
+  for (const auto& id : image.diffIds) {
+    auto& layer = layers_.at(id);
+    layer.unusedSince = 0;
+    layer.boot.clear();
+  }
   reachStage("pull.committed", image.id);
-  for (auto& layer : fresh) layer.workspace.pool_ = nullptr;
-  for (auto& record : records) layers_.emplace(record.diffId, std::move(record));
   return {};
 }
 

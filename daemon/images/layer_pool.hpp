@@ -19,7 +19,8 @@
 namespace userpod::images {
 
 // Any thread. A directory is either named in the database or called .tmp-*: those are thrown away, as is what a crash
-// left behind and no container uses.
+// left behind and no container uses. A layer that is complete stays for a day when its pull does not end well: the next
+// pull goes on from there. Such a layer is not forced to disk: after a crash of the machine it is not believed.
 class LayerPool {
  public:
   static Result<std::unique_ptr<LayerPool>> open(const Paths& paths, std::set<std::string> inUse);
@@ -47,9 +48,11 @@ class LayerPool {
     std::set<std::string> all_;
     std::set<std::string> missing_;
   };
-  // Waits while another pull fetches one of the missing layers. All are taken at once: no two pulls wait for each
-  // other.
+  // Of layers by the names that the database has for them. Waits while another pull fetches one of the missing layers.
+  // All are taken at once: no two pulls wait for each other.
   Result<Lease> lease(const std::set<std::string>& diffIds, const std::stop_token& stop);
+  // The layer that this blob became; empty: nobody has fetched it yet.
+  std::string layerOf(const std::string& blob);
 
   // A new empty directory to unpack into. Its destruction removes it, unless it was kept by commit().
   class Workspace {
@@ -74,13 +77,19 @@ class LayerPool {
 
   struct FreshLayer {
     std::string diffId;
+    std::string blob;
     Workspace workspace;
     Extracted extracted;
   };
-  // Data to disk, directories to their names, then the record: a crash at any point leaves the old state or the new
-  // one. Sets image.size, from all its layers.
-  Status commit(ImageRecord& image, std::vector<FreshLayer> fresh);
+  // A complete layer, for the image whose pull is under way and for any other.
+  Status keep(FreshLayer layer);
+  // All data to disk, then the record: a crash at any point leaves the old state or the new one. The layers are leased.
+  // Sets image.size, from all its layers.
+  Status commit(ImageRecord& image);
   Status removeImage(const std::string& id);
+  // Layers of pulls that have not ended well and that no pull uses now; the bytes they had.
+  std::int64_t dropUnfinished();
+  Result<ImageRecord> documents(const std::string& id);
   Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
   std::uint64_t freeBytes() const;
   const std::string& root() const { return root_; }
@@ -89,12 +98,17 @@ class LayerPool {
   LayerPool(std::string root, UniqueFd fd, std::unique_ptr<store::ImageStore> store, std::set<std::string> inUse);
   Status load();
   void release(const Lease& lease);
-  void collect();  // with mutex_ held: layers without image and lease
+  // With mutex_ held: layers without image and lease that nobody is likely to want, or all.
+  std::int64_t collect(bool all = false);
+  bool isLeased(const LayerRecord& layer) const;
   void discard(const std::string& name);
-  Result<LayerRecord> settle(FreshLayer& layer);
+  Status settle(FreshLayer& layer);
+  Status loadLayers(std::set<std::string>& present);
+  Status loadImages();
 
   const std::string root_;  // <data>/layers
   const UniqueFd rootFd_;
+  const std::string boot_;             // of the machine
   const std::set<std::string> inUse_;  // names of directories; see Images::open()
   std::vector<ImageRecord> loaded_;
 

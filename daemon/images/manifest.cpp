@@ -5,8 +5,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/images/digest.hpp"
 #include "daemon/images/invalid.hpp"
+#include "daemon/images/json_document.hpp"
 #include "daemon/images/reference.hpp"
+#include "daemon/images/schema1.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::images {
@@ -17,59 +20,7 @@ using nlohmann::json;
 
 constexpr std::size_t kMostManifests = 1000;
 constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
-constexpr std::size_t kDeepest = 64;
 constexpr std::size_t kLargestAnnotations = 256U << 10;  // as Kubernetes has it; all images' go into one list
-
-// Nesting is limited before the parser builds a tree: freeing a deep one recurses on the stack. A NUL byte, which JSON
-// can spell, is in no honest text, and would cut it short wherever it goes on as a C string.
-Result<json> parseObject(std::string_view document, std::string_view what) {
-  std::size_t depth = 0;
-  bool inString = false;
-  for (std::size_t at = 0; at < document.size(); ++at) {
-    char c = document[at];
-    if (inString) {
-      if (c == '\\' && document.substr(at + 1, 5) == "u0000")
-        return invalidImage(fmt::format("{}: a text with a NUL byte", what));
-      if (c == '\\') ++at;
-      if (c == '"') inString = false;
-    } else if (c == '"') {
-      inString = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kDeepest) return invalidImage(fmt::format("{}: nested too deeply", what));
-    } else if (c == '}' || c == ']') {
-      if (depth > 0) --depth;
-    }
-  }
-  json value = json::parse(document, nullptr, false);
-  if (!value.is_object()) return invalidImage(fmt::format("{}: not a JSON object in UTF-8", what));
-  return value;
-}
-
-std::string textOf(const json& object, const char* key) {
-  auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
-StringMap mapOf(const json& object, const char* key) {
-  StringMap map;
-  auto found = object.find(key);
-  if (found == object.end() || !found->is_object()) return map;
-  for (const auto& [name, value] : found->items())
-    if (value.is_string()) map.emplace(name, value.get<std::string>());
-  return map;
-}
-
-Result<std::vector<std::string>> listOf(const json& object, const char* key) {
-  std::vector<std::string> list;
-  auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return list;
-  if (!found->is_array()) return invalidImage(fmt::format("image config: {} is not a list", key));
-  for (const auto& value : *found) {
-    if (!value.is_string()) return invalidImage(fmt::format("image config: {} holds something that is no text", key));
-    list.push_back(value.get<std::string>());
-  }
-  return list;
-}
 
 Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
   if (!object.is_object()) return invalidImage(fmt::format("{}: not a descriptor", what));
@@ -83,6 +34,8 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
   if (auto platform = object.find("platform"); platform != object.end() && platform->is_object())
     descriptor.platform =
         Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
+  if (auto annotations = object.find("annotations"); annotations != object.end() && annotations->is_object())
+    descriptor.title = textOf(*annotations, "org.opencontainers.image.title");
   return descriptor;
 }
 
@@ -101,13 +54,16 @@ bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
-Status checkKind(const Manifest& manifest) {
-  const auto& type = manifest.config.mediaType;
-  if (!type.empty() && !contains(type, "container.image") && !contains(type, "image.config"))
-    return Error(Code::NotSupported, fmt::format("an artifact of type {}, not a container image", excerpt(type, 200)));
+bool isImageConfig(std::string_view type) {
+  return type.empty() || contains(type, "container.image") || contains(type, "image.config");
+}
+
+Status checkLayers(const Manifest& manifest) {
   for (const auto& layer : manifest.layers)
     if (contains(layer.mediaType, "+encrypted"))
       return Error(Code::NotSupported, fmt::format("layer {} is encrypted, which is not supported", layer.digest));
+  if (manifest.kind == Manifest::Kind::Artifact && manifest.layers.empty())
+    return invalidImage(fmt::format("an artifact of type {} without files", excerpt(manifest.artifactType, 200)));
   return {};
 }
 
@@ -131,15 +87,15 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   std::string type = textOf(object, "mediaType");
   if (type.empty()) type = trim(contentType.substr(0, contentType.find(';')));
   auto version = object.find("schemaVersion");
-  if (contains(type, "distribution.manifest.v1") || (version != object.end() && *version == 1))
-    return Error(Code::NotSupported,
-                 "the manifest is Docker schema 1, which is no longer supported: push the image anew");
+  if (contains(type, "distribution.manifest.v1") || (version != object.end() && *version == 1)) {
+    return parseSchema1(object);
+  }
   bool hasManifests = object.contains("manifests");
   bool hasLayers = object.contains("layers") || object.contains("config");
   // A document that can be read both ways would mean one thing to us and another to who signed it.
   if (hasManifests == hasLayers) return invalidImage("manifest: neither clearly an index nor clearly an image");
   Manifest manifest;
-  manifest.isIndex = hasManifests;
+  if (hasManifests) manifest.kind = Manifest::Kind::Index;
   bool saysIndex = contains(type, "image.index") || contains(type, "manifest.list");
   bool saysImage = contains(type, "image.manifest.v1") || contains(type, "distribution.manifest.v2");
   if ((saysIndex && !hasManifests) || (saysImage && hasManifests))
@@ -158,7 +114,12 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
   manifest.config = std::move(config);
   USERPOD_TRY(layers, readDescriptors(object["layers"], kMostLayers, "layer"));
   manifest.layers = std::move(layers);
-  USERPOD_CHECK(checkKind(manifest));
+  manifest.artifactType = textOf(object, "artifactType");
+  if (!isImageConfig(manifest.config.mediaType)) {
+    manifest.kind = Manifest::Kind::Artifact;
+    if (manifest.artifactType.empty()) manifest.artifactType = manifest.config.mediaType;
+  }
+  USERPOD_CHECK(checkLayers(manifest));
   if (manifest.config.size > static_cast<std::int64_t>(kLargestConfig))
     return invalidImage(fmt::format("image config of {} bytes, more than {}", manifest.config.size, kLargestConfig));
   return manifest;
@@ -196,6 +157,25 @@ Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host) {
   return Error(Code::PlatformUnavailable,
                fmt::format("no image for {}/{}{}{} in the list; there are: {}", host.os, host.architecture,
                            host.variant.empty() ? "" : "/", host.variant, others.empty() ? "none" : others));
+}
+
+std::string manifestDigest(std::string_view document) {
+  auto payload = schema1Payload(document);
+  return sha256Digest(payload ? std::string_view(*payload) : document);
+}
+
+std::string artifactFile(const Descriptor& file) {
+  return file.title.empty() ? file.digest : file.title;
+}
+
+std::string artifactLayer(const Descriptor& file) {
+  return fmt::format("file:{}:{}", file.digest, artifactFile(file));
+}
+
+void readArtifact(const Manifest& manifest, ImageRecord& record) {
+  record.artifact = true;
+  record.diffIds.clear();
+  for (const auto& file : manifest.layers) record.diffIds.push_back(artifactLayer(file));
 }
 
 Status readConfig(std::string_view document, ImageRecord& record) {

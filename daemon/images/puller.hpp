@@ -8,18 +8,18 @@
 
 #include "daemon/images/images.hpp"
 #include "daemon/images/layer_pool.hpp"
-#include "daemon/images/client/registry.hpp"
+#include "daemon/images/pull_processes.hpp"
 #include "daemon/images/registries/registries.hpp"
 
 namespace userpod::images {
 
 struct PullContext {
   const Settings& settings;
+  const PullPrograms& programs;
   LayerPool& pool;
   RegistriesFiles& registries;
   std::function<std::shared_ptr<const ImageRecord>(const std::string& id)> known;  // stored already, or nullptr
-  // Puts the record into store and index, with the layers that were fetched for it.
-  std::function<Result<ImageRecord>(ImageRecord, std::vector<LayerPool::FreshLayer>)> commit;
+  std::function<Result<ImageRecord>(ImageRecord)> commit;  // puts the record into store and index
 };
 
 // Blocks; any thread.

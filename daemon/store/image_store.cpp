@@ -2,8 +2,6 @@
 
 #include <fmt/core.h>
 
-#include <unordered_map>
-
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/log.hpp"
 
@@ -11,7 +9,7 @@ namespace userpod::store {
 
 namespace {
 
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 constexpr int kNewerSchema = -1000;  // in Error::sysErrno(), as isDamage() does
 
 constexpr const char* kSchema = R"(
@@ -30,8 +28,23 @@ CREATE TABLE image_layers(
 CREATE INDEX images_of_layer ON image_layers(diff_id);
 )";
 
+// Since version 2: layers that no image has yet.
+constexpr const char* kUnusedLayers = R"(
+ALTER TABLE layers ADD COLUMN blob TEXT NOT NULL DEFAULT '';
+ALTER TABLE layers ADD COLUMN unused_since INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+)";
+
+constexpr const char* kLayerColumns = "diff_id, directory, size, inodes, blob, unused_since, boot";
+
 LayerRecord readLayer(const Statement& row) {
-  return {.diffId = row.text(0), .directory = row.text(1), .size = row.integer(2), .inodes = row.integer(3)};
+  return {.diffId = row.text(0),
+          .directory = row.text(1),
+          .size = row.integer(2),
+          .inodes = row.integer(3),
+          .blob = row.text(4),
+          .unusedSince = row.integer(5),
+          .boot = row.text(6)};
 }
 
 }  // namespace
@@ -59,19 +72,24 @@ Status ImageStore::prepare() {
     return Error(Code::StorageFailed,
                  fmt::format("database {} is of a newer userpod (schema {})", database_.path(), version), kNewerSchema);
   USERPOD_TRY(transaction, Transaction::begin(database_));
-  USERPOD_CHECK(database_.execute(kSchema));
+  USERPOD_CHECK(migrate(version));
   USERPOD_CHECK(database_.setUserVersion(kVersion));
   return transaction.commit();
 }
 
-Result<ImageStore::Content> ImageStore::load() {
-  Content content;
-  std::unordered_map<std::string, std::size_t> positions;
-  USERPOD_TRY(images,
-              database_.prepare("SELECT id, manifest, config, manifest_digest, size, created_at, pinned FROM images"));
+Status ImageStore::migrate(std::int64_t version) {
+  if (version < 1) USERPOD_CHECK(database_.execute(kSchema));
+  if (version < 2) USERPOD_CHECK(database_.execute(kUnusedLayers));
+  return {};
+}
+
+Status ImageStore::loadImages(const std::function<Status(ImageRecord)>& each) {
+  USERPOD_TRY(images, database_.prepare("SELECT id, manifest, config, manifest_digest, size, created_at, pinned "
+                                        "FROM images"));
+  USERPOD_TRY(names, database_.prepare("SELECT name, is_tag FROM names WHERE image_id=? ORDER BY name"));
   for (;;) {
     USERPOD_TRY(row, images.step());
-    if (!row) break;
+    if (!row) return {};
     ImageRecord image;
     image.id = images.text(0);
     image.manifest = images.blob(1);
@@ -80,23 +98,44 @@ Result<ImageStore::Content> ImageStore::load() {
     image.size = images.integer(4);
     image.createdAt = images.integer(5);
     image.pinned = images.integer(6) != 0;
-    positions[image.id] = content.images.size();
-    content.images.push_back(std::move(image));
+    names.bind(1, image.id);
+    for (;;) {
+      USERPOD_TRY(named, names.step());
+      if (!named) break;
+      (names.integer(1) != 0 ? image.repoTags : image.repoDigests).push_back(names.text(0));
+    }
+    USERPOD_CHECK(each(std::move(image)));
   }
-  USERPOD_TRY(names, database_.prepare("SELECT name, is_tag, image_id FROM names ORDER BY name"));
-  for (;;) {
-    USERPOD_TRY(row, names.step());
-    if (!row) break;
-    auto& image = content.images[positions[names.text(2)]];
-    (names.integer(1) != 0 ? image.repoTags : image.repoDigests).push_back(names.text(0));
-  }
-  USERPOD_TRY(layers, database_.prepare("SELECT diff_id, directory, size, inodes FROM layers"));
+}
+
+Result<ImageRecord> ImageStore::documents(const std::string& id) {
+  USERPOD_TRY(statement, database_.prepare("SELECT manifest, config FROM images WHERE id=?"));
+  statement.bind(1, id);
+  USERPOD_TRY(row, statement.step());
+  if (!row) return Error(Code::NoSuchImage, "there is no image " + id);
+  ImageRecord image;
+  image.id = id;
+  image.manifest = statement.blob(0);
+  image.config = statement.blob(1);
+  return image;
+}
+
+Result<std::vector<LayerRecord>> ImageStore::loadLayers() {
+  std::vector<LayerRecord> found;
+  USERPOD_TRY(layers, database_.prepare(fmt::format("SELECT {} FROM layers", kLayerColumns)));
   for (;;) {
     USERPOD_TRY(row, layers.step());
-    if (!row) break;
-    content.layers.push_back(readLayer(layers));
+    if (!row) return found;
+    found.push_back(readLayer(layers));
   }
-  return content;
+}
+
+Status ImageStore::keepLayer(const LayerRecord& layer) {
+  USERPOD_TRY(statement, database_.prepare(fmt::format("INSERT OR IGNORE INTO layers({}) VALUES(?,?,?,?,?,?,?)",
+                                                       kLayerColumns)));
+  statement.bind(1, layer.diffId).bind(2, layer.directory).bind(3, layer.size).bind(4, layer.inodes);
+  statement.bind(5, layer.blob).bind(6, layer.unusedSince).bind(7, layer.boot);
+  return statement.run();
 }
 
 Status ImageStore::putImage(const ImageRecord& image) {
@@ -127,14 +166,13 @@ Status ImageStore::putNames(const ImageRecord& image) {
   return {};
 }
 
-Status ImageStore::commit(const ImageRecord& image, const std::vector<LayerRecord>& newLayers) {
+Status ImageStore::commit(const ImageRecord& image) {
   USERPOD_CHECK(database_.setSync(Sync::Full));
   Status done = [&]() -> Status {
     USERPOD_TRY(transaction, Transaction::begin(database_));
-    USERPOD_TRY(statement,
-                database_.prepare("INSERT OR IGNORE INTO layers(diff_id, directory, size, inodes) VALUES(?,?,?,?)"));
-    for (const auto& layer : newLayers) {
-      statement.bind(1, layer.diffId).bind(2, layer.directory).bind(3, layer.size).bind(4, layer.inodes);
+    USERPOD_TRY(statement, database_.prepare("UPDATE layers SET unused_since=0, boot='' WHERE diff_id=?"));
+    for (const auto& layer : image.diffIds) {
+      statement.bind(1, layer);
       USERPOD_CHECK(statement.run());
     }
     USERPOD_CHECK(putImage(image));
@@ -153,8 +191,9 @@ Status ImageStore::removeImage(const std::string& id) {
 
 Result<std::vector<LayerRecord>> ImageStore::unreferencedLayers() {
   std::vector<LayerRecord> found;
-  USERPOD_TRY(statement, database_.prepare("SELECT diff_id, directory, size, inodes FROM layers WHERE NOT EXISTS "
-                                           "(SELECT 1 FROM image_layers WHERE image_layers.diff_id=layers.diff_id)"));
+  USERPOD_TRY(statement, database_.prepare(fmt::format("SELECT {} FROM layers WHERE NOT EXISTS "
+                                                       "(SELECT 1 FROM image_layers WHERE image_layers.diff_id=layers.diff_id)",
+                                                       kLayerColumns)));
   for (;;) {
     USERPOD_TRY(row, statement.step());
     if (!row) return found;

@@ -1,6 +1,7 @@
 // images.db: images, their names, and layers with who refers to them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,15 +24,17 @@ class ImageStore {
   // be pulled again.
   static Result<std::unique_ptr<ImageStore>> open(const std::string& path);
 
-  struct Content {
-    // Only what is stored: the fields that are read from config and manifest are for the caller to fill in.
-    std::vector<ImageRecord> images;
-    std::vector<LayerRecord> layers;
-  };
-  Result<Content> load();
-  // The image with its names (taken from whatever image had them) and the new layers, in one transaction. Layers the
-  // database has already are left as they are. The commit is on disk when this returns.
-  Status commit(const ImageRecord& image, const std::vector<LayerRecord>& newLayers);
+  // Every image with its names and its documents, one at a time: the fields that are read from the documents are for
+  // the caller to fill in. An error from `each` ends it.
+  Status loadImages(const std::function<Status(ImageRecord)>& each);
+  Result<std::vector<LayerRecord>> loadLayers();
+  // Only manifest and config; NoSuchImage.
+  Result<ImageRecord> documents(const std::string& id);
+  // A layer that no image has yet. One that is known already is left as it is. Survives the process, not the machine.
+  Status keepLayer(const LayerRecord& layer);
+  // The image with its names (taken from whatever image had them), in one transaction; its layers, which are known, are
+  // its own from then on, and on disk: the caller has seen to that. The commit is on disk when this returns.
+  Status commit(const ImageRecord& image);
   Status removeImage(const std::string& id);  // with its names; unknown: success
   Result<std::vector<LayerRecord>> unreferencedLayers();
   Status removeLayer(const std::string& diffId);
@@ -40,6 +43,7 @@ class ImageStore {
   explicit ImageStore(Database database) : database_(std::move(database)) {}
   static Result<std::unique_ptr<ImageStore>> openOnce(const std::string& path);
   Status prepare();
+  Status migrate(std::int64_t version);
   Status putImage(const ImageRecord& image);
   Status putNames(const ImageRecord& image);
 

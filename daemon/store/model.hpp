@@ -217,24 +217,30 @@ inline bool usesImage(const ContainerRecord& container, const std::string& image
 }
 
 struct LayerRecord {
-  std::string diffId;     // "sha256:<hex>" of the uncompressed tar: the key
+  std::string diffId;     // "sha256:<hex>" of the uncompressed tar, or "file:..." of an artifact: the key
   std::string directory;  // name below <data>/layers
   std::int64_t size = 0;  // bytes unpacked, as counted while unpacking
   std::int64_t inodes = 0;
+  std::string blob;             // "sha256:<hex>" of what was fetched for it; empty: not known
+  std::int64_t unusedSince = 0;  // nanoseconds since the epoch: fetched for a pull that has not ended well; 0: an image's
+  std::string boot;             // not on disk for sure after another boot than this; empty: it is
 };
 
 struct ImageRecord {
-  std::string id;                        // "sha256:<hex>" of the config blob: what the CRI calls image id and image_ref
+  // "sha256:<hex>" of the config blob, of an artifact of its manifest: what the CRI calls image id and image_ref.
+  std::string id;
   std::vector<std::string> repoTags;     // "host/path:tag", normalised
   std::vector<std::string> repoDigests;  // "host/path@sha256:<hex>" of the manifest or list that was pulled
   std::string manifestDigest;
-  std::string manifest;  // JSON as served
-  std::string config;    // JSON as served
+  // JSON as served. Long, and seldom asked for: only the store has them, and who puts a record there.
+  std::string manifest;
+  std::string config;
   StringMap manifestAnnotations;
   std::vector<std::string> diffIds;  // lowest layer first
   std::int64_t size = 0;             // bytes unpacked over all layers plus config and manifest; above 0
   std::int64_t createdAt = 0;        // when pulled, nanoseconds since the epoch
   bool pinned = false;
+  bool artifact = false;  // an OCI artifact: files to be mounted, nothing to be run
   // Read from config once, when pulled.
   std::string architecture;
   std::string os;

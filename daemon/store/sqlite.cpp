@@ -90,7 +90,10 @@ Result<bool> Statement::step() {
   if (failed_ != SQLITE_OK) return databaseError(nullptr, owner_->path, failed_);
   int code = sqlite3_step(handle_);
   if (code == SQLITE_ROW) return true;
-  if (code == SQLITE_DONE) return false;
+  if (code == SQLITE_DONE) {
+    sqlite3_reset(handle_);
+    return false;
+  }
   return databaseError(owner_->connection, owner_->path, sqlite3_extended_errcode(owner_->connection));
 }
 

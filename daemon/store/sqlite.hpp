@@ -29,7 +29,7 @@ class Statement {
   Statement& bindBlob(int parameter, std::string_view bytes);
   Statement& bindNull(int parameter);
 
-  Result<bool> step();  // true: a row is there; false: done
+  Result<bool> step();  // true: a row is there; false: done, and it can be bound and run again
   Status run();         // to the end, rows are dropped; the statement can be bound and run again
 
   // Columns of the current row count from 0. NULL reads as empty and 0.

@@ -151,7 +151,7 @@ struct OpenDirectory {
 // there: whoever fills the tree, a container or the layer of an image, decides how deep it is.
 class Removal {
  public:
-  explicit Removal(const std::string& path) : path_(path) {}
+  Removal(int base, const std::string& path) : base_(base), path_(path) {}
 
   Status run(dev_t device);
 
@@ -160,6 +160,7 @@ class Removal {
   Status removeEntry(const std::string& name, bool isDirectory);
   Status closeLast();
 
+  const int base_;  // directory that the path begins in
   const std::string& path_;
   dev_t device_ = 0;
   std::vector<OpenDirectory> stack_;
@@ -190,7 +191,7 @@ Status Removal::open(int parent, const std::string& name) {
 Status Removal::closeLast() {
   std::string name = std::move(stack_.back().name);
   stack_.pop_back();
-  int parent = stack_.empty() ? AT_FDCWD : stack_.back().descriptor();
+  int parent = stack_.empty() ? base_ : stack_.back().descriptor();
   if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return {};
   // Something was moved there after the last entry was read.
   if (errno == ENOTEMPTY && moved_ > 0) return open(parent, name);
@@ -220,7 +221,7 @@ Status Removal::removeEntry(const std::string& name, bool isDirectory) {
 
 Status Removal::run(dev_t device) {
   device_ = device;
-  USERPOD_CHECK(open(AT_FDCWD, path_));
+  USERPOD_CHECK(open(base_, path_));
   while (!stack_.empty()) {
     const dirent* entry = ::readdir(stack_.back().handle.get());
     if (entry == nullptr) {
@@ -236,17 +237,21 @@ Status Removal::run(dev_t device) {
 
 }  // namespace
 
-Status removeTree(const std::string& path) {
+Status removeTreeAt(int directory, const std::string& path) {
   struct stat top{};
-  if (::lstat(path.c_str(), &top) < 0) {
+  if (::fstatat(directory, path.c_str(), &top, AT_SYMLINK_NOFOLLOW) < 0) {
     if (errno == ENOENT) return {};
     return sysError("stat " + path);
   }
   if (!S_ISDIR(top.st_mode)) {
-    if (::unlink(path.c_str()) < 0 && errno != ENOENT) return sysError("remove " + path);
+    if (::unlinkat(directory, path.c_str(), 0) < 0 && errno != ENOENT) return sysError("remove " + path);
     return {};
   }
-  return Removal(path).run(top.st_dev);
+  return Removal(directory, path).run(top.st_dev);
+}
+
+Status removeTree(const std::string& path) {
+  return removeTreeAt(AT_FDCWD, path);
 }
 
 }  // namespace userpod

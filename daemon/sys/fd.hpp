@@ -68,5 +68,6 @@ std::vector<std::string> namesIn(const std::string& path);
 // Removes a file or a whole tree without following links and without leaving its file system. A missing path is fine.
 // Depth does not matter: no recursion, and 64 descriptors at most.
 Status removeTree(const std::string& path);
+Status removeTreeAt(int directory, const std::string& path);  // the path begins in the directory
 
 }  // namespace userpod

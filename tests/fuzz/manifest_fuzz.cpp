@@ -18,6 +18,19 @@ void check(const Descriptor& descriptor) {
   require(isUtf8(descriptor.mediaType), "a media type is UTF-8");
 }
 
+void checkSchema1(const Manifest& manifest, std::string_view document) {
+  require(manifest.layers.size() <= 500, "an image has at most 500 layers");
+  std::vector<std::string> diffIds;
+  for (const auto& layer : manifest.layers) {
+    require(isSha256Digest(layer.digest), "a layer has a digest");
+    diffIds.push_back(layer.digest);
+  }
+  auto config = schema1Config(document, diffIds);
+  require(static_cast<bool>(config), "what parses is converted");
+  ImageRecord record;
+  if (readConfig(*config, record)) require(record.diffIds == diffIds, "the config has the layers it was given");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -33,7 +46,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   for (const auto& [name, value] : manifest->annotations)
     require(isUtf8(name) && isUtf8(value), "annotations are UTF-8");
-  if (!manifest->isIndex) {
+  auto document = text.substr(std::min(line + 1, text.size()));
+  require(isSha256Digest(manifestDigest(document)), "a manifest has a digest");
+  if (manifest->kind == Manifest::Kind::Schema1) {
+    checkSchema1(*manifest, document);
+    return 0;
+  }
+  if (manifest->kind != Manifest::Kind::Index) {
     require(manifest->manifests.empty() && manifest->layers.size() <= 500,
             "an image has at most 500 layers, and no images");
     check(manifest->config);

@@ -112,9 +112,9 @@ void extract(std::string_view tar) {
   require(static_cast<bool>(root), "the layer is there");
   constexpr std::size_t kPiece = 3000;  // entries lie across pieces
   std::unique_ptr<char[]> piece;        // each a copy of its own, for the sanitizer to see a read behind its end
-  Settings settings;
-  settings.imageSizeLimit = 64LL << 20;  // of holes, too
-  images::UnpackBudget budget(settings);
+  images::UnpackLimits limits{.bytes = 64LL << 20};  // of holes, too
+  images::UnpackCounters counters;
+  images::UnpackBudget budget(limits, counters);
   auto next = [&]() -> Result<std::string_view> {
     auto part = tar.substr(0, kPiece);
     tar.remove_prefix(part.size());

@@ -153,6 +153,10 @@ class TestCore final : public tests::NoStreams {
   network::PodNamespaces podNamespaces(const PodRecord&) const override { return {}; }
   std::string containerSpec(const std::string&) const override { return ""; }
   void pullImage(images::PullRequest, core::Callback<std::string>) override {}
+  void imageDocuments(const std::string& id, core::Callback<ImageRecord> done) override {
+    auto image = findImage(id);
+    done(image ? Result<ImageRecord>(*image) : Error(Code::NoSuchImage, "none"));
+  }
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
     auto now = snapshot_.load();
     for (const auto& image : now->images)

@@ -105,6 +105,9 @@ class FakeCore final : public tests::NoStreams {
     held = std::move(done);
     arrived.notify_all();
   }
+  void imageDocuments(const std::string&, core::Callback<ImageRecord> done) override {
+    done(Error(Code::NoSuchImage, "none"));
+  }
   std::shared_ptr<const ImageRecord> findImage(const std::string&) const override { return nullptr; }
   void removeImage(const std::string&, core::DoneCallback done) override { done(Error(Code::NoSuchImage, "none")); }
   void filesystemUsage(

@@ -387,9 +387,9 @@ TEST(CriImage, UserIsANumberOrAName) {
 TEST(CriImage, InfoSurvivesHostileJson) {
   ImageRecord record;
   record.config = std::string(1000000, '[') + std::string(1000000, ']');
-  EXPECT_NE(imageInfo(record).find("imageSpec"), std::string::npos);
+  EXPECT_NE(imageInfo(record, record.config).find("imageSpec"), std::string::npos);
   record.config = "{\"a\":";
-  EXPECT_NE(imageInfo(record).find("\"imageSpec\":null"), std::string::npos);
+  EXPECT_NE(imageInfo(record, record.config).find("\"imageSpec\":null"), std::string::npos);
 }
 
 TEST(CriError, CodesAndPrefixes) {

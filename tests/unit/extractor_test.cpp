@@ -116,7 +116,8 @@ class ExtractorTest : public ::testing::Test {
       rest.remove_prefix(part.size());
       return std::string_view(part);
     };
-    UnpackBudget budget(settings_);
+    UnpackCounters counters;
+    UnpackBudget budget(limits_, counters);
     return extractTar(root->get(), next, budget);
   }
   Code codeOf(const std::string& tar) {
@@ -141,7 +142,7 @@ class ExtractorTest : public ::testing::Test {
   }
 
   std::string base_, root_;
-  Settings settings_;
+  UnpackLimits limits_{64LL << 30, 5'000'000, 250};
 };
 
 TEST_F(ExtractorTest, Ordinary) {
@@ -305,8 +306,8 @@ TEST_F(ExtractorTest, EmptyAndTrailing) {
 }
 
 TEST_F(ExtractorTest, Limits) {
-  settings_.imageSizeLimit = 1000;
-  settings_.imageEntriesLimit = 10;
+  limits_.bytes = 1000;
+  limits_.entries = 10;
   auto tooLarge = extract(Tar().file("a", std::string(600, 'x')).file("b", std::string(600, 'x')).bytes());
   ASSERT_FALSE(tooLarge);
   EXPECT_EQ(tooLarge.error().code(), Code::LimitsExceeded);
@@ -316,7 +317,7 @@ TEST_F(ExtractorTest, Limits) {
   for (int i = 0; i < 11; ++i) many.file("same", "x");
   EXPECT_EQ(codeOf(many.bytes()), Code::LimitsExceeded);
   EXPECT_EQ(codeOf(Tar().file("1/2/3/4/5/6/7/8/9/10/11").bytes()), Code::LimitsExceeded);
-  settings_.imageSizeLimit = settings_.imageEntriesLimit = 0;
+  limits_.bytes = limits_.entries = 0;
   EXPECT_TRUE(extract(many.bytes()));
 }
 
@@ -341,7 +342,8 @@ TEST_F(ExtractorTest, HeadersWithoutEnd) {
 }
 
 TEST_F(ExtractorTest, Ratio) {
-  UnpackBudget budget(settings_);
+  UnpackCounters counters;
+    UnpackBudget budget(limits_, counters);
   EXPECT_TRUE(budget.checkRatio(1, 200 << 20));
   EXPECT_TRUE(budget.checkRatio(2 << 20, 300 << 20));
   auto bomb = budget.checkRatio(1 << 20, 300 << 20);
@@ -352,7 +354,8 @@ TEST_F(ExtractorTest, Ratio) {
 
 TEST_F(ExtractorTest, SourceFails) {
   auto root = openFile(root_, O_RDONLY | O_DIRECTORY);
-  UnpackBudget budget(settings_);
+  UnpackCounters counters;
+    UnpackBudget budget(limits_, counters);
   auto done = extractTar(
       root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); }, budget);
   ASSERT_FALSE(done);
@@ -370,22 +373,34 @@ TEST_F(ExtractorTest, Store) {
   {
     auto store = store::ImageStore::open(path);
     ASSERT_TRUE(store) << store.error().text();
-    ASSERT_TRUE((*store)->commit(image, {{kLayer, "aa", 5, 1}, {kOtherLayer, "bb", 7, 2}}));
+    ASSERT_TRUE((*store)->keepLayer({.diffId = kLayer, .directory = "aa", .size = 5, .inodes = 1}));
+    ASSERT_TRUE((*store)->keepLayer(
+        {.diffId = kOtherLayer, .directory = "bb", .size = 7, .inodes = 2, .blob = "b", .unusedSince = 3, .boot = "x"}));
+    EXPECT_EQ((*store)->unreferencedLayers()->size(), 2U);
+    ASSERT_TRUE((*store)->commit(image));
     ImageRecord second = image;
     second.id = kOtherLayer;
     second.diffIds = {kOtherLayer};
     second.repoDigests.clear();
-    ASSERT_TRUE((*store)->commit(second, {}));
+    ASSERT_TRUE((*store)->commit(second));
     EXPECT_TRUE((*store)->removeImage("unknown"));
   }
   EXPECT_EQ(store::layerTotals(path)->bytes, 12);
   auto store = store::ImageStore::open(path);
-  auto content = (*store)->load();
-  ASSERT_TRUE(content);
-  ASSERT_EQ(content->images.size(), 2U);
-  EXPECT_TRUE(content->images[0].repoTags.empty());  // the second took the tag
-  EXPECT_EQ(content->images[0].config, image.config);
-  EXPECT_EQ(content->images[1].repoTags, image.repoTags);
+  std::vector<ImageRecord> images;
+  ASSERT_TRUE((*store)->loadImages([&](ImageRecord loaded) -> Status {
+    images.push_back(std::move(loaded));
+    return {};
+  }));
+  ASSERT_EQ(images.size(), 2U);
+  EXPECT_TRUE(images[0].repoTags.empty());  // the second took the tag
+  EXPECT_EQ(images[0].config, image.config);
+  EXPECT_EQ(images[1].repoTags, image.repoTags);
+  EXPECT_EQ((*store)->documents(kLayer)->config, image.config);
+  EXPECT_EQ((*store)->documents("none").error().code(), Code::NoSuchImage);
+  auto layers = (*store)->loadLayers();
+  ASSERT_EQ(layers->size(), 2U);
+  for (const auto& layer : *layers) EXPECT_TRUE(layer.boot.empty() && layer.unusedSince == 0) << layer.diffId;
   EXPECT_TRUE((*store)->unreferencedLayers()->empty());
   ASSERT_TRUE((*store)->removeImage(kLayer));
   auto loose = (*store)->unreferencedLayers();
@@ -397,7 +412,7 @@ TEST_F(ExtractorTest, Store) {
   ASSERT_TRUE(writeFile(path, "this was a database once, and is long enough to look like one by its size"));
   auto anew = store::ImageStore::open(path);
   ASSERT_TRUE(anew) << anew.error().text();
-  EXPECT_TRUE((*anew)->load()->images.empty());
+  EXPECT_TRUE((*anew)->loadLayers()->empty());
   EXPECT_TRUE(pathExists(path + ".damaged"));
 }
 

@@ -1,6 +1,9 @@
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <zlib.h>
 #include <zstd.h>
+
+#include <nlohmann/json.hpp>
 
 #include "daemon/images/client/challenge.hpp"
 #include "daemon/images/unpack/decompress.hpp"
@@ -114,7 +117,7 @@ TEST(Manifest, ImageAndIndex) {
   auto manifest =
       parseManifest(manifestJson(kConfig, layerJson(kOtherDigest)), "application/vnd.oci.image.manifest.v1+json");
   ASSERT_TRUE(manifest) << manifest.error().text();
-  EXPECT_FALSE(manifest->isIndex);
+  EXPECT_EQ(manifest->kind, Manifest::Kind::Image);
   EXPECT_EQ(manifest->config.digest, kDigest);
   ASSERT_EQ(manifest->layers.size(), 1U);
   EXPECT_EQ(manifest->layers[0].size, 10);
@@ -139,6 +142,74 @@ TEST(Manifest, ImageAndIndex) {
   EXPECT_NE(none.error().text().find("linux/arm/v7"), std::string::npos);
 }
 
+TEST(Manifest, Artifact) {
+  std::string title = R"(,"annotations":{"org.opencontainers.image.title":"dir/a.txt"})";
+  auto manifest = parseManifest(
+      manifestJson(R"({"mediaType":"application/vnd.oci.empty.v1+json","digest":")" + kDigest + R"(","size":2})",
+                   layerJson(kOtherDigest, title) + "," + layerJson(kDigest)),
+      "");
+  ASSERT_TRUE(manifest) << manifest.error().text();
+  EXPECT_EQ(manifest->kind, Manifest::Kind::Artifact);
+  EXPECT_EQ(manifest->artifactType, "application/vnd.oci.empty.v1+json");
+  EXPECT_EQ(artifactFile(manifest->layers[0]), "dir/a.txt");
+  EXPECT_EQ(artifactFile(manifest->layers[1]), kDigest);
+  ImageRecord record;
+  readArtifact(*manifest, record);
+  EXPECT_TRUE(record.artifact);
+  EXPECT_EQ(record.diffIds, (std::vector<std::string>{"file:" + kOtherDigest + ":dir/a.txt",
+                                                      "file:" + kDigest + ":" + kDigest}));
+}
+
+// As distribution signs it: the payload is the document without its signatures.
+std::string schema1(const std::string& fields, bool withSignature) {
+  std::string payload = "{" + fields + "\n}";
+  if (!withSignature) return payload;
+  // {"formatLength":N,"formatTail":"Cn0"} ("\n}"), in base64url.
+  std::string header = fmt::format(R"({{"formatLength":{},"formatTail":"Cn0"}})", payload.size() - 2);
+  static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  std::string encoded;
+  for (std::size_t at = 0; at < header.size(); at += 3) {
+    std::uint32_t bits = 0;
+    std::size_t count = std::min<std::size_t>(3, header.size() - at);
+    for (std::size_t i = 0; i < 3; ++i)
+      bits = bits << 8 | (i < count ? static_cast<unsigned char>(header[at + i]) : 0U);
+    for (std::size_t i = 0; i <= count; ++i) encoded += kDigits[bits >> (18 - 6 * i) & 63];
+  }
+  return payload.substr(0, payload.size() - 2) + R"(,"signatures":[{"protected":")" + encoded + "\"}]}";
+}
+
+TEST(Manifest, Schema1) {
+  std::string fields = R"("schemaVersion":1,"architecture":"amd64","fsLayers":[{"blobSum":")" + kOtherDigest +
+                       R"("},{"blobSum":")" + kDigest + R"("},{"blobSum":")" + kDigest +
+                       R"("}],"history":[{"v1Compatibility":"{\"id\":\"3\",\"os\":\"linux\",\"architecture\":\"amd64\",)" +
+                       R"(\"config\":{\"Cmd\":[\"sh\"]},\"created\":\"t3\"}"},)" +
+                       R"({"v1Compatibility":"{\"throwaway\":true,\"container_config\":{\"Cmd\":[\"x\",\"y\"]}}"},)" +
+                       R"({"v1Compatibility":"{\"id\":\"1\",\"created\":\"t1\"}"}])";
+  auto signedOne = schema1(fields, true);
+  auto manifest = parseManifest(signedOne, "application/vnd.docker.distribution.manifest.v1+prettyjws");
+  ASSERT_TRUE(manifest) << manifest.error().text();
+  EXPECT_EQ(manifest->kind, Manifest::Kind::Schema1);
+  ASSERT_EQ(manifest->layers.size(), 2U);  // the lowest first, the empty one left out
+  EXPECT_EQ(manifest->layers[0].digest, kDigest);
+  EXPECT_EQ(manifest->layers[1].digest, kOtherDigest);
+  EXPECT_EQ(manifest->layers[0].size, -1);
+  EXPECT_EQ(manifestDigest(signedOne), sha256Digest(schema1(fields, false)));
+  EXPECT_EQ(manifestDigest("{}"), sha256Digest("{}"));
+  auto config = schema1Config(signedOne, {kOtherDigest, kDigest});
+  ASSERT_TRUE(config) << config.error().text();
+  ImageRecord record;
+  ASSERT_TRUE(readConfig(*config, record));
+  EXPECT_EQ(record.diffIds, (std::vector<std::string>{kOtherDigest, kDigest}));
+  EXPECT_EQ(record.command, std::vector<std::string>{"sh"});
+  EXPECT_EQ(record.os, "linux");
+  auto object = nlohmann::json::parse(*config);
+  EXPECT_FALSE(object.contains("id"));
+  ASSERT_EQ(object["history"].size(), 3U);
+  EXPECT_EQ(object["history"][1]["created_by"], "x y");
+  EXPECT_EQ(object["history"][1]["empty_layer"], true);
+  EXPECT_EQ(object["history"][0]["created"], "t1");
+}
+
 TEST(Manifest, Refused) {
   auto codeOf = [](const std::string& text, std::string_view type = "") {
     auto parsed = parseManifest(text, type);
@@ -148,7 +219,7 @@ TEST(Manifest, Refused) {
   EXPECT_EQ(codeOf("[]"), Code::ImageInvalid);
   EXPECT_EQ(codeOf("{}"), Code::ImageInvalid);
   EXPECT_EQ(codeOf(std::string(100000, '[')), Code::ImageInvalid);
-  EXPECT_EQ(codeOf(R"({"schemaVersion":1,"fsLayers":[]})"), Code::NotSupported);
+  EXPECT_EQ(codeOf(R"({"schemaVersion":1,"fsLayers":[]})"), Code::ImageInvalid);
   EXPECT_EQ(codeOf(R"({"manifests":[],"layers":[],"config":{}})"), Code::ImageInvalid);
   EXPECT_EQ(codeOf(manifestJson(kConfig, ""), "application/vnd.oci.image.index.v1+json"), Code::ImageInvalid);
   EXPECT_EQ(codeOf(manifestJson(kConfig, layerJson("md5:1"))), Code::ImageInvalid);
@@ -156,7 +227,7 @@ TEST(Manifest, Refused) {
   EXPECT_EQ(
       codeOf(manifestJson(
           R"({"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":")" + kDigest + R"(","size":1})", "")),
-      Code::NotSupported);
+      Code::ImageInvalid);  // an artifact without files
   EXPECT_EQ(codeOf(manifestJson(R"({"digest":")" + kDigest + R"(","size":-1})", "")), Code::ImageInvalid);
   std::string many;
   for (int i = 0; i < 501; ++i) many += (i == 0 ? "" : ",") + layerJson(kDigest);

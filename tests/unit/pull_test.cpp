@@ -39,7 +39,7 @@ class PullTest : public ::testing::Test {
   }
   void open() {
     images_.reset();
-    auto images = Images::open(paths_, settings_);
+    auto images = Images::open(paths_, settings_, {}, USERPOD_PROGRAMS);
     ASSERT_TRUE(images) << images.error().text();
     images_ = std::move(*images);
   }

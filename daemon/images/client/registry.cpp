@@ -15,7 +15,8 @@ namespace {
 
 constexpr const char* kAccepted =
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, "
+    "application/vnd.docker.distribution.manifest.v1+prettyjws";
 constexpr std::size_t kLargestToken = 64U << 10;
 
 std::string base64(std::string_view text) {
@@ -159,7 +160,7 @@ Result<FetchedManifest> Registry::manifest(const std::string& tagOrDigest) {
   if (!response) return std::move(response).error();
   if (response->status != 200) return refusal(*response, tagOrDigest);
   FetchedManifest fetched{std::move(response->body), response->header("content-type"), {}};
-  fetched.digest = sha256Digest(fetched.document);
+  fetched.digest = manifestDigest(fetched.document);
   std::string claimed = isSha256Digest(tagOrDigest) ? tagOrDigest : response->header("docker-content-digest");
   if (isSha256Digest(claimed) && claimed != fetched.digest)
     return Error(Code::DigestMismatch, fmt::format("{}/{}: the manifest is {}, not {}", endpoint_.host, endpoint_.path,
@@ -174,14 +175,14 @@ Status Registry::blob(const Descriptor& descriptor, const std::stop_token& stop,
   HttpRequest wanted{.url = url("blobs", descriptor.digest)};
   wanted.sink = [&](std::string_view bytes) -> Status {
     received += static_cast<std::int64_t>(bytes.size());
-    if (received > descriptor.size)
+    if (descriptor.size >= 0 && received > descriptor.size)
       return Error(Code::DigestMismatch, fmt::format("{}/{}: {} is longer than its {} bytes", endpoint_.host,
                                                      endpoint_.path, descriptor.digest, descriptor.size));
     return sink(bytes);
   };
   USERPOD_TRY(response, request(client, wanted, stop));
   if (response.status != 200) return refusal(response, "blob " + descriptor.digest);
-  if (received != descriptor.size)
+  if (descriptor.size >= 0 && received != descriptor.size)
     return Error(Code::DigestMismatch, fmt::format("{}/{}: {} has {} bytes, not {}", endpoint_.host, endpoint_.path,
                                                    descriptor.digest, received, descriptor.size));
   return {};

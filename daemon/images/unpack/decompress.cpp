@@ -227,6 +227,10 @@ std::unique_ptr<Decompressor> makeDecompressor(std::string_view start, BlockSink
   if (start.starts_with("\x28\xb5\x2f\xfd") ||
       (start.size() >= 4 && (start[0] & 0xf0) == 0x50 && start.substr(1, 3) == "\x2a\x4d\x18"))
     return std::make_unique<Zstd>(std::move(sink));
+  return makePlain(std::move(sink));
+}
+
+std::unique_ptr<Decompressor> makePlain(BlockSink sink) {
   return std::make_unique<Plain>(std::move(sink));
 }
 

@@ -23,5 +23,7 @@ class Decompressor {
 
 // Chooses by the first bytes of the stream (at least 4 unless it is shorter).
 std::unique_ptr<Decompressor> makeDecompressor(std::string_view start, BlockSink sink);
+// Hands on what comes, whatever it looks like.
+std::unique_ptr<Decompressor> makePlain(BlockSink sink);
 
 }  // namespace userpod::images

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -48,12 +47,6 @@ class ByteNames {
   locale_t previous_;
 };
 
-std::string placeOf(int directory) {
-  std::error_code error;
-  auto path = std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", directory), error);
-  return error ? "the place of images" : path.parent_path().string();
-}
-
 EntryInfo readInfo(struct archive_entry* entry) {
   EntryInfo info;
   info.owner = {archive_entry_uid(entry), archive_entry_gid(entry)};
@@ -70,10 +63,11 @@ EntryInfo readInfo(struct archive_entry* entry) {
 
 class Extraction {
  public:
-  Extraction(int root, const TarSource& source, UnpackBudget& budget)
-      : root_(root), source_(source), budget_(budget), tree_(root) {}
+  Extraction(int root, const TarSource& source, UnpackBudget& budget, const ExtractOptions& options)
+      : root_(root), source_(source), budget_(budget), options_(options), tree_(root, options.ignoreChownErrors) {}
 
   Result<Extracted> run();
+  Result<Extracted> runFile(std::string_view name);
 
  private:
   static la_ssize_t read(struct archive* reader, void* self, const void** bytes);
@@ -87,6 +81,7 @@ class Extraction {
   int root_;
   const TarSource& source_;
   UnpackBudget& budget_;
+  const ExtractOptions& options_;
   LayerTree tree_;
   std::unique_ptr<struct archive, ArchiveDeleter> reader_;
   std::optional<Error> sourceError_;
@@ -155,7 +150,26 @@ Result<Extracted> Extraction::run() {
     USERPOD_TRY(rest, source_());
     if (rest.empty()) break;
   }
-  return Extracted{static_cast<std::int64_t>(bytes_), tree_.inodes()};
+  return Extracted{static_cast<std::int64_t>(bytes_), tree_.inodes(), tree_.squashed()};
+}
+
+Result<Extracted> Extraction::runFile(std::string_view name) {
+  USERPOD_TRY(path, parseEntryPath(name));
+  if (path.name.empty()) return invalidImage("a file of the artifact has no name");
+  USERPOD_CHECK(budget_.takeEntries(1));
+  USERPOD_TRY(file, tree_.createFile(path, 0644));
+  std::int64_t size = 0;
+  for (;;) {
+    USERPOD_TRY(part, source_());
+    if (part.empty()) break;
+    USERPOD_CHECK(budget_.takeBytes(static_cast<std::int64_t>(part.size())));
+    USERPOD_CHECK(writeBlock(file.get(), path, part.data(), part.size(), size));
+    size += static_cast<std::int64_t>(part.size());
+  }
+  EntryInfo info;
+  info.mode = 0644;  // no time is told: 1970, so that the same artifact is the same everywhere
+  USERPOD_CHECK(tree_.finishFile(file, path, info));
+  return Extracted{size, tree_.inodes(), 0};
 }
 
 Status Extraction::unpackWhiteout(const EntryPath& path) {
@@ -224,7 +238,7 @@ Status Extraction::writeBlock(int file, const EntryPath& path, const void* data,
     struct statvfs info{};
     if (::fstatvfs(root_, &info) == 0 && std::uint64_t{info.f_bavail} * info.f_frsize < kLeastFree)
       return Error(Code::NoSpace,
-                   fmt::format("less than 64 MB are free in {}: remove images or make room", placeOf(root_)));
+                   fmt::format("less than 64 MB are free in {}: remove images or make room", options_.place));
     nextFreeCheck_ = bytes_ + kFreeCheckEvery;
   }
   bytes_ += size;
@@ -242,8 +256,13 @@ Status Extraction::writeBlock(int file, const EntryPath& path, const void* data,
 
 }  // namespace
 
-Result<Extracted> extractTar(int root, const TarSource& source, UnpackBudget& budget) {
-  return Extraction(root, source, budget).run();
+Result<Extracted> extractTar(int root, const TarSource& source, UnpackBudget& budget, const ExtractOptions& options) {
+  return Extraction(root, source, budget, options).run();
+}
+
+Result<Extracted> extractFile(int root, std::string_view path, const TarSource& source, UnpackBudget& budget,
+                              const ExtractOptions& options) {
+  return Extraction(root, source, budget, options).runFile(path);
 }
 
 }  // namespace userpod::images

@@ -104,7 +104,7 @@ Status LayerTree::displace(int parent, const EntryPath& path) {
   if (errno != EISDIR) return fileError("replace", path, errno);
   USERPOD_TRY(kept, duplicate(parent));
   directories_.clear();
-  auto removed = removeTree(fmt::format("/proc/self/fd/{}/{}", kept.get(), path.name));
+  auto removed = removeTreeAt(kept.get(), path.name);
   if (!removed) return std::move(removed).error().wrap(fmt::format("replace /{} of the layer", path.shown()));
   return {};
 }
@@ -120,10 +120,15 @@ Status LayerTree::setOwner(int directory, const std::string& name, const EntryPa
     code = errno;
   }
   if (code != EINVAL) return fileError("set the owner of", path, code);
+  if (ignoreChownErrors_) {
+    ++squashed_;
+    return {};
+  }
   return Error(Code::SubIdMissing,
                fmt::format("/{} of the layer belongs to {}:{}, which the node's user namespace does not have: give the "
                            "user more subordinate ids in /etc/subuid and /etc/subgid (usermod --add-subuids and "
-                           "--add-subgids) and restart userpod-node.service",
+                           "--add-subgids) and restart userpod-node.service, or let such files belong to root: "
+                           "ignore-chown-errors = true in userpod.toml",
                            path.shown(), owner.uid, owner.gid),
                code);
 }

@@ -46,7 +46,8 @@ AttributeRule attributeRule(std::string_view name);
 // missing parents are made 0755, root's. Errors name the path in the image.
 class LayerTree {
  public:
-  explicit LayerTree(int root) : root_(root) {}
+  // ignoreChownErrors: what belongs to an owner that is not mapped is left to uid 0 and counted, instead of SubIdMissing.
+  explicit LayerTree(int root, bool ignoreChownErrors = false) : root_(root), ignoreChownErrors_(ignoreChownErrors) {}
 
   Status setRoot(const EntryInfo& info);
   Status makeDirectory(const EntryPath& path, const EntryInfo& info);
@@ -62,6 +63,7 @@ class LayerTree {
   Status finish();
 
   std::int64_t inodes() const { return inodes_; }
+  std::int64_t squashed() const { return squashed_; }  // files whose owner was not kept
 
  private:
   Result<int> parentOf(const EntryPath& path);
@@ -75,10 +77,12 @@ class LayerTree {
   void keepTime(const EntryPath& path, timespec modified);
 
   int root_;
+  bool ignoreChownErrors_;
   std::unordered_map<std::string, UniqueFd> directories_;  // open ones by path; emptied when a name changes its meaning
   std::vector<std::pair<EntryPath, timespec>> times_;
   std::size_t timesBytes_ = 0;
   std::int64_t inodes_ = 0;
+  std::int64_t squashed_ = 0;
   bool hidesByNames_ = false;  // the file system takes no whiteouts: see storage/layer_format.hpp
 };
 

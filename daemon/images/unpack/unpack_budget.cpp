@@ -28,18 +28,18 @@ bool take(std::atomic<std::int64_t>& taken, std::int64_t count, std::int64_t lim
 }  // namespace
 
 Status UnpackBudget::takeBytes(std::int64_t count) {
-  if (take(bytesTaken_, count, bytes_)) return {};
-  return exceeds("image-size-limit", bytes_ > 0 ? bytes_ : INT64_MAX, "bytes");
+  if (take(taken_.bytes, count, limits_.bytes)) return {};
+  return exceeds("image-size-limit", limits_.bytes > 0 ? limits_.bytes : INT64_MAX, "bytes");
 }
 
 Status UnpackBudget::takeEntries(std::int64_t count) {
-  if (take(entriesTaken_, count, entries_)) return {};
-  return exceeds("image-entries-limit", entries_, "files, directories and links");
+  if (take(taken_.entries, count, limits_.entries)) return {};
+  return exceeds("image-entries-limit", limits_.entries, "files, directories and links");
 }
 
 Status UnpackBudget::checkRatio(std::int64_t compressed, std::int64_t unpacked) const {
-  if (ratio_ == 0 || unpacked <= kSmall || unpacked / ratio_ <= compressed) return {};
-  return exceeds("image-ratio-limit", ratio_, "times its compressed size");
+  if (limits_.ratio == 0 || unpacked <= kSmall || unpacked / limits_.ratio <= compressed) return {};
+  return exceeds("image-ratio-limit", limits_.ratio, "times its compressed size");
 }
 
 }  // namespace userpod::images

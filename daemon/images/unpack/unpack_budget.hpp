@@ -5,27 +5,36 @@
 #include <cstdint>
 
 #include "daemon/sys/error.hpp"
-#include "policy/settings.hpp"
 
 namespace userpod::images {
 
-// Shared by the layers of a pull; any thread. LimitsExceeded names the limit and its setting.
+struct UnpackLimits {       // of one pull; 0: no limit
+  std::int64_t bytes = 0;   // of file contents, holes counted
+  std::int64_t entries = 0;  // files, directories, links
+  std::int64_t ratio = 0;   // of a large layer to its compressed size
+};
+
+// What the layers of a pull have taken of it so far. In memory that the processes which unpack them share: all zero at
+// the beginning.
+struct UnpackCounters {
+  std::atomic<std::int64_t> bytes{0};
+  std::atomic<std::int64_t> entries{0};
+};
+static_assert(std::atomic<std::int64_t>::is_always_lock_free);
+
+// Any thread. LimitsExceeded names the limit and its setting.
 class UnpackBudget {
  public:
-  explicit UnpackBudget(const Settings& settings)
-      : bytes_(settings.imageSizeLimit), entries_(settings.imageEntriesLimit), ratio_(settings.imageRatioLimit) {}
+  UnpackBudget(const UnpackLimits& limits, UnpackCounters& taken) : limits_(limits), taken_(taken) {}
 
-  Status takeBytes(std::int64_t count);    // of file contents, holes counted
-  Status takeEntries(std::int64_t count);  // files, directories, links
+  Status takeBytes(std::int64_t count);
+  Status takeEntries(std::int64_t count);
   // Of one stream: an honest file system compresses to a third or a tenth; zeros by the thousand.
   Status checkRatio(std::int64_t compressed, std::int64_t unpacked) const;
 
  private:
-  const std::int64_t bytes_;
-  const std::int64_t entries_;
-  const std::int64_t ratio_;
-  std::atomic<std::int64_t> bytesTaken_{0};
-  std::atomic<std::int64_t> entriesTaken_{0};
+  const UnpackLimits limits_;
+  UnpackCounters& taken_;
 };
 
 }  // namespace userpod::images
