@@ -154,6 +154,12 @@ LayerPool::Lease::~Lease() {
   if (pool_ != nullptr) pool_->release(*this);
 }
 
+void LayerPool::Lease::forget() {
+  std::lock_guard lock(pool_->mutex_);
+  for (const auto& name : missing_)
+    if (auto expired = pool_->store_->expireLayer(name); !expired) logError("{}", expired.error().text());
+}
+
 void LayerPool::release(const Lease& lease) {
   std::lock_guard lock(mutex_);
   for (const auto& id : lease.missing_) fetching_.erase(id);

@@ -39,6 +39,9 @@ class LayerPool {
     Lease& operator=(Lease&&) = delete;
     ~Lease();
     const std::set<std::string>& missing() const { return missing_; }
+    // What was missing and is complete now goes with the lease, unless an image has it: the pull failed for a reason
+    // that another try does not change.
+    void forget();
 
    private:
     friend class LayerPool;

@@ -172,6 +172,11 @@ Status Pull::convertSchema1(const std::map<std::string, std::string>& layers) {
   return checkPlatform(image_, resolved_.name.repository());
 }
 
+// Whether the same pull may well go better next time.
+bool isWorthAnotherTry(Code code) {
+  return code == Code::RegistryUnreachable || code == Code::Canceled || code == Code::Internal || code == Code::System;
+}
+
 Status Pull::fetchLayers() {
   auto wanted = layers();
   std::set<std::string> names;
@@ -189,7 +194,10 @@ Status Pull::fetchLayers() {
     if (lease.missing().contains(name) && added.insert(name).second) fetches.add(std::move(layer));
   }
   progress_.stage("downloading");
-  USERPOD_CHECK(fetches.run());
+  if (auto fetched = fetches.run(); !fetched) {
+    if (!isWorthAnotherTry(fetched.error().code())) lease.forget();
+    return fetched;
+  }
   // Nothing is asked for any more: the connections need not wait for the disk.
   transfer_ = {};
   if (request_.stop.stop_requested()) return Error(Code::Canceled, "canceled");

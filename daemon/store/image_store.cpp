@@ -166,6 +166,13 @@ Status ImageStore::putNames(const ImageRecord& image) {
   return {};
 }
 
+Status ImageStore::expireLayer(const std::string& name) {
+  USERPOD_TRY(statement, database_.prepare("UPDATE layers SET unused_since=1 WHERE (diff_id=?1 OR blob=?1) AND "
+                                           "unused_since<>0"));
+  statement.bind(1, name);
+  return statement.run();
+}
+
 Status ImageStore::commit(const ImageRecord& image) {
   USERPOD_CHECK(database_.setSync(Sync::Full));
   Status done = [&]() -> Status {
