@@ -214,8 +214,8 @@ class ImagesImpl : public Images {
 
 }  // namespace
 
-Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings,
-                                             std::set<std::string> inUse, const std::string& programs) {
+Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings, std::set<std::string> inUse,
+                                             const std::string& programs) {
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   std::string place = programs.empty() ? USERPOD_LIBEXEC : programs;
   return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(

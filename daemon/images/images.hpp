@@ -43,8 +43,7 @@ class Images {
   // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever
   // the database says of it, or nothing because it was lost.
   static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings,
-                                              std::set<std::string> inUse = {},
-                                              const std::string& programs = {});
+                                              std::set<std::string> inUse = {}, const std::string& programs = {});
   virtual ~Images() = default;
 
   // Blocks until the image is complete and committed, on disk; returns its record. Equal pulls at once share one

@@ -16,8 +16,8 @@ namespace userpod::images {
 
 namespace {
 
-constexpr std::size_t kParallel = 3;       // layers at once: two processes with three threads for each
-constexpr int kPipeBytes = 1 << 20;        // between the two processes of a layer; less where the user has too many
+constexpr std::size_t kParallel = 3;  // layers at once: two processes with three threads for each
+constexpr int kPipeBytes = 1 << 20;   // between the two processes of a layer; less where the user has too many
 
 }  // namespace
 
@@ -35,9 +35,8 @@ Status LayerFetches::checkSpace() {
 Status LayerFetches::run() {
   if (wanted_.empty()) return {};
   // The largest first: the last one decides when all are there.
-  std::stable_sort(wanted_.begin(), wanted_.end(), [](const WantedLayer& a, const WantedLayer& b) {
-    return a.descriptor.size > b.descriptor.size;
-  });
+  std::stable_sort(wanted_.begin(), wanted_.end(),
+                   [](const WantedLayer& a, const WantedLayer& b) { return a.descriptor.size > b.descriptor.size; });
   USERPOD_CHECK(checkSpace());
   USERPOD_TRY(counters, SharedCounters::make());
   counters_ = std::move(counters);
@@ -139,12 +138,11 @@ Status LayerFetches::settle() {
       continue;
     }
     const auto& unpacked = *active->unpacked;
-    std::string name = !layer.file.empty()     ? layer.diffId
-                       : layer.diffId.empty() ? unpacked.diffId
-                                              : layer.diffId;
+    std::string name = !layer.file.empty() ? layer.diffId : layer.diffId.empty() ? unpacked.diffId : layer.diffId;
     if (unpacked.extracted.squashed > 0)
-      logWarning("layer {}: {} files belong to owners that the node's user namespace does not have; they are root's now",
-                 layer.descriptor.digest, unpacked.extracted.squashed);
+      logWarning(
+          "layer {}: {} files belong to owners that the node's user namespace does not have; they are root's now",
+          layer.descriptor.digest, unpacked.extracted.squashed);
     reachStage("pull.unpacked", name);
     USERPOD_CHECK(parts_.pool.keep({.diffId = name,
                                     .blob = layer.descriptor.digest,

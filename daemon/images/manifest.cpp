@@ -19,7 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kMostManifests = 1000;
-constexpr std::size_t kMostLayers = 500;  // also the most that overlayfs stacks
+constexpr std::size_t kMostLayers = 500;                 // also the most that overlayfs stacks
 constexpr std::size_t kLargestAnnotations = 256U << 10;  // as Kubernetes has it; all images' go into one list
 
 Result<Descriptor> readDescriptor(const json& object, std::string_view what) {

@@ -21,12 +21,36 @@ constexpr int kCounters = 4;
 constexpr std::size_t kLongestOutcome = 64U << 10;
 
 // What a client of registries looks at: its configuration's places, proxies, trust, and what credential helpers need.
-constexpr const char* kPassedOn[] = {
-    "HOME", "PATH", "USER", "LANG", "LC_ALL", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME",
-    "CONTAINERS_REGISTRIES_CONF", "CONTAINERS_REGISTRIES_CONF_OVERRIDE", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG",
-    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "DBUS_SESSION_BUS_ADDRESS", "GNUPGHOME", "PASSWORD_STORE_DIR", "JOURNAL_STREAM",
-    "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"};
+constexpr const char* kPassedOn[] = {"HOME",
+                                     "PATH",
+                                     "USER",
+                                     "LANG",
+                                     "LC_ALL",
+                                     "XDG_RUNTIME_DIR",
+                                     "XDG_CONFIG_HOME",
+                                     "XDG_CACHE_HOME",
+                                     "XDG_DATA_HOME",
+                                     "CONTAINERS_REGISTRIES_CONF",
+                                     "CONTAINERS_REGISTRIES_CONF_OVERRIDE",
+                                     "REGISTRY_AUTH_FILE",
+                                     "DOCKER_CONFIG",
+                                     "http_proxy",
+                                     "https_proxy",
+                                     "no_proxy",
+                                     "all_proxy",
+                                     "HTTP_PROXY",
+                                     "HTTPS_PROXY",
+                                     "NO_PROXY",
+                                     "ALL_PROXY",
+                                     "SSL_CERT_FILE",
+                                     "SSL_CERT_DIR",
+                                     "DBUS_SESSION_BUS_ADDRESS",
+                                     "GNUPGHOME",
+                                     "PASSWORD_STORE_DIR",
+                                     "JOURNAL_STREAM",
+                                     "ASAN_OPTIONS",
+                                     "UBSAN_OPTIONS",
+                                     "TSAN_OPTIONS"};
 
 std::vector<std::string> environment(std::initializer_list<const char*> names) {
   std::vector<std::string> found;
@@ -95,11 +119,11 @@ std::optional<Result<Unpacked>> readOutcome(UnpackProcess& process) {
   auto status = process.child.wait();
   if (!status) return Result<Unpacked>(std::move(status).error());
   if (status->code != 0)
-    return Result<Unpacked>(Error(Code::Internal,
-                                  status->signal == 0
-                                      ? fmt::format("the process that unpacks it ended with status {}", status->code)
-                                      : fmt::format("the process that unpacks it was ended by signal {}{}",
-                                                    status->signal, status->signal == SIGKILL ? " (no memory?)" : "")));
+    return Result<Unpacked>(
+        Error(Code::Internal, status->signal == 0
+                                  ? fmt::format("the process that unpacks it ended with status {}", status->code)
+                                  : fmt::format("the process that unpacks it was ended by signal {}{}", status->signal,
+                                                status->signal == SIGKILL ? " (no memory?)" : "")));
   return parseOutcome(process.text);
 }
 

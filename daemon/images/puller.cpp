@@ -186,8 +186,8 @@ Status Pull::fetchLayers() {
     if (!layer.diffId.empty()) layerOfBlob[layer.descriptor.digest] = layer.diffId;
   }
   USERPOD_TRY(lease, context_.pool.lease(names, request_.stop));
-  LayerFetches fetches({context_.programs, context_.settings, context_.pool, *transfer_.channel, progress_,
-                        stop_.get()});
+  LayerFetches fetches(
+      {context_.programs, context_.settings, context_.pool, *transfer_.channel, progress_, stop_.get()});
   std::set<std::string> added;
   for (auto& layer : wanted) {
     const std::string& name = layer.diffId.empty() ? layer.descriptor.digest : layer.diffId;

@@ -84,8 +84,7 @@ Result<Manifest> parseSchema1(const json& object) {
     if (isEmptyLayer(history[at])) continue;
     Descriptor layer{.digest = layers[at].is_object() ? textOf(layers[at], "blobSum") : std::string(), .size = -1};
     if (!isSha256Digest(layer.digest))
-      return invalidImage(
-          fmt::format("manifest of schema 1: blobSum \"{}\" is not sha256", excerpt(layer.digest)));
+      return invalidImage(fmt::format("manifest of schema 1: blobSum \"{}\" is not sha256", excerpt(layer.digest)));
     manifest.layers.push_back(std::move(layer));
   }
   if (manifest.layers.size() > kMostSchema1Layers)

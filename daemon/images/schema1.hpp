@@ -1,5 +1,5 @@
-// Docker's image manifest version 2, schema 1, which registries of old images still serve: it names layers and a history,
-// and has no config. facts: distribution's manifest-v2-1 document.
+// Docker's image manifest version 2, schema 1, which registries of old images still serve: it names layers and a
+// history, and has no config. facts: distribution's manifest-v2-1 document.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

@@ -131,8 +131,8 @@ Result<std::vector<LayerRecord>> ImageStore::loadLayers() {
 }
 
 Status ImageStore::keepLayer(const LayerRecord& layer) {
-  USERPOD_TRY(statement, database_.prepare(fmt::format("INSERT OR IGNORE INTO layers({}) VALUES(?,?,?,?,?,?,?)",
-                                                       kLayerColumns)));
+  USERPOD_TRY(statement,
+              database_.prepare(fmt::format("INSERT OR IGNORE INTO layers({}) VALUES(?,?,?,?,?,?,?)", kLayerColumns)));
   statement.bind(1, layer.diffId).bind(2, layer.directory).bind(3, layer.size).bind(4, layer.inodes);
   statement.bind(5, layer.blob).bind(6, layer.unusedSince).bind(7, layer.boot);
   return statement.run();
@@ -198,9 +198,10 @@ Status ImageStore::removeImage(const std::string& id) {
 
 Result<std::vector<LayerRecord>> ImageStore::unreferencedLayers() {
   std::vector<LayerRecord> found;
-  USERPOD_TRY(statement, database_.prepare(fmt::format("SELECT {} FROM layers WHERE NOT EXISTS "
-                                                       "(SELECT 1 FROM image_layers WHERE image_layers.diff_id=layers.diff_id)",
-                                                       kLayerColumns)));
+  USERPOD_TRY(statement,
+              database_.prepare(fmt::format("SELECT {} FROM layers WHERE NOT EXISTS "
+                                            "(SELECT 1 FROM image_layers WHERE image_layers.diff_id=layers.diff_id)",
+                                            kLayerColumns)));
   for (;;) {
     USERPOD_TRY(row, statement.step());
     if (!row) return found;

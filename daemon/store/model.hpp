@@ -221,9 +221,10 @@ struct LayerRecord {
   std::string directory;  // name below <data>/layers
   std::int64_t size = 0;  // bytes unpacked, as counted while unpacking
   std::int64_t inodes = 0;
-  std::string blob;             // "sha256:<hex>" of what was fetched for it; empty: not known
-  std::int64_t unusedSince = 0;  // nanoseconds since the epoch: fetched for a pull that has not ended well; 0: an image's
-  std::string boot;             // not on disk for sure after another boot than this; empty: it is
+  std::string blob;  // "sha256:<hex>" of what was fetched for it; empty: not known
+  std::int64_t unusedSince =
+      0;             // nanoseconds since the epoch: fetched for a pull that has not ended well; 0: an image's
+  std::string boot;  // not on disk for sure after another boot than this; empty: it is
 };
 
 struct ImageRecord {

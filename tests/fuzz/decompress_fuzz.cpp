@@ -3,8 +3,8 @@
 #include <cstring>
 #include <optional>
 
-#include "daemon/images/unpack/decompress.hpp"
 #include "daemon/images/digest.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace userpod;

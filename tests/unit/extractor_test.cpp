@@ -343,7 +343,7 @@ TEST_F(ExtractorTest, HeadersWithoutEnd) {
 
 TEST_F(ExtractorTest, Ratio) {
   UnpackCounters counters;
-    UnpackBudget budget(limits_, counters);
+  UnpackBudget budget(limits_, counters);
   EXPECT_TRUE(budget.checkRatio(1, 200 << 20));
   EXPECT_TRUE(budget.checkRatio(2 << 20, 300 << 20));
   auto bomb = budget.checkRatio(1 << 20, 300 << 20);
@@ -355,7 +355,7 @@ TEST_F(ExtractorTest, Ratio) {
 TEST_F(ExtractorTest, SourceFails) {
   auto root = openFile(root_, O_RDONLY | O_DIRECTORY);
   UnpackCounters counters;
-    UnpackBudget budget(limits_, counters);
+  UnpackBudget budget(limits_, counters);
   auto done = extractTar(
       root->get(), []() -> Result<std::string_view> { return Error(Code::DigestMismatch, "other bytes"); }, budget);
   ASSERT_FALSE(done);
@@ -374,8 +374,13 @@ TEST_F(ExtractorTest, Store) {
     auto store = store::ImageStore::open(path);
     ASSERT_TRUE(store) << store.error().text();
     ASSERT_TRUE((*store)->keepLayer({.diffId = kLayer, .directory = "aa", .size = 5, .inodes = 1}));
-    ASSERT_TRUE((*store)->keepLayer(
-        {.diffId = kOtherLayer, .directory = "bb", .size = 7, .inodes = 2, .blob = "b", .unusedSince = 3, .boot = "x"}));
+    ASSERT_TRUE((*store)->keepLayer({.diffId = kOtherLayer,
+                                     .directory = "bb",
+                                     .size = 7,
+                                     .inodes = 2,
+                                     .blob = "b",
+                                     .unusedSince = 3,
+                                     .boot = "x"}));
     EXPECT_EQ((*store)->unreferencedLayers()->size(), 2U);
     ASSERT_TRUE((*store)->commit(image));
     ImageRecord second = image;

@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/images/client/challenge.hpp"
-#include "daemon/images/unpack/decompress.hpp"
 #include "daemon/images/digest.hpp"
 #include "daemon/images/manifest.hpp"
 #include "daemon/images/reference.hpp"
+#include "daemon/images/unpack/decompress.hpp"
 
 namespace userpod::images {
 namespace {
@@ -156,8 +156,8 @@ TEST(Manifest, Artifact) {
   ImageRecord record;
   readArtifact(*manifest, record);
   EXPECT_TRUE(record.artifact);
-  EXPECT_EQ(record.diffIds, (std::vector<std::string>{"file:" + kOtherDigest + ":dir/a.txt",
-                                                      "file:" + kDigest + ":" + kDigest}));
+  EXPECT_EQ(record.diffIds,
+            (std::vector<std::string>{"file:" + kOtherDigest + ":dir/a.txt", "file:" + kDigest + ":" + kDigest}));
 }
 
 // As distribution signs it: the payload is the document without its signatures.
@@ -179,12 +179,13 @@ std::string schema1(const std::string& fields, bool withSignature) {
 }
 
 TEST(Manifest, Schema1) {
-  std::string fields = R"("schemaVersion":1,"architecture":"amd64","fsLayers":[{"blobSum":")" + kOtherDigest +
-                       R"("},{"blobSum":")" + kDigest + R"("},{"blobSum":")" + kDigest +
-                       R"("}],"history":[{"v1Compatibility":"{\"id\":\"3\",\"os\":\"linux\",\"architecture\":\"amd64\",)" +
-                       R"(\"config\":{\"Cmd\":[\"sh\"]},\"created\":\"t3\"}"},)" +
-                       R"({"v1Compatibility":"{\"throwaway\":true,\"container_config\":{\"Cmd\":[\"x\",\"y\"]}}"},)" +
-                       R"({"v1Compatibility":"{\"id\":\"1\",\"created\":\"t1\"}"}])";
+  std::string fields =
+      R"("schemaVersion":1,"architecture":"amd64","fsLayers":[{"blobSum":")" + kOtherDigest + R"("},{"blobSum":")" +
+      kDigest + R"("},{"blobSum":")" + kDigest +
+      R"("}],"history":[{"v1Compatibility":"{\"id\":\"3\",\"os\":\"linux\",\"architecture\":\"amd64\",)" +
+      R"(\"config\":{\"Cmd\":[\"sh\"]},\"created\":\"t3\"}"},)" +
+      R"({"v1Compatibility":"{\"throwaway\":true,\"container_config\":{\"Cmd\":[\"x\",\"y\"]}}"},)" +
+      R"({"v1Compatibility":"{\"id\":\"1\",\"created\":\"t1\"}"}])";
   auto signedOne = schema1(fields, true);
   auto manifest = parseManifest(signedOne, "application/vnd.docker.distribution.manifest.v1+prettyjws");
   ASSERT_TRUE(manifest) << manifest.error().text();

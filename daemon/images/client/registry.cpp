@@ -53,7 +53,8 @@ Registry::Registry(Endpoint endpoint, Credentials credentials, Places places, st
 
 std::string Registry::url(std::string_view kind, std::string_view name) const {
   bool hub = endpoint_.host == "docker.io" || endpoint_.host == "index.docker.io";
-  return fmt::format("{}://{}/v2/{}/{}/{}", scheme_, hub ? "registry-1.docker.io" : endpoint_.host, endpoint_.path, kind, name);
+  return fmt::format("{}://{}/v2/{}/{}/{}", scheme_, hub ? "registry-1.docker.io" : endpoint_.host, endpoint_.path,
+                     kind, name);
 }
 
 Error Registry::refusal(const HttpResponse& response, std::string_view what) const {

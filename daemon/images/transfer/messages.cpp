@@ -65,9 +65,8 @@ Json json(const PullOrder& order) {
     for (const auto& endpoint : candidate.endpoints) endpoints.push_back(json(endpoint));
     candidates.push_back({{"name", json(candidate.name)}, {"endpoints", std::move(endpoints)}});
   }
-  return {{"pull", std::move(candidates)},
-          {"credentials", json(order.credentials)},
-          {"stallSeconds", order.stallSeconds}};
+  return {
+      {"pull", std::move(candidates)}, {"credentials", json(order.credentials)}, {"stallSeconds", order.stallSeconds}};
 }
 PullOrder toOrder(const Json& json) {
   PullOrder order;
@@ -106,7 +105,8 @@ Result<Value> readMessage(std::string_view text, Read&& read) {
   try {
     return read(Json::parse(text));
   } catch (const Json::exception& problem) {
-    return Error(Code::Internal, fmt::format("a message between the halves of a pull is damaged (error {})", problem.id));
+    return Error(Code::Internal,
+                 fmt::format("a message between the halves of a pull is damaged (error {})", problem.id));
   }
 }
 

@@ -86,8 +86,8 @@ Status Transfer::answer(Message message) {
 Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint& endpoint, const Reference& name,
                                                                  const PullOrder& order) {
   // What the caller gave is for the registry it named.
-  bool meant = !endpoint.mirror &&
-               (order.credentials.serverAddress.empty() || order.credentials.serverAddress == endpoint.host);
+  bool meant =
+      !endpoint.mirror && (order.credentials.serverAddress.empty() || order.credentials.serverAddress == endpoint.host);
   Credentials credentials = meant ? order.credentials : Credentials();
   if (credentials.empty()) {
     USERPOD_TRY(found, findCredentials(places_, endpoint.host, endpoint.path));
@@ -147,9 +147,8 @@ Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& bl
   });
   if (!status) return FailedBlob{fetch.number, std::move(status).error(), readerGone};
   if (auto digest = sum.digest(); digest != fetch.descriptor.digest)
-    return FailedBlob{
-        fetch.number,
-        Error(Code::DigestMismatch, fmt::format("the blob {} arrived as {}", fetch.descriptor.digest, digest))};
+    return FailedBlob{fetch.number, Error(Code::DigestMismatch,
+                                          fmt::format("the blob {} arrived as {}", fetch.descriptor.digest, digest))};
   return FetchedBlob{fetch.number};
 }
 

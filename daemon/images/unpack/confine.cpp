@@ -45,8 +45,7 @@ Status filterSystemCalls() {
   for (const char* name : kAllowed) allow(name);
   // Threads, no processes. The newer call hides its flags behind a pointer: the C library falls back from ENOSYS.
   allow("clone", SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-  if (failed == 0)
-    failed = ::seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+  if (failed == 0) failed = ::seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
   // Whether standard error is a terminal, for the log.
   allow("ioctl", SCMP_A1(SCMP_CMP_EQ, TCGETS));
   if (failed == 0) failed = ::seccomp_load(filter.get());

@@ -21,7 +21,7 @@ struct Extracted {
 };
 
 struct ExtractOptions {
-  bool ignoreChownErrors = false;               // see LayerTree
+  bool ignoreChownErrors = false;             // see LayerTree
   std::string place = "the place of images";  // where the disk is that may be full, for messages
 };
 

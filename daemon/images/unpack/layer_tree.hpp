@@ -46,7 +46,8 @@ AttributeRule attributeRule(std::string_view name);
 // missing parents are made 0755, root's. Errors name the path in the image.
 class LayerTree {
  public:
-  // ignoreChownErrors: what belongs to an owner that is not mapped is left to uid 0 and counted, instead of SubIdMissing.
+  // ignoreChownErrors: what belongs to an owner that is not mapped is left to uid 0 and counted, instead of
+  // SubIdMissing.
   explicit LayerTree(int root, bool ignoreChownErrors = false) : root_(root), ignoreChownErrors_(ignoreChownErrors) {}
 
   Status setRoot(const EntryInfo& info);

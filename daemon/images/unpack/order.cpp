@@ -51,8 +51,9 @@ Result<UnpackOrder> parseOrder(std::string_view text) {
 std::string outcomeText(const Result<Unpacked>& outcome) {
   if (!outcome) {
     const Error& error = outcome.error();
-    return textFrom(
-        {{"code", static_cast<int>(error.code())}, {"errno", error.sysErrno()}, {"text", error.text().substr(0, 8192)}});
+    return textFrom({{"code", static_cast<int>(error.code())},
+                     {"errno", error.sysErrno()},
+                     {"text", error.text().substr(0, 8192)}});
   }
   return textFrom({{"bytes", outcome->extracted.bytes},
                    {"inodes", outcome->extracted.inodes},

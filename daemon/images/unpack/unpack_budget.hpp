@@ -8,10 +8,10 @@
 
 namespace userpod::images {
 
-struct UnpackLimits {       // of one pull; 0: no limit
-  std::int64_t bytes = 0;   // of file contents, holes counted
+struct UnpackLimits {        // of one pull; 0: no limit
+  std::int64_t bytes = 0;    // of file contents, holes counted
   std::int64_t entries = 0;  // files, directories, links
-  std::int64_t ratio = 0;   // of a large layer to its compressed size
+  std::int64_t ratio = 0;    // of a large layer to its compressed size
 };
 
 // What the layers of a pull have taken of it so far. In memory that the processes which unpack them share: all zero at
