@@ -18,7 +18,8 @@ struct Endpoint {
   std::string path;       // repository there
   bool insecure = false;  // certificates are not verified, and plain HTTP is accepted
   bool loopback = false;  // an address of this machine: plain HTTP is accepted where TLS is not spoken
-  bool mirror = false;    // the caller's credentials are not for it
+  // Another host than the name's, or a mirror: the caller's credentials are not for it.
+  bool mirror = false;
 };
 
 // One name that a reference may mean, complete, and where it is asked for, in order: mirrors that apply to it (by
@@ -38,10 +39,12 @@ class Registries {
   // alias and no search registry completes; in mode "enforcing" also one that several registries could complete).
   virtual Result<std::vector<Candidate>> candidates(const Reference& reference) const = 0;
   // The complete names under which a reference may be stored, in the order of candidates(); never an error: short names
-  // that may not be pulled can still be found. Blocked registries count.
+  // that may not be pulled can still be found. Blocked registries count; localhost/NAME comes before search registries.
   virtual std::vector<Reference> names(const Reference& reference) const = 0;
   // Of what was read, for logs and doctor: unknown keys and the like, "FILE:LINE: key: what; mend".
   virtual const std::vector<std::string>& warnings() const = 0;
+  // Names of credential helpers in the order in which they are asked, "containers-auth.json" for the auth files.
+  virtual const std::vector<std::string>& credentialHelpers() const = 0;
 };
 
 // Keeps the configuration in step with the files: current() looks at most once a second whether one was changed, added
