@@ -252,6 +252,8 @@ TEST(RegistriesConf, Wrong) {
       {"[[registry]]\nlocation = 'http://a.b/c'", "2: location: \"http://a.b/c\" has a scheme"},
       {"[[registry]]\nlocation = '/'", "2: location: "},
       {"[[registry]]\nlocation = 'nodots'", "2: location: \"nodots\" does not begin with a registry: a host with"},
+      {"[[registry]]\nlocation = 'HOST/x'", "2: location: \"HOST/x\" does not begin with a registry"},
+      {"unqualified-search-registries = ['HOST']", "1: unqualified-search-registries: \"HOST\" is not HOST[:PORT]"},
       {"[[registry]]\nlocation = 'a b.c'", "2: location: "},
       {"[[registry]]\nlocation = 'a.b//c'", "2: location: "},
       {"[[registry]]\nlocation = 'a.b/C'", "2: location: "},

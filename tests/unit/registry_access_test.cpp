@@ -162,6 +162,7 @@ TEST_F(AccessTest, WrongFilesAreNamedButNotQuoted) {
   EXPECT_EQ(with("{\n\"secret"), invalid + ":2: is not JSON");
   EXPECT_EQ(with("secret"), invalid + ":1: is not JSON");
   EXPECT_EQ(with("\"secret\xff\""), invalid + ":1: is not JSON");
+  EXPECT_EQ(with("{\"auths\":1e999}"), invalid + ": holds a number that is none");
   EXPECT_EQ(with("[\"secret\"]"), invalid + ": must be a JSON object");
   EXPECT_EQ(with(R"({"auths":["secret"]})"), invalid + ": auths must be an object");
   EXPECT_EQ(with(R"({"auths":{"a.b":"secret"}})"), invalid + ": auths: a.b must be an object");

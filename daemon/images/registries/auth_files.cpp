@@ -185,6 +185,8 @@ Result<AuthFile> parseAuthFile(std::string_view text, const std::string& file, A
     auto before = text.substr(0, std::min(error.byte, text.size()));
     return Error(Code::ConfigInvalid,
                  fmt::format("{}:{}: is not JSON", file, 1 + std::count(before.begin(), before.end(), '\n')));
+  } catch (const Json::exception&) {
+    return badAuth(file, "holds a number that is none");
   }
   if (!document.is_object()) return badAuth(file, "must be a JSON object");
   if (format == AuthFormat::DockerCfg) {

@@ -79,6 +79,12 @@ Status checkWildcard(const Reading& reading, const toml::node& node, std::string
                  "neither port nor path may follow");
 }
 
+// A host that is one in lower case, too: letters alone would be taken for the first part of a path.
+bool isRegistry(const std::string& host) {
+  auto parsed = parseReference(canonicalHost(host) + "/x");
+  return parsed && !parsed->isShort() && host.find('/') == std::string::npos;
+}
+
 // The value without a slash at its end and with its host as names have it; empty where the value is.
 Result<std::string> readPlace(const Reading& reading, const toml::node& node, std::string_view key) {
   USERPOD_TRY(value, readText(reading, node, key));
@@ -98,7 +104,7 @@ Result<std::string> readPlace(const Reading& reading, const toml::node& node, st
   auto slash = text.find('/');
   auto parsed = parseReference(slash == std::string::npos ? text + "/x" : text);
   if (!parsed) return bad(reading, node, key, parsed.error().text());
-  if (parsed->isShort())
+  if (!isRegistry(parsed->host))
     return bad(reading, node, key,
                quoted(value) + " does not begin with a registry: a host with a dot or a port, or localhost");
   if (key != "prefix" && !(parsed->tag.empty() && parsed->digest.empty()))
@@ -158,14 +164,15 @@ struct Key {
 template <typename Into, std::size_t Count>
 Status readKeys(Reading& reading, const toml::table& table, const Key<Into> (&keys)[Count], Into& into) {
   for (const auto& [name, node] : table) {
-    auto key = std::find_if(std::begin(keys), std::end(keys), [&](const auto& one) { return one.name == name.str(); });
+    std::string_view spelled = name.str();
+    auto key = std::find_if(std::begin(keys), std::end(keys), [&](const auto& one) { return one.name == spelled; });
     if (key != std::end(keys)) {
       USERPOD_CHECK(key->read(reading, node, key->name, into));
       continue;
     }
     std::vector<std::string_view> known;
     for (const auto& one : keys) known.push_back(one.name);
-    warnUnknown(reading, node, name.str(), known);
+    warnUnknown(reading, node, spelled, known);
   }
   return {};
 }
@@ -335,8 +342,7 @@ Status readSearch(Reading& reading, const toml::node& node, std::string_view key
   for (const auto& text : texts) {
     std::string host = text;
     while (host.ends_with('/')) host.pop_back();
-    auto parsed = parseReference(host + "/x");
-    if (host.find('/') != std::string::npos || !parsed || parsed->isShort())
+    if (!isRegistry(host))
       return bad(reading, node, key, quoted(text) + " is not HOST[:PORT] with a dot or a port, or localhost");
     host = canonicalHost(host);
     if (std::find(hosts.begin(), hosts.end(), host) == hosts.end()) hosts.push_back(host);
