@@ -1,10 +1,12 @@
-// doctor: the checks of userns/diagnose.hpp, and userPaths() before them, which they cannot do without.
+// doctor: the checks of userns/diagnose.hpp, userPaths() before them, which they cannot do without, and the files of
+// users that the daemon reads.
 #include <fmt/core.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
 
+#include "daemon/images/registries/registries.hpp"
 #include "dbus/userpodctl/bus_client.hpp"
 #include "dbus/userpodctl/commands.hpp"
 #include "dbus/userpodctl/output.hpp"
@@ -41,6 +43,17 @@ Paths pathsOrUsual(std::vector<Check>& checks) {
   return *userPaths();
 }
 
+Check registriesCheck() {
+  const std::string name = "registries";
+  const std::string manual = "see containers-registries.conf(5), and REGISTRIES in userpod.toml(5)";
+  auto registries = images::loadRegistries(images::userPlaces());
+  if (!registries) return {name, Check::Severity::Error, registries.error().text(), {"correct the file; " + manual}};
+  auto warnings = (*registries)->warnings();
+  if (warnings.empty()) return {name, Check::Severity::Ok, "registries.conf and its drop-ins are valid", {}};
+  warnings.push_back(manual);
+  return {name, Check::Severity::Warning, "registries.conf and its drop-ins have what userpod does not read", warnings};
+}
+
 std::vector<Check> allChecks() {
   std::vector<Check> checks;
   Paths paths = pathsOrUsual(checks);
@@ -50,6 +63,7 @@ std::vector<Check> allChecks() {
   else
     checks.push_back(
         {"settings", Check::Severity::Error, settings.error().text(), {"correct the file; see userpod.toml(5)"}});
+  checks.push_back(registriesCheck());
   auto host = diagnoseHost(paths, settings ? *settings : Settings{});
   checks.insert(checks.end(), host.begin(), host.end());
   return checks;

@@ -77,14 +77,17 @@ class Registries(running.Running):
         lines = cri.run('journalctl', '--user', '-u', running.DAEMON, '--since', f'@{since:.3f}', '-o', 'cat').split('\n')
         return [line for line in lines if all(word in line for word in words)]
 
+    def doctor(self):
+        return cri.run(f'{running.PREFIX}/bin/userpodctl', 'doctor', check=False)
+
     def test_mirrors_first(self):
         mirror = f'[[registry.mirror]]\nlocation = "{DEAD}/m"\n[[registry.mirror]]\nlocation = "{cri.REGISTRY}/test"\n'
         with registries(f'[[registry]]\nlocation = "registry.invalid/t"\n{mirror}'):
             # By the second mirror; the registry itself, which does not exist, is not asked.
             self.assertEqual(self.pulled('registry.invalid/t/busybox:2'), ['registry.invalid/t/busybox:2'])
         with registries(f'[[registry]]\nlocation = "{DEAD_TOO}/t"\n{mirror}'):
-            # Each failure with its reason, the registry's last.
-            self.refused(f'{DEAD_TOO}/t/nothing:2', f'{DEAD_TOO}/t/nothing', f'{DEAD}/m/nothing', f'{cri.REGISTRY}/test/nothing')
+            # Each failure with its reason.
+            self.refused(f'{DEAD_TOO}/t/nothing:2', f'{DEAD_TOO}/t/nothing:2', f'{DEAD}: ', f'{DEAD_TOO}: ', f'{cri.REGISTRY}/test/nothing: ')
         with registries(f'[[registry]]\nlocation = "{cri.REGISTRY}/test"\n[[registry.mirror]]\nlocation = "{DEAD}"\n'):
             self.assertEqual(self.pulled(f'{cri.REGISTRY}/test/busybox:2'), [f'{cri.REGISTRY}/test/busybox:2'])
 
@@ -151,10 +154,12 @@ class Registries(running.Running):
             running.restart_daemon()
             self.connect()
             self.refused(f'{cri.REGISTRY}/test/busybox:2', f'{DROP_IN}:1: unqualified-search-registries: must be a list')
+            self.assertRegex(self.doctor(), rf'error +registries +{DROP_IN}:1: unqualified-search-registries: ')
             with open(DROP_IN, 'w', encoding='utf-8') as f:
-                f.write('')
+                f.write('unqualified-search-registry = ["docker.io"]')
             time.sleep(LOOK)
             self.pulled(f'{cri.REGISTRY}/test/busybox:2')
+            self.assertRegex(self.doctor(), rf'warning +registries .*\n.*{DROP_IN}:1: unqualified-search-registry: .*unqualified-search-registries')
         time.sleep(LOOK)
 
 
