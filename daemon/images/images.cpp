@@ -8,6 +8,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "daemon/images/pinned.hpp"
 #include "daemon/images/puller.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -20,16 +21,18 @@ using ImagePointer = std::shared_ptr<const ImageRecord>;
 // Stored images by id and by name. Any thread; nothing here waits for disk or network.
 class Index {
  public:
+  explicit Index(std::vector<std::string> pins) : pins_(std::move(pins)) {}
+
   // The names of the record are taken from whatever image had them.
-  void put(ImagePointer image) {
+  void put(ImageRecord image) {
     std::lock_guard lock(mutex_);
-    for (const auto* names : {&image->repoTags, &image->repoDigests})
+    for (const auto* names : {&image.repoTags, &image.repoDigests})
       for (const auto& name : *names) {
         auto& holder = byName_[name];
-        if (!holder.empty() && holder != image->id) dropName(holder, name);
-        holder = image->id;
+        if (!holder.empty() && holder != image.id) dropName(holder, name);
+        holder = image.id;
       }
-    byId_[image->id] = std::move(image);
+    store(std::move(image));
   }
   void erase(const std::string& id) {
     std::lock_guard lock(mutex_);
@@ -66,12 +69,19 @@ class Index {
   void dropName(const std::string& holder, const std::string& name) {
     auto found = byId_.find(holder);
     if (found == byId_.end()) return;
-    auto changed = std::make_shared<ImageRecord>(*found->second);
-    std::erase(changed->repoTags, name);
-    std::erase(changed->repoDigests, name);
-    found->second = std::move(changed);
+    ImageRecord changed = *found->second;
+    std::erase(changed.repoTags, name);
+    std::erase(changed.repoDigests, name);
+    store(std::move(changed));
+  }
+  // Pins go by names: whether an image is pinned follows from those it has now.
+  void store(ImageRecord image) {
+    image.pinned = isPinned(pins_, image);
+    std::string id = image.id;
+    byId_[id] = std::make_shared<const ImageRecord>(std::move(image));
   }
 
+  const std::vector<std::string> pins_;
   mutable std::mutex mutex_;
   std::map<std::string, ImagePointer> byId_;
   std::unordered_map<std::string, std::string> byName_;
@@ -141,8 +151,8 @@ void addNames(std::vector<std::string>& names, const std::vector<std::string>& m
 class ImagesImpl : public Images {
  public:
   ImagesImpl(std::unique_ptr<LayerPool> pool, const Settings& settings, PullPrograms programs)
-      : settings_(settings), programs_(std::move(programs)), pool_(std::move(pool)) {
-    for (auto& image : pool_->takeLoaded()) index_.put(std::make_shared<const ImageRecord>(std::move(image)));
+      : settings_(settings), programs_(std::move(programs)), pool_(std::move(pool)), index_(settings.pinnedImages) {
+    for (auto& image : pool_->takeLoaded()) index_.put(std::move(image));
   }
 
   Result<ImageRecord> pull(const PullRequest& request) override {
@@ -195,11 +205,10 @@ class ImagesImpl : public Images {
       addNames(image.repoTags, known->repoTags);
       addNames(image.repoDigests, known->repoDigests);
       image.createdAt = known->createdAt;
-      image.pinned = known->pinned;
     }
     USERPOD_CHECK(pool_->commit(image));
     image.manifest = image.config = {};
-    index_.put(std::make_shared<const ImageRecord>(image));
+    index_.put(image);
     return image;
   }
 
