@@ -162,13 +162,31 @@ void Front::pullImage(const JobReply& reply, const std::string& reference, const
   if (!username) return reply.fail(std::move(username).error());
   auto password = option<std::string>(options, "password");
   if (!password) return reply.fail(std::move(password).error());
+  auto token = option<std::string>(options, "identity-token");
+  if (!token) return reply.fail(std::move(token).error());
   if (reference.empty()) return reply.fail(Error(Code::InvalidArgument, "image reference is empty"));
+  if (*token && (*username || *password))
+    return reply.fail(
+        Error(Code::InvalidArgument, "option \"identity-token\" stands instead of \"username\" and \"password\""));
   images::PullRequest request;
   request.reference = reference;
-  request.credentials = {username->value_or(""), password->value_or("")};
+  request.credentials.username = username->value_or("");
+  request.credentials.password = password->value_or("");
+  request.credentials.identityToken = token->value_or("");
   authorise(sender, [this, reply, sender, request = std::move(request)](Status allowed) {
     if (!allowed) return reply.fail(std::move(allowed).error());
     answerWithJob(reply, core_.pullImageJob(request, sender));
+  });
+}
+
+void Front::pruneImages(const JobReply& reply, const std::string& sender, const VariantMap& options) {
+  auto all = flag(options, "all");
+  if (!all) return reply.fail(std::move(all).error());
+  auto dryRun = flag(options, "dry-run");
+  if (!dryRun) return reply.fail(std::move(dryRun).error());
+  authorise(sender, [this, reply, sender, prune = core::PruneOptions{*all, *dryRun}](Status allowed) {
+    if (!allowed) return reply.fail(std::move(allowed).error());
+    answerWithJob(reply, core_.pruneImagesJob(prune, sender));
   });
 }
 
@@ -281,9 +299,7 @@ void Front::removeImage(const JobReply& reply, const std::string& id, const std:
     if (!allowed) return reply.fail(std::move(allowed).error());
     if (!core_.findImage(id)) return reply.fail(Error(Code::NoSuchImage, "image " + id + " is gone"));
     for (const auto& container : snapshot_->containers)
-      if (usesImage(*container, id))
-        return reply.fail(
-            Error(Code::Busy, "image " + id + " is used by container " + container->id + "; remove that first"));
+      if (usesImage(*container, id)) return reply.fail(core::imageBusy(id, *container));
     answerWithJob(reply, core_.job("remove-image", id, sender, [&core = core_, id](core::DoneCallback done) {
       core.removeImage(id, std::move(done));
     }));

@@ -45,6 +45,7 @@ class Front {
   void listImages(const ListReply& reply, const VariantMap& options);
   void pullImage(const JobReply& reply, const std::string& reference, const std::string& sender,
                  const VariantMap& options);
+  void pruneImages(const JobReply& reply, const std::string& sender, const VariantMap& options);
   void diagnose(const Reply<std::vector<CheckRow>>& reply);
   void getNetwork(const Reply<VariantMap>& reply);
   // Pod

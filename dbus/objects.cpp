@@ -84,6 +84,10 @@ void ManagerObject::PullImage(JobResult&& result, std::string reference, Variant
   front_.pullImage(front_.hold(getObjectPath(), std::move(result)), reference, sender(), options);
 }
 
+void ManagerObject::PruneImages(JobResult&& result, VariantMap options) {
+  front_.pruneImages(front_.hold(getObjectPath(), std::move(result)), sender(), options);
+}
+
 void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap) {
   front_.diagnose(front_.hold(getObjectPath(), std::move(result)));
 }
@@ -93,13 +97,14 @@ void ManagerObject::GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap) {
 }
 
 std::vector<std::string> ManagerObject::Features() {
-  return {"Container.Kill:force-managed",   "Container.Pause:force-managed",  "Container.Remove:force",
-          "Container.Remove:force-managed", "Container.Resume:force-managed", "Container.Start:force-managed",
-          "Container.Stop:force-managed",   "Container.Stop:timeout-usec",    "Manager.ListContainers:fields",
-          "Manager.ListContainers:labels",  "Manager.ListContainers:pod",     "Manager.ListContainers:state",
-          "Manager.ListImages:fields",      "Manager.ListImages:labels",      "Manager.ListPods:fields",
-          "Manager.ListPods:labels",        "Manager.ListPods:state",         "Manager.PullImage:password",
-          "Manager.PullImage:username",     "Pod.Remove:force-managed",       "Pod.Stop:force-managed"};
+  return {"Container.Kill:force-managed",   "Container.Pause:force-managed",    "Container.Remove:force",
+          "Container.Remove:force-managed", "Container.Resume:force-managed",   "Container.Start:force-managed",
+          "Container.Stop:force-managed",   "Container.Stop:timeout-usec",      "Manager.ListContainers:fields",
+          "Manager.ListContainers:labels",  "Manager.ListContainers:pod",       "Manager.ListContainers:state",
+          "Manager.ListImages:fields",      "Manager.ListImages:labels",        "Manager.ListPods:fields",
+          "Manager.ListPods:labels",        "Manager.ListPods:state",           "Manager.PruneImages:all",
+          "Manager.PruneImages:dry-run",    "Manager.PullImage:identity-token", "Manager.PullImage:password",
+          "Manager.PullImage:username",     "Pod.Remove:force-managed",         "Pod.Stop:force-managed"};
 }
 
 sdbus::Struct<std::string, std::string> ManagerObject::OciRuntime() {

@@ -196,6 +196,7 @@ class ManagerObject final : public Shown<sdbus::ObjectManager_adaptor, org::user
   void ListContainers(ListResult&& result, VariantMap options) override;
   void ListImages(ListResult&& result, VariantMap options) override;
   void PullImage(JobResult&& result, std::string reference, VariantMap options) override;
+  void PruneImages(JobResult&& result, VariantMap options) override;
   void Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap options) override;
   void GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   std::string Version() override { return core_.info().version; }

@@ -38,12 +38,11 @@ Tree::Tree(sdbus::IConnection& connection, Front& front, core::Core& core, const
     pods_.emplace(record->id, std::make_unique<PodObject>(connection_, front_,
                                                           makePodView(*record, core_.info().nodeCgroup, inside)));
   }
-  for (const auto& record : snapshot.images) {
-    auto users = containersWith(&ContainerView::image, sdbus::ObjectPath(imagePath(record->id)));
-    images_.emplace(record->id, std::make_unique<ImageObject>(connection_, front_, makeImageView(*record, users)));
-  }
+  std::map<std::string, std::vector<sdbus::ObjectPath>> users;
+  for (const auto& [id, container] : containers_) users[container.imageId].emplace_back(containerPath(id));
+  for (const auto& record : *snapshot.images) images_.emplace(record->id, makeImage(record, users[record->id]));
   for (const auto& record : snapshot.jobs)
-    jobs_[record->id].object = std::make_unique<JobObject>(connection_, front_, makeJobView(*record));
+    jobs_[record->id] = std::make_unique<JobObject>(connection_, front_, makeJobView(*record));
 }
 
 void Tree::apply(const core::Change& change) {
@@ -110,7 +109,8 @@ std::uint32_t Tree::hostPid(const ContainerRecord& record) const {
 Tree::Container Tree::makeContainer(const ContainerRecord& record) {
   auto pid = static_cast<pid_t>(hostPid(record));
   auto view = makeContainerView(record, core_.info().nodeCgroup, pid);
-  return {std::make_unique<ContainerObject>(connection_, front_, std::move(view)), record.pid, record.pidStart};
+  return {std::make_unique<ContainerObject>(connection_, front_, std::move(view)), record.podId, record.imageId,
+          record.pid, record.pidStart};
 }
 
 void Tree::syncContainer(const core::Snapshot& snapshot, const std::string& id) {
@@ -118,11 +118,11 @@ void Tree::syncContainer(const core::Snapshot& snapshot, const std::string& id) 
   auto shown = containers_.find(id);
   if (!record || !isShown(*record)) {
     if (shown == containers_.end()) return;
-    const ContainerView last = shown->second.object->view();
     front_.objectLeaves(containerPath(id));
     shown->second.object->withdraw();
+    const Container last = std::move(shown->second);
     containers_.erase(shown);
-    containerListsChanged(last.pod, last.image);
+    containerListsChanged(last.podId, last.imageId);
     manager_.change(makeManagerView(snapshot));
     return event(nowMicros(), "container-removed", containerPath(id));
   }
@@ -131,7 +131,7 @@ void Tree::syncContainer(const core::Snapshot& snapshot, const std::string& id) 
     made.object->announce();
     const ContainerView view = made.object->view();
     containers_.emplace(id, std::move(made));
-    containerListsChanged(view.pod, view.image);
+    containerListsChanged(record->podId, record->imageId);
     manager_.change(makeManagerView(snapshot));
     event(view.createdAt, "container-created", containerPath(id));
     return containerSignals({}, view);
@@ -171,67 +171,54 @@ std::vector<sdbus::ObjectPath> Tree::containersWith(sdbus::ObjectPath ContainerV
   return paths;
 }
 
-void Tree::containerListsChanged(const sdbus::ObjectPath& pod, const sdbus::ObjectPath& image) {
-  for (const auto& [id, object] : pods_) {
-    if (podPath(id) != pod) continue;
-    PodView view = object->view();
-    view.containers = containersWith(&ContainerView::pod, pod);
-    object->change(std::move(view));
+void Tree::containerListsChanged(const std::string& podId, const std::string& imageId) {
+  if (auto pod = pods_.find(podId); pod != pods_.end()) {
+    PodView view = pod->second->view();
+    view.containers = containersWith(&ContainerView::pod, sdbus::ObjectPath(podPath(podId)));
+    pod->second->change(std::move(view));
   }
-  for (const auto& [id, object] : images_) {
-    if (imagePath(id) != image) continue;
-    ImageView view = object->view();
-    view.usedBy = containersWith(&ContainerView::image, image);
-    object->change(std::move(view));
+  if (auto image = images_.find(imageId); image != images_.end()) {
+    ImageView view = image->second.object->view();
+    view.usedBy = containersWith(&ContainerView::image, sdbus::ObjectPath(imagePath(imageId)));
+    image->second.object->change(std::move(view));
   }
 }
 
-// All of them: a pull may take a name from another image.
+Tree::Image Tree::makeImage(std::shared_ptr<const ImageRecord> record, std::vector<sdbus::ObjectPath> usedBy) {
+  auto object = std::make_unique<ImageObject>(connection_, front_, makeImageView(*record, std::move(usedBy)));
+  return {std::move(object), std::move(record)};
+}
+
+// All of them, as a pull may take a name from another image; both lists are in one order.
 void Tree::syncImages(const core::Snapshot& snapshot) {
   std::vector<std::pair<std::string, std::string>> events;
-  std::map<std::string, std::shared_ptr<const ImageRecord>> records;
-  for (const auto& record : snapshot.images) records.emplace(record->id, record);
-  for (auto shown = images_.begin(); shown != images_.end();) {
-    if (records.contains(shown->first)) {
+  auto shown = images_.begin();
+  auto leave = [&] {
+    std::string path = imagePath(shown->first);
+    front_.objectLeaves(path);
+    shown->second.object->withdraw();
+    shown = images_.erase(shown);
+    events.emplace_back("image-removed", std::move(path));
+  };
+  for (const auto& record : *snapshot.images) {
+    while (shown != images_.end() && shown->first < record->id) leave();
+    if (shown != images_.end() && shown->first == record->id) {
+      if (auto& image = shown->second; image.record != record) {
+        image.record = record;
+        image.object->change(makeImageView(*record, image.object->view().usedBy));
+      }
       ++shown;
       continue;
     }
-    std::string path = imagePath(shown->first);
-    front_.objectLeaves(path);
-    shown->second->withdraw();
-    events.emplace_back("image-removed", path);
-    shown = images_.erase(shown);
+    std::string path = imagePath(record->id);
+    auto made = makeImage(record, containersWith(&ContainerView::image, sdbus::ObjectPath(path)));
+    made.object->announce();
+    images_.emplace_hint(shown, record->id, std::move(made));
+    events.emplace_back("image-added", std::move(path));
   }
-  for (const auto& [id, record] : records) {
-    auto shown = images_.find(id);
-    if (shown != images_.end()) {
-      shown->second->change(makeImageView(*record, shown->second->view().usedBy));
-      continue;
-    }
-    std::string path = imagePath(id);
-    auto view = makeImageView(*record, containersWith(&ContainerView::image, sdbus::ObjectPath(path)));
-    auto object = std::make_unique<ImageObject>(connection_, front_, std::move(view));
-    object->announce();
-    images_.emplace(id, std::move(object));
-    events.emplace_back("image-added", path);
-  }
+  while (shown != images_.end()) leave();
   manager_.change(makeManagerView(snapshot));
   for (const auto& [type, path] : events) event(nowMicros(), type, path);
-}
-
-// Units a second since the last change, smoothed by halves.
-void Tree::jobRate(Job& job, JobView& view) const {
-  auto now = std::chrono::steady_clock::now();
-  double seconds = std::chrono::duration<double>(now - job.rateAt).count();
-  if (view.over() || view.done <= job.rateDone || seconds <= 0) {
-    view.rate = view.over() ? 0 : job.object->view().rate;
-    return;
-  }
-  double rate = static_cast<double>(view.done - job.rateDone) / seconds;
-  double last = static_cast<double>(job.object->view().rate);
-  view.rate = static_cast<std::uint64_t>(last > 0 ? (rate + last) / 2 : rate);
-  job.rateDone = view.done;
-  job.rateAt = now;
 }
 
 void Tree::syncJob(const core::Snapshot& snapshot, const std::string& id) {
@@ -242,9 +229,9 @@ void Tree::syncJob(const core::Snapshot& snapshot, const std::string& id) {
   auto shown = jobs_.find(number);
   if (found == snapshot.jobs.end()) {
     if (shown == jobs_.end()) return;
-    std::string result = shown->second.object->view().state;
+    std::string result = shown->second->view().state;
     front_.objectLeaves(path);
-    shown->second.object->withdraw();
+    shown->second->withdraw();
     jobs_.erase(shown);
     return attempt("send JobRemoved", [&] { manager_.emitJobRemoved(number, path, result); });
   }
@@ -253,17 +240,15 @@ void Tree::syncJob(const core::Snapshot& snapshot, const std::string& id) {
   if (shown == jobs_.end()) {
     auto object = std::make_unique<JobObject>(connection_, front_, view);
     object->announce();
-    shown = jobs_.emplace(number, Job{std::move(object), 0, std::chrono::steady_clock::now()}).first;
+    shown = jobs_.emplace(number, std::move(object)).first;
     attempt("send JobNew", [&] { manager_.emitJobNew(number, path); });
   } else {
-    wasOver = shown->second.object->view().over();
-    jobRate(shown->second, view);
-    shown->second.object->change(view);
+    wasOver = shown->second->view().over();
+    shown->second->change(view);
   }
   if (!view.over() || wasOver) return;
-  attempt("send Completed", [&] {
-    shown->second.object->emitCompleted(view.state, view.errorName, view.errorMessage, jobResult(view.result));
-  });
+  attempt("send Completed",
+          [&] { shown->second->emitCompleted(view.state, view.errorName, view.errorMessage, jobResult(view.result)); });
 }
 
 std::vector<ListRow> Tree::listPods(const Filter& filter) const {
@@ -292,8 +277,8 @@ std::vector<ListRow> Tree::listContainers(const Filter& filter) const {
 
 std::vector<ListRow> Tree::listImages(const Filter& filter) const {
   std::vector<ListRow> rows;
-  for (const auto& [id, object] : images_) {
-    const ImageView& view = object->view();
+  for (const auto& [id, image] : images_) {
+    const ImageView& view = image.object->view();
     if (!filter.fitsLabels(view)) continue;
     rows.emplace_back(sdbus::ObjectPath(imagePath(id)),
                       propertyMap(view, [&](const char* name) { return filter.wants(name); }));

@@ -3,7 +3,6 @@
 // signals. Bus thread only.
 #pragma once
 
-#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,13 +30,13 @@ class Tree {
  private:
   struct Container {
     std::unique_ptr<ContainerObject> object;
+    std::string podId, imageId;
     std::int32_t nodePid = 0;  // what the view's host pid was asked for, with its start
     std::uint64_t pidStart = 0;
   };
-  struct Job {
-    std::unique_ptr<JobObject> object;
-    std::uint64_t rateDone = 0;  // where the rate was measured last
-    std::chrono::steady_clock::time_point rateAt;
+  struct Image {
+    std::unique_ptr<ImageObject> object;
+    std::shared_ptr<const ImageRecord> record;  // that it shows: the same one need not be looked at again
   };
 
   void syncPod(const core::Snapshot& snapshot, const std::string& id);
@@ -47,9 +46,9 @@ class Tree {
 
   Container makeContainer(const ContainerRecord& record);
   void containerSignals(const ContainerView& before, const ContainerView& after);
-  void jobRate(Job& job, JobView& view) const;
+  Image makeImage(std::shared_ptr<const ImageRecord> record, std::vector<sdbus::ObjectPath> usedBy);
   // The lists of others that name a container, after one came or went.
-  void containerListsChanged(const sdbus::ObjectPath& pod, const sdbus::ObjectPath& image);
+  void containerListsChanged(const std::string& podId, const std::string& imageId);
   std::vector<sdbus::ObjectPath> containersWith(sdbus::ObjectPath ContainerView::* member,
                                                 const sdbus::ObjectPath& path) const;
   void event(std::uint64_t time, std::string_view type, const std::string& path, const VariantMap& details = {});
@@ -62,8 +61,8 @@ class Tree {
   ManagerObject manager_;
   std::map<std::string, std::unique_ptr<PodObject>> pods_;
   std::map<std::string, Container> containers_;
-  std::map<std::string, std::unique_ptr<ImageObject>> images_;
-  std::map<std::uint32_t, Job> jobs_;
+  std::map<std::string, Image> images_;  // in the order of the snapshots
+  std::map<std::uint32_t, std::unique_ptr<JobObject>> jobs_;
 };
 
 }  // namespace userpod::bus

@@ -206,6 +206,7 @@ JobView makeJobView(const core::JobRecord& record) {
     view.progress = 1;
   else if (view.total > 0)
     view.progress = std::min(1.0, static_cast<double>(view.done) / static_cast<double>(view.total));
+  view.rate = record.rate;
   view.unit = pull ? "bytes" : "items";
   for (const auto& layer : record.progress.layers)
     view.items.emplace_back(cleanText(layer.digest), cleanText(layer.state), layer.done, layer.total);
@@ -214,16 +215,25 @@ JobView makeJobView(const core::JobRecord& record) {
     view.errorMessage = cleanText(record.error->text());
   }
   if (auto object = jobObject(record); !object.empty()) view.objects.emplace_back(object);
-  if (auto image = record.result.find("image"); image != record.result.end()) {
-    view.result["image"] = imagePath(image->second);
-    view.objects.emplace_back(view.result["image"]);
+  if (!record.image.empty()) {
+    view.result.image = imagePath(record.image);
+    view.objects.emplace_back(view.result.image);
+  }
+  if (record.pruned) {
+    view.result.pruned = true;
+    view.result.images = cleanList(record.pruned->images);
+    view.result.bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(record.pruned->bytes, 0));
   }
   return view;
 }
 
-VariantMap jobResult(const StringMap& result) {
+VariantMap jobResult(const JobResultView& result) {
   VariantMap map;
-  for (const auto& [key, path] : result) map.emplace(key, sdbus::Variant{sdbus::ObjectPath(path)});
+  if (!result.image.empty()) map.emplace("image", sdbus::Variant{sdbus::ObjectPath(result.image)});
+  if (result.pruned) {
+    map.emplace("images", sdbus::Variant{result.images});
+    map.emplace("bytes", sdbus::Variant{result.bytes});
+  }
   return map;
 }
 
@@ -241,7 +251,7 @@ ManagerView makeManagerView(const core::Snapshot& snapshot) {
     ++view.containerCount;
     if (container->state == ContainerRecord::State::Running && !container->paused) ++view.runningCount;
   }
-  view.imageCount = static_cast<std::uint32_t>(snapshot.images.size());
+  view.imageCount = static_cast<std::uint32_t>(snapshot.images->size());
   return view;
 }
 

@@ -70,6 +70,16 @@ struct ImageView {
   static void fields(Visitor&& visit);
 };
 
+// What a job brought; empty until it is done.
+struct JobResultView {
+  std::string image;                // object path of a pull's
+  bool pruned = false;              // then these, of a prune
+  std::vector<std::string> images;  // ids
+  std::uint64_t bytes = 0;
+
+  bool operator==(const JobResultView&) const = default;
+};
+
 struct JobView {
   std::uint32_t id = 0;
   std::string type;
@@ -84,7 +94,7 @@ struct JobView {
   std::uint64_t rate = 0;
   std::vector<JobItem> items;
   std::string errorName, errorMessage;
-  StringMap result;  // "image": object path
+  JobResultView result;
 
   bool over() const { return finishedAt != 0; }
   template <typename Visitor>
@@ -113,7 +123,7 @@ inline bool isShown(const ContainerRecord& record) {
   return record.state != ContainerRecord::State::Creating;
 }
 std::string_view originName(Origin origin);
-VariantMap jobResult(const StringMap& result);
+VariantMap jobResult(const JobResultView& result);
 
 // Every value that the State property may have: a filter with another one is refused.
 const std::vector<std::string>& podStates();

@@ -48,10 +48,9 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     }
     if (pod->stopping || pod->record->state != PodRecord::State::Ready)
       return done(Error(Code::InvalidState, "pod " + podId + " is not ready: it takes no new containers"));
-    auto image = images_->find(shared->image);
-    if (!image)
-      return done(Error(Code::NoSuchImage, "image " + shared->image.substr(0, 512) + " is not here; pull it first"));
-    if (image->artifact)
+    auto image = usableImage(shared->image);
+    if (!image) return done(std::move(image).error());
+    if ((*image)->artifact)
       return done(Error(Code::InvalidArgument, "image " + shared->image.substr(0, 512) +
                                                    " is an OCI artifact, files without a program to run: mount it as "
                                                    "an image volume"));
@@ -61,8 +60,8 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     ContainerRecord record;
     record.id = randomHex(32);
     record.podId = podId;
-    record.imageId = image->id;
-    record.imageName = imageNameFor(*shared, *image);
+    record.imageId = (*image)->id;
+    record.imageName = imageNameFor(*shared, **image);
     record.logPath = absoluteLogPath(pod->record->config, *shared);
     record.cgroup = pod->record->cgroup + "/" + record.id;
     record.config = std::move(*shared);
@@ -78,7 +77,7 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     container->record = std::make_shared<const ContainerRecord>(record);
     publish(Change::Kind::Container, record.id);
     reachStage("container.recorded", record.id);
-    CreatePlan plan{*pod->record, std::move(record), std::move(image), pod->namespaces, pod->hostname, *target};
+    CreatePlan plan{*pod->record, std::move(record), std::move(*image), pod->namespaces, pod->hostname, *target};
     container->operations.acquire([this, container, plan = std::move(plan)]() mutable {
       background<Result<ContainerMade>>(
           [this, plan = std::move(plan)] { return makeContainer(plan); },
@@ -102,11 +101,13 @@ Result<pid_t> CoreImpl::targetOf(const std::string& podId, const ContainerConfig
 Status CoreImpl::resolveVolumes(ContainerConfig& config) const {
   for (auto& mount : config.mounts) {
     if (mount.image.empty()) continue;
-    auto image = images_->find(mount.image);
+    auto image = usableImage(mount.image);
     if (!image)
-      return Error(Code::ImageVolumeFailed, fmt::format("image {}, to be mounted on {}, is not here; pull it first",
-                                                        excerpt(mount.image, 512), excerpt(mount.containerPath, 512)));
-    mount.imageId = image->id;
+      return std::move(image)
+          .error()
+          .wrap(fmt::format("image to be mounted on {}", excerpt(mount.containerPath, 512)))
+          .as(Code::ImageVolumeFailed);
+    mount.imageId = (*image)->id;
   }
   return {};
 }

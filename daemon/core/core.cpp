@@ -128,7 +128,7 @@ Status CoreImpl::openParts() {
   auto [name, version] = runtime_->version();
   info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(), storage_->reason(),
            node_.hostCgroup};
-  imageList_ = images_->list();
+  imageList_ = std::make_shared<const ImageList>(images_->list());
   return {};
 }
 

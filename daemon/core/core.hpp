@@ -30,25 +30,42 @@ struct Condition {
   bool operator==(const Condition&) const = default;
 };
 
+struct PruneOptions {
+  bool all = false;     // every image that no container uses; else of these only those without a tag
+  bool dryRun = false;  // remove nothing, say what would go
+};
+
+struct PruneResult {
+  std::vector<std::string> images;  // ids
+  std::int64_t bytes = 0;           // that their layers and documents have on disk, unpacked
+};
+
 struct JobRecord {
   enum class State { Queued, Running, Canceling, Done, Failed, Canceled };
   std::uint32_t id = 0;
-  std::string type;    // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image"
+  std::string type;    // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image",
+                       // "prune-images"
   std::string object;  // id of the pod, container or image it is about; for a pull the reference
   std::string sender;  // bus name of the caller
   State state = State::Queued;
   std::int64_t startedAt = 0;  // nanoseconds since the epoch
   std::int64_t finishedAt = 0;
   images::PullProgress progress;  // of a pull
+  std::uint64_t rate = 0;         // of a pull: bytes a second in the last two; 0: not known
   std::optional<Error> error;     // when Failed or Canceled
-  StringMap result;               // pull-image: {"image": id}
+  std::string image;              // a pull's result: its id
+  std::optional<PruneResult> pruned;
 };
+
+using ImageList = std::vector<std::shared_ptr<const ImageRecord>>;
 
 // One immutable picture of everything. Sorted by id; take it, read it, drop it. Never waits for an operation.
 struct Snapshot {
   std::vector<std::shared_ptr<const PodRecord>> pods;
   std::vector<std::shared_ptr<const ContainerRecord>> containers;
-  std::vector<std::shared_ptr<const ImageRecord>> images;
+  // Shared by the snapshots until it changes: there may be ten thousand images. An image that has not changed keeps its
+  // record from one list to the next.
+  std::shared_ptr<const ImageList> images = std::make_shared<const ImageList>();
   std::vector<std::shared_ptr<const JobRecord>> jobs;  // finished ones stay for 60 s
   std::vector<Condition> conditions;
 
@@ -57,12 +74,15 @@ struct Snapshot {
   Result<std::shared_ptr<const ContainerRecord>> container(const std::string& key) const;
 };
 
+// Why an image is not removed: who uses it, and the mend.
+Error imageBusy(const std::string& imageId, const ContainerRecord& user);
+
 // What changed between two snapshots. Delivered in order, on the core strand, after the store has it and after the
 // snapshot is published.
 struct Change {
   enum class Kind { Pod, Container, Image, Job, Conditions };
   Kind kind = Kind::Pod;
-  std::string id;  // of the object; decimal for a job
+  std::string id;  // of the object; decimal for a job; empty: of several images
   bool removed = false;
   std::shared_ptr<const Snapshot> snapshot;
 };
@@ -180,12 +200,17 @@ class Core : public Streams {
   virtual std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const = 0;
   // Manifest and config of an image, as served; the record has nothing else. NoSuchImage.
   virtual void imageDocuments(const std::string& id, Callback<ImageRecord> done) = 0;
+  // With all its names. Unknown: success. When it answers, the image is in no list any more. Busy: a container uses it,
+  // or is being made of it.
   virtual void removeImage(const std::string& reference, DoneCallback done) = 0;
+  // Removes images that no container uses and that are not pinned. After a failure it goes on, and tells of the first.
+  virtual void pruneImages(PruneOptions options, Callback<PruneResult> done) = 0;
   virtual void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
 
   // Jobs: the same operations with a record that can be watched and cancelled. Returns the job's id at once.
   virtual std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) = 0;
+  virtual std::uint32_t pruneImagesJob(PruneOptions options, const std::string& sender) = 0;
   virtual std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
                             std::function<void(DoneCallback)> operation) = 0;
   virtual Status cancelJob(std::uint32_t id) = 0;  // NoSuchJob, InvalidState when over or not cancelable

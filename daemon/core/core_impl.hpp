@@ -11,6 +11,7 @@
 
 #include "daemon/core/core.hpp"
 #include "daemon/core/parking.hpp"
+#include "daemon/core/rate.hpp"
 #include "daemon/network/network.hpp"
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
@@ -137,10 +138,12 @@ class CoreImpl final : public Core {
   }
   void imageDocuments(const std::string& id, Callback<ImageRecord> done) override;
   void removeImage(const std::string& reference, DoneCallback done) override;
+  void pruneImages(PruneOptions options, Callback<PruneResult> done) override;
   void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) override;
 
   std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override;
+  std::uint32_t pruneImagesJob(PruneOptions options, const std::string& sender) override;
   std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
                     std::function<void(DoneCallback)> operation) override;
   Status cancelJob(std::uint32_t id) override;
@@ -288,12 +291,30 @@ class CoreImpl final : public Core {
     std::stop_source stop;
     bool cancelable = false;
     std::vector<std::function<void(Result<std::shared_ptr<const JobRecord>>)>> waiters;
-    std::chrono::steady_clock::time_point lastProgress;
+    // Of a pull: what came last, told or not yet.
+    images::PullProgress progress;
+    RateWindow rate;
+    EventLoop::Clock::time_point toldAt;
+    EventLoop::TimerId teller = 0;
   };
   std::uint32_t addJob(JobRecord record, std::stop_source stop, bool cancelable);
-  void finishJob(std::uint32_t id, Status status, StringMap result);
-  void jobProgress(std::uint32_t id, const images::PullProgress& progress);
+  using JobResult = std::function<void(JobRecord&)>;  // puts the result in
+  void finishJob(std::uint32_t id, Status status, const JobResult& result);
+  void jobProgress(std::uint32_t id, images::PullProgress progress);
+  void tellProgress(std::uint32_t id);
+
+  // images.cpp
   void refreshImages(const std::string& changedId, bool removed);
+  // One that containers may be made of. NoSuchImage.
+  Result<std::shared_ptr<const ImageRecord>> usableImage(const std::string& reference) const;
+  void imagesRemoved(const std::vector<std::pair<std::string, Status>>& removed);
+  std::vector<std::string> prunable(bool all) const;
+  struct Pruned {
+    PruneResult result;
+    std::vector<std::pair<std::string, Status>> removed;
+    std::optional<Error> failure;
+  };
+  Pruned prune(const std::vector<std::string>& ids, bool dryRun);  // worker
 
   Parts parts_;
   Info info_;
@@ -310,7 +331,9 @@ class CoreImpl final : public Core {
   std::unordered_map<std::string, std::string> podNames_;        // name/namespace/uid/attempt -> id
   std::unordered_map<std::string, std::string> containerNames_;  // pod id/name_attempt -> id
   std::map<std::uint32_t, JobEntity> jobs_;
-  std::vector<std::shared_ptr<const ImageRecord>> imageList_;
+  std::shared_ptr<const ImageList> imageList_;
+  // By id: images whose removal is under way, with those who wait for it. No container is made of one.
+  std::map<std::string, std::vector<DoneCallback>> removing_;
   std::vector<Condition> hostConditions_;
   std::string networkProblem_;  // as last published
   std::optional<HostAddressWatch> hostWatch_;

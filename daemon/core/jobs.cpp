@@ -1,4 +1,4 @@
-// Images as the core's clients ask for them, and jobs: operations that can be watched and cancelled.
+// Jobs: operations that can be watched and cancelled.
 #include <algorithm>
 
 #include "daemon/core/core_impl.hpp"
@@ -12,42 +12,6 @@ constexpr std::chrono::seconds kJobLinger{60};
 constexpr std::chrono::milliseconds kProgressInterval{250};
 
 }  // namespace
-
-void CoreImpl::refreshImages(const std::string& changedId, bool removed) {
-  imageList_ = images_->list();
-  publish(Change::Kind::Image, changedId, removed);
-}
-
-void CoreImpl::pullImage(images::PullRequest request, Callback<std::string> done) {
-  pulls_->submit([this, request = std::move(request), done = std::move(done)] {
-    auto pulled = std::make_shared<Result<ImageRecord>>(images_->pull(request));
-    post([this, pulled, done] {
-      if (!*pulled) return done(pulled->error());
-      refreshImages((*pulled)->id, false);
-      done((*pulled)->id);
-    });
-  });
-}
-
-void CoreImpl::imageDocuments(const std::string& id, Callback<ImageRecord> done) {
-  background<Result<ImageRecord>>([this, id] { return images_->documents(id); }, std::move(done));
-}
-
-void CoreImpl::removeImage(const std::string& reference, DoneCallback done) {
-  post([this, reference, done = std::move(done)]() mutable {
-    if (reference.empty()) return done(Error(Code::InvalidArgument, "image reference is empty"));
-    auto image = images_->find(reference);
-    if (!image) return done({});
-    for (const auto& [id, container] : containers_)
-      if (usesImage(*container->record, image->id))
-        return done(Error(Code::Busy, "image " + image->id + " is used by container " + id + "; remove that first"));
-    background<Status>([this, id = image->id] { return images_->remove(id); },
-                       [this, id = image->id, done = std::move(done)](Status status) {
-                         refreshImages(id, static_cast<bool>(status));
-                         done(std::move(status));
-                       });
-  });
-}
 
 std::uint32_t CoreImpl::addJob(JobRecord record, std::stop_source stop, bool cancelable) {
   record.id = nextJob_++;
@@ -64,15 +28,19 @@ std::uint32_t CoreImpl::addJob(JobRecord record, std::stop_source stop, bool can
   return id;
 }
 
-void CoreImpl::finishJob(std::uint32_t id, Status status, StringMap result) {
+void CoreImpl::finishJob(std::uint32_t id, Status status, const JobResult& result) {
   auto found = jobs_.find(id);
   if (found == jobs_.end()) return;
   JobEntity& entity = found->second;
+  strand_->cancel(entity.teller);
   JobRecord record = *entity.record;
+  record.progress = std::move(entity.progress);
+  record.rate = 0;
   record.finishedAt = nowNanos();
   record.state = JobRecord::State::Done;
-  record.result = std::move(result);
-  if (!status) {
+  if (status) {
+    if (result) result(record);
+  } else {
     bool canceled = status.error().code() == Code::Canceled;
     record.state = canceled ? JobRecord::State::Canceled : JobRecord::State::Failed;
     record.error = std::move(status).error();
@@ -87,16 +55,31 @@ void CoreImpl::finishJob(std::uint32_t id, Status status, StringMap result) {
   });
 }
 
-void CoreImpl::jobProgress(std::uint32_t id, const images::PullProgress& progress) {
+// Told at most every kProgressInterval, the last one always.
+void CoreImpl::jobProgress(std::uint32_t id, images::PullProgress progress) {
   auto found = jobs_.find(id);
   if (found == jobs_.end() || found->second.record->finishedAt != 0) return;
   JobEntity& entity = found->second;
   auto now = EventLoop::Clock::now();
-  bool newStage = entity.record->progress.stage != progress.stage;
-  if (!newStage && now - entity.lastProgress < kProgressInterval) return;
-  entity.lastProgress = now;
+  entity.rate.add(now, progress.done);
+  entity.progress = std::move(progress);
+  if (entity.teller != 0) return;
+  if (now - entity.toldAt >= kProgressInterval) return tellProgress(id);
+  entity.teller = strand_->runAt(entity.toldAt + kProgressInterval, [this, id] { tellProgress(id); });
+}
+
+void CoreImpl::tellProgress(std::uint32_t id) {
+  auto found = jobs_.find(id);
+  if (found == jobs_.end() || found->second.record->finishedAt != 0) return;
+  JobEntity& entity = found->second;
+  entity.teller = 0;
+  entity.toldAt = EventLoop::Clock::now();
   JobRecord record = *entity.record;
-  record.progress = progress;
+  record.progress = entity.progress;
+  record.rate = entity.rate.rate(entity.toldAt);
+  // A rate falls also when nothing comes any more.
+  if (record.rate != 0)
+    entity.teller = strand_->runAt(entity.toldAt + kProgressInterval, [this, id] { tellProgress(id); });
   entity.record = std::make_shared<const JobRecord>(std::move(record));
   publish(Change::Kind::Job, std::to_string(id));
 }
@@ -113,10 +96,22 @@ std::uint32_t CoreImpl::pullImageJob(images::PullRequest request, const std::str
     post([this, id, progress] { jobProgress(id, progress); });
   };
   pullImage(std::move(request), [this, id](Result<std::string> pulled) {
-    Status status = pulled ? Status() : Status(pulled.error());
-    StringMap result;
-    if (pulled) result["image"] = *pulled;
-    post([this, id, status = std::move(status), result = std::move(result)] { finishJob(id, status, result); });
+    post([this, id, pulled = std::move(pulled)] {
+      finishJob(id, pulled ? Status() : Status(pulled.error()), [&](JobRecord& job) { job.image = *pulled; });
+    });
+  });
+  return id;
+}
+
+std::uint32_t CoreImpl::pruneImagesJob(PruneOptions options, const std::string& sender) {
+  JobRecord record;
+  record.type = "prune-images";
+  record.sender = sender;
+  std::uint32_t id = addJob(std::move(record), {}, false);
+  pruneImages(options, [this, id](Result<PruneResult> pruned) {
+    post([this, id, pruned = std::move(pruned)] {
+      finishJob(id, pruned ? Status() : Status(pruned.error()), [&](JobRecord& job) { job.pruned = *pruned; });
+    });
   });
   return id;
 }

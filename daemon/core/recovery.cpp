@@ -46,7 +46,7 @@ Status CoreImpl::recover() {
   removeLeftovers();
   network_->recovered();
   publish(Change::Kind::Conditions, "");
-  logInfo("{} pods and {} containers found, {} images", pods_.size(), containers_.size(), imageList_.size());
+  logInfo("{} pods and {} containers found, {} images", pods_.size(), containers_.size(), imageList_->size());
   return {};
 }
 

@@ -16,7 +16,7 @@ void fillUsage(const storage::FilesystemUsage& usage, v1::FilesystemUsage* messa
 }  // namespace
 
 std::vector<std::shared_ptr<const ImageRecord>> ImageService::selectImages(const v1::ImageFilter& filter) const {
-  if (filter.image().image().empty()) return core_.snapshot()->images;
+  if (filter.image().image().empty()) return *core_.snapshot()->images;
   auto image = core_.findImage(filter.image().image());
   if (!image) return {};
   return {std::move(image)};

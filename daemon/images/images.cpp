@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "daemon/images/pinned.hpp"
 #include "daemon/images/puller.hpp"
@@ -191,6 +192,22 @@ class ImagesImpl : public Images {
   Result<ImageRecord> documents(const std::string& id) const override { return pool_->documents(id); }
 
   std::int64_t dropUnfinished() override { return pool_->dropUnfinished(); }
+
+  std::int64_t freedBy(const std::vector<std::string>& ids) const override {
+    std::unordered_set<std::string> going(ids.begin(), ids.end());
+    std::unordered_set<std::string_view> staying, counted;
+    auto all = index_.all();
+    for (const auto& image : all)
+      if (!going.contains(image->id)) staying.insert(image->diffIds.begin(), image->diffIds.end());
+    std::int64_t bytes = 0;
+    for (const auto& image : all) {
+      if (!going.contains(image->id)) continue;
+      bytes += image->size;  // layers, as often as it has them, and documents
+      for (const auto& layer : image->diffIds)
+        if (staying.contains(layer) || !counted.insert(layer).second) bytes -= pool_->layerSize(layer);
+    }
+    return bytes;
+  }
 
   Result<std::vector<std::string>> layers(const std::string& id) const override {
     auto image = index_.id(id);

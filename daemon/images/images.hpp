@@ -60,6 +60,8 @@ class Images {
   // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked
   // that no container uses it.
   virtual Status remove(const std::string& id) = 0;
+  // Bytes that their removal would free: of layers that no other image has, and of their documents.
+  virtual std::int64_t freedBy(const std::vector<std::string>& ids) const = 0;
   // Layer directories (storage names) of an image, lowest first; they stay until the image is removed.
   virtual Result<std::vector<std::string>> layers(const std::string& id) const = 0;
 };

@@ -314,6 +314,12 @@ Result<std::vector<std::string>> LayerPool::directories(const std::vector<std::s
   return names;
 }
 
+std::int64_t LayerPool::layerSize(const std::string& diffId) {
+  std::lock_guard lock(mutex_);
+  auto found = layers_.find(diffId);
+  return found == layers_.end() ? 0 : found->second.size;
+}
+
 std::uint64_t LayerPool::freeBytes() const {
   struct statvfs info{};
   if (::fstatvfs(rootFd_.get(), &info) < 0) return UINT64_MAX;

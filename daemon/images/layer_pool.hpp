@@ -94,6 +94,7 @@ class LayerPool {
   std::int64_t dropUnfinished();
   Result<ImageRecord> documents(const std::string& id);
   Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
+  std::int64_t layerSize(const std::string& diffId);  // bytes unpacked; 0: not here
   std::uint64_t freeBytes() const;
   const std::string& root() const { return root_; }
 

@@ -50,7 +50,7 @@ class TestCore final : public tests::NoStreams {
     image->id = kImage;
     image->repoTags = {"localhost/test:1"};
     image->config = "{}";
-    first.images.push_back(image);
+    first.images = std::make_shared<const core::ImageList>(core::ImageList{image});
     first.conditions = {{"RuntimeReady", true, "", ""}};
     snapshot_.store(std::make_shared<const Snapshot>(first));
     info_.version = "test";
@@ -159,15 +159,27 @@ class TestCore final : public tests::NoStreams {
   }
   std::shared_ptr<const ImageRecord> findImage(const std::string& reference) const override {
     auto now = snapshot_.load();
-    for (const auto& image : now->images)
+    for (const auto& image : *now->images)
       if (image->id == reference || image->repoTags.at(0) == reference) return image;
     return nullptr;
   }
   void removeImage(const std::string&, core::DoneCallback done) override { done({}); }
+  void pruneImages(core::PruneOptions, core::Callback<core::PruneResult>) override {}
   void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)>) override {}
   std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override {
     return job("pull-image", request.reference, sender, [](core::DoneCallback done) { done({}); });
+  }
+  std::uint32_t pruneImagesJob(core::PruneOptions options, const std::string& sender) override {
+    JobRecord record;
+    record.id = nextJob_++;
+    record.type = "prune-images";
+    record.sender = sender;
+    record.state = JobRecord::State::Done;
+    record.startedAt = record.finishedAt = nowNanos();
+    record.pruned = core::PruneResult{{options.all ? "all" : "dangling", options.dryRun ? "dry" : "wet"}, 7};
+    putJob(record);
+    return record.id;
   }
   std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
                     std::function<void(core::DoneCallback)> operation) override {
@@ -382,6 +394,65 @@ TEST_F(BusOnADaemon, AFailedJobTellsItsError) {
   EXPECT_NE(call("/org/userpod1/jobs/1", "Job", {"Wait", "a{sv}", "0"}).find("no\xEF\xBF\xBD"), std::string::npos);
   EXPECT_EQ(property("/org/userpod1/jobs/1", "Job", "ErrorName"), "org.userpod1.Error.RuntimeFailed");
   EXPECT_EQ(property("/org/userpod1/jobs/1", "Job", "State"), "failed");
+}
+
+TEST_F(BusOnADaemon, PruneHasItsOptionsAndItsResult) {
+  start();
+  auto wait = [&](const char* number) {
+    return call("/org/userpod1/jobs/" + std::string(number), "Job", {"Wait", "a{sv}", "0"});
+  };
+  EXPECT_NE(call(kRoot, "Manager", {"PruneImages", "a{sv}", "0"}).find("/org/userpod1/jobs/1"), std::string::npos);
+  auto plain = json::parse(wait("1"))["data"][0];
+  EXPECT_EQ(plain["images"]["data"], json({"dangling", "wet"}));
+  EXPECT_EQ(plain["bytes"]["data"], 7);
+  call(kRoot, "Manager", {"PruneImages", "a{sv}", "2", "all", "b", "true", "dry-run", "b", "true"});
+  EXPECT_EQ(json::parse(wait("2"))["data"][0]["images"]["data"], json({"all", "dry"}));
+  EXPECT_NE(call(kRoot, "Manager", {"PruneImages", "a{sv}", "1", "all", "s", "yes"}).find("option \"all\""),
+            std::string::npos);
+  core_.callerSandboxed = true;
+  EXPECT_NE(call(kRoot, "Manager", {"PruneImages", "a{sv}", "0"}).find("sandbox"), std::string::npos);
+}
+
+TEST_F(BusOnADaemon, ATokenStandsForNameAndPassword) {
+  start();
+  EXPECT_NE(call(kRoot, "Manager", {"PullImage", "sa{sv}", "x", "1", "identity-token", "s", "hunter2"}).find("/jobs/1"),
+            std::string::npos);
+  auto both =
+      call(kRoot, "Manager", {"PullImage", "sa{sv}", "x", "2", "identity-token", "s", "hunter2", "username", "s", "u"});
+  EXPECT_NE(both.find("identity-token"), std::string::npos) << both;
+  EXPECT_EQ(both.find("hunter2"), std::string::npos) << both;
+}
+
+// Images that come, change and go among others that stay.
+TEST_F(BusOnADaemon, ImagesFollowTheList) {
+  start();
+  auto record = [](char digit, const char* tag) {
+    auto image = std::make_shared<ImageRecord>();
+    image->id = "sha256:" + std::string(64, digit);
+    image->repoTags = {tag};
+    return image;
+  };
+  auto publish = [&](core::ImageList list) {
+    core_.change(Change::Kind::Image, "", [list = std::move(list)](Snapshot& next) {
+      next.images = std::make_shared<const core::ImageList>(list);
+    });
+  };
+  auto tags = [&] {
+    std::string all;
+    auto tree = objects();
+    for (auto& [path, interfaces] : tree.items())
+      if (interfaces.contains("org.userpod1.Image"))
+        all += interfaces["org.userpod1.Image"]["RepoTags"]["data"][0].get<std::string>() + " ";
+    return all;
+  };
+  auto two = record('2', "two"), four = record('4', "four");
+  publish({record('0', "zero"), two, record('3', "three"), four});
+  waitFor([&] { return tags() == "zero two three four "; });
+  publish({record('1', "one"), two, record('3', "drei"), record('5', "five")});
+  waitFor([&] { return tags() == "one two drei five "; });
+  EXPECT_EQ(property(kRoot, "Manager", "ImageCount"), 4);
+  publish({});
+  waitFor([&] { return tags().empty(); });
 }
 
 TEST_F(BusOnADaemon, EveryCallGetsAnAnswer) {

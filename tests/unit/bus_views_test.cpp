@@ -102,15 +102,31 @@ TEST(BusViews, AJobShowsProgressAndEnd) {
   EXPECT_EQ(makeJobView(record).progress, 0.25);
   record.state = core::JobRecord::State::Done;
   record.finishedAt = 1'000'000;
-  record.result["image"] = "sha256:beef";
+  record.image = "sha256:beef";
   auto done = makeJobView(record);
   EXPECT_EQ(done.progress, 1);
   EXPECT_FALSE(done.cancelable);
-  EXPECT_EQ(done.result.at("image"), "/org/userpod1/images/beef");
+  EXPECT_EQ(jobResult(done.result).at("image").get<sdbus::ObjectPath>(), "/org/userpod1/images/beef");
   EXPECT_EQ(done.objects.at(0), "/org/userpod1/images/beef");
   record.state = core::JobRecord::State::Failed;
   record.error = Error(Code::NoSpace, "write: No space left on device");
   EXPECT_EQ(makeJobView(record).errorName, "org.userpod1.Error.NoSpace");
+}
+
+TEST(BusViews, APruneTellsWhatWent) {
+  core::JobRecord record;
+  record.type = "prune-images";
+  record.state = core::JobRecord::State::Running;
+  auto running = makeJobView(record);
+  EXPECT_FALSE(running.cancelable);
+  EXPECT_TRUE(jobResult(running.result).empty());
+  record.state = core::JobRecord::State::Done;
+  record.pruned = core::PruneResult{{"sha256:beef"}, 12};
+  auto result = jobResult(makeJobView(record).result);
+  EXPECT_EQ(result.at("images").get<Names>(), Names{"sha256:beef"});
+  EXPECT_EQ(result.at("bytes").get<std::uint64_t>(), 12U);
+  record.pruned = core::PruneResult{};
+  EXPECT_EQ(jobResult(makeJobView(record).result).size(), 2U) << "nothing to remove is a result too";
 }
 
 TEST(BusViews, TheManagerCountsWhatIsShown) {

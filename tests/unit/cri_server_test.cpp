@@ -115,6 +115,8 @@ class FakeCore final : public tests::NoStreams {
     done(std::pair(storage::FilesystemUsage{"/data", 1, 2, 3}, storage::FilesystemUsage{"/data", 1, 4, 5}));
   }
   std::uint32_t pullImageJob(images::PullRequest, const std::string&) override { return 0; }
+  void pruneImages(core::PruneOptions, core::Callback<core::PruneResult>) override {}
+  std::uint32_t pruneImagesJob(core::PruneOptions, const std::string&) override { return 0; }
   std::uint32_t job(const std::string&, const std::string&, const std::string&,
                     std::function<void(core::DoneCallback)>) override {
     return 0;
