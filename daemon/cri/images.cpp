@@ -26,14 +26,52 @@ std::optional<std::string> decodeBase64(const std::string& text) {
   return bytes;
 }
 
-Result<images::Credentials> fromBasic(const std::string& text) {
-  auto bytes = text.size() <= kSecretLimit ? decodeBase64(text) : std::nullopt;
+struct Basic {
+  std::string username, password;
+};
+
+Result<Basic> decodeBasic(const std::string& text) {
+  auto bytes = decodeBase64(text);
   std::size_t colon = bytes ? bytes->find(':') : std::string::npos;
   if (colon == std::string::npos) return invalidField("auth.auth", "is not the base64 text of user:password");
-  images::Credentials credentials{bytes->substr(0, colon), bytes->substr(colon + 1)};
+  Basic basic{bytes->substr(0, colon), bytes->substr(colon + 1)};
   // Some credential helpers pad the password with NUL bytes.
-  credentials.password.erase(credentials.password.find_last_not_of('\0') + 1);
-  return credentials;
+  basic.password.erase(basic.password.find_last_not_of('\0') + 1);
+  return basic;
+}
+
+// Header values are made of them.
+Status checkSecret(std::string_view field, const std::string& value) {
+  if (value.size() > kSecretLimit) return invalidField(field, "has more than 64 KiB");
+  if (value.find_first_of(std::string_view("\0\r\n", 3)) != std::string::npos)
+    return invalidField(field, "has a line break or a NUL byte");
+  return {};
+}
+
+// Of username, password and auth, which may say the same twice.
+Result<Basic> toBasic(const v1::AuthConfig& auth) {
+  Basic plain{auth.username(), auth.password()};
+  if (plain.username.empty() && !plain.password.empty())
+    return invalidField("auth.username", "is empty although there is a password");
+  if (auth.auth().empty()) return plain;
+  USERPOD_TRY(decoded, decodeBasic(auth.auth()));
+  bool same = decoded.username == plain.username && (plain.password.empty() || decoded.password == plain.password);
+  if (!plain.username.empty() && !same)
+    return invalidField("auth.auth", "is not what username and password are; give one or the other");
+  return decoded;
+}
+
+// "https://index.docker.io/v1/" and the like: the registry's host with its port.
+Result<std::string> toServer(std::string_view address) {
+  if (auto scheme = address.find("://"); scheme != std::string_view::npos) address.remove_prefix(scheme + 3);
+  address = address.substr(0, address.find('/'));
+  constexpr std::string_view kHost = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]";
+  if (address.empty() || address.size() > 300 || address.find_first_not_of(kHost) != std::string_view::npos)
+    return invalidField("auth.server_address",
+                        "is not the address of a registry, such as https://registry.example:5000");
+  for (std::string_view hub : {"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+    if (address == hub) return std::string("docker.io");
+  return std::string(address);
 }
 
 }  // namespace
@@ -46,13 +84,33 @@ Result<std::string> toReference(std::string_view field, const v1::ImageSpec& spe
 }
 
 Result<images::Credentials> toCredentials(const v1::AuthConfig& auth) {
-  if (auth.username().size() > kSecretLimit || auth.password().size() > kSecretLimit)
-    return invalidField("auth", "has a username or password of more than 64 KiB");
-  if (!auth.username().empty()) return images::Credentials{auth.username(), auth.password()};
-  if (!auth.auth().empty()) return fromBasic(auth.auth());
-  if (!auth.identity_token().empty() || !auth.registry_token().empty())
-    return unsupportedField("auth", "has only a token, which this runtime cannot use; give username and password");
-  return images::Credentials{};
+  for (const auto& [field, value] : {std::pair("auth.username", &auth.username()),
+                                     {"auth.password", &auth.password()},
+                                     {"auth.auth", &auth.auth()},
+                                     {"auth.identity_token", &auth.identity_token()},
+                                     {"auth.registry_token", &auth.registry_token()},
+                                     {"auth.server_address", &auth.server_address()}})
+    USERPOD_CHECK(checkSecret(field, *value));
+  USERPOD_TRY(basic, toBasic(auth));
+  images::Credentials credentials;
+  // Docker keeps a name, without a password, beside an identity token: the token is what counts.
+  bool token = !auth.identity_token().empty() || !auth.registry_token().empty();
+  if (token && !basic.password.empty())
+    return invalidField(auth.identity_token().empty() ? "auth.registry_token" : "auth.identity_token",
+                        "stands beside a password; give one of them");
+  if (!auth.identity_token().empty() && !auth.registry_token().empty())
+    return invalidField("auth.registry_token", "stands beside an identity_token; give one of them");
+  credentials.identityToken = auth.identity_token();
+  credentials.registryToken = auth.registry_token();
+  if (!token) {
+    credentials.username = std::move(basic.username);
+    credentials.password = std::move(basic.password);
+  }
+  if (!auth.server_address().empty()) {
+    USERPOD_TRY(server, toServer(auth.server_address()));
+    credentials.serverAddress = std::move(server);
+  }
+  return credentials;
 }
 
 void fillItem(const ImageRecord& image, const std::string& asked, v1::Image* item) {

@@ -12,7 +12,8 @@ namespace v1 = ::runtime::v1;
 
 // The reference in an ImageSpec; `field` is the spec's path in the request.
 Result<std::string> toReference(std::string_view field, const v1::ImageSpec& spec);
-// No credentials when the message is empty. Errors never quote any part of it.
+// No credentials when the message is empty. InvalidArgument names the field that is malformed or contradicts another;
+// errors never quote any part of it. serverAddress: host and port, "docker.io" by any of its names.
 Result<images::Credentials> toCredentials(const v1::AuthConfig& auth);
 
 // asked: the reference that the client used; empty in lists.

@@ -350,21 +350,69 @@ TEST(CriSignal, NumbersAreTheKernelsNotTheContracts) {
   EXPECT_EQ(toCriSignal(32), 0);
 }
 
-TEST(CriImage, CredentialsInBothForms) {
+v1::AuthConfig authOf(const std::function<void(v1::AuthConfig&)>& edit) {
   v1::AuthConfig auth;
-  EXPECT_EQ(toCredentials(auth)->username, "");
-  auth.set_auth("dXNlcjpwYTpzcw==");
-  EXPECT_EQ(toCredentials(auth)->username, "user");
-  EXPECT_EQ(toCredentials(auth)->password, "pa:ss");
-  for (const char* bad : {"c2VjcmV0", "secret", "s$cr$t=="}) {
-    auth.set_auth(bad);
-    auto refused = toCredentials(auth);
-    ASSERT_FALSE(refused);
+  edit(auth);
+  return auth;
+}
+
+TEST(CriImage, CredentialsInAllForms) {
+  EXPECT_TRUE(toCredentials({})->empty());
+  auto plain = toCredentials(authOf([](auto& a) { a.set_username("user"), a.set_password("pa:ss"); }));
+  EXPECT_EQ(plain->username, "user");
+  EXPECT_EQ(plain->password, "pa:ss");
+  auto basic = toCredentials(authOf([](auto& a) { a.set_auth("dXNlcjpwYTpzcw=="); }));
+  EXPECT_EQ(*basic, *plain);
+  auto both = authOf([](auto& a) { a.set_auth("dXNlcjpwYTpzcw=="), a.set_username("user"), a.set_password("pa:ss"); });
+  EXPECT_EQ(*toCredentials(both), *plain);
+  // As Docker keeps them: a name, or the base64 text of "user:", beside the token.
+  auto identity = toCredentials(authOf([](auto& a) { a.set_auth("dXNlcjo="), a.set_identity_token("t"); }));
+  ASSERT_TRUE(identity) << identity.error().text();
+  EXPECT_EQ(identity->identityToken, "t");
+  EXPECT_EQ(identity->username, "");
+  EXPECT_EQ(toCredentials(authOf([](auto& a) { a.set_registry_token("t"); }))->registryToken, "t");
+  const std::pair<const char*, const char*> servers[] = {
+      {"https://index.docker.io/v1/", "docker.io"},
+      {"docker.io", "docker.io"},
+      {"registry.example", "registry.example"},
+      {"http://registry.example:5000/v2/team", "registry.example:5000"},
+      {"[::1]:5000", "[::1]:5000"},
+      {"registry.example/team", "registry.example"}};
+  for (const auto& [text, host] : servers)
+    EXPECT_EQ(toCredentials(authOf([text = text](auto& a) { a.set_server_address(text); }))->serverAddress, host);
+}
+
+TEST(CriImage, WrongCredentialsNameTheFieldAndNoSecret) {
+  struct Case {
+    std::function<void(v1::AuthConfig&)> edit;
+    const char* field;
+  };
+  // Every value has "cr", which no text of an error has.
+  const Case cases[] = {
+      {[](auto& a) { a.set_auth("c2VjcmV0"); }, "auth.auth"},  // "secret"
+      {[](auto& a) { a.set_auth("secret"); }, "auth.auth"},
+      {[](auto& a) { a.set_auth("s$cr$t=="); }, "auth.auth"},
+      {[](auto& a) { a.set_auth("dXNlcjpwYTpzcw=="), a.set_username("secret"); }, "auth.auth"},
+      {[](auto& a) { a.set_auth("dXNlcjpwYTpzcw=="), a.set_username("user"), a.set_password("secret"); }, "auth.auth"},
+      {[](auto& a) { a.set_password("secret"); }, "auth.username"},
+      {[](auto& a) { a.set_username("u"), a.set_password("se\ncret"); }, "auth.password"},
+      {[](auto& a) { a.set_username(std::string("cr\0", 3)); }, "auth.username"},
+      {[](auto& a) { a.set_username("u"), a.set_password("cr"), a.set_identity_token("cr"); }, "auth.identity_token"},
+      {[](auto& a) { a.set_username("u"), a.set_password("cr"), a.set_registry_token("cr"); }, "auth.registry_token"},
+      {[](auto& a) { a.set_identity_token("cr"), a.set_registry_token("cr"); }, "auth.registry_token"},
+      {[](auto& a) { a.set_registry_token("c\rr"); }, "auth.registry_token"},
+      {[](auto& a) { a.set_identity_token(std::string(70000, 'c')); }, "auth.identity_token"},
+      {[](auto& a) { a.set_server_address("https://"); }, "auth.server_address"},
+      {[](auto& a) { a.set_server_address("user:secret@registry.example"); }, "auth.server_address"},
+      {[](auto& a) { a.set_server_address("*.registry.example"); }, "auth.server_address"},
+  };
+  for (const auto& [edit, field] : cases) {
+    auto refused = toCredentials(authOf(edit));
+    ASSERT_FALSE(refused) << field;
+    EXPECT_EQ(refused.error().code(), Code::InvalidArgument);
+    EXPECT_TRUE(refused.error().text().starts_with(std::string(field) + " ")) << refused.error().text();
     EXPECT_EQ(refused.error().text().find("cr"), std::string::npos) << "the error quotes the secret";
   }
-  auth.clear_auth();
-  auth.set_identity_token("t");
-  EXPECT_EQ(toCredentials(auth).error().code(), Code::NotSupported);
 }
 
 TEST(CriImage, UserIsANumberOrAName) {
