@@ -11,11 +11,11 @@
 
 #include "daemon/core/core.hpp"
 #include "daemon/core/parking.hpp"
-#include "daemon/core/rate.hpp"
 #include "daemon/network/network.hpp"
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
+#include "daemon/sys/rate.hpp"
 #include "daemon/sys/watches.hpp"
 #include "userns/host_address.hpp"
 #include "userns/node.hpp"

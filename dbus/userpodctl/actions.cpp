@@ -1,11 +1,6 @@
-// start, pause, resume, stop, rm, rmi, pull: what changes.
+// start, pause, resume, stop, rm: what changes pods and containers.
 #include <fmt/core.h>
-#include <unistd.h>
 
-#include <cstdio>
-
-#include "daemon/sys/fd.hpp"
-#include "daemon/sys/util.hpp"
 #include "dbus/userpodctl/bus_client.hpp"
 #include "dbus/userpodctl/commands.hpp"
 #include "dbus/userpodctl/output.hpp"
@@ -56,14 +51,6 @@ Arguments flags(const ActOptions& options, bool container) {
   return trueOptions(names);
 }
 
-// A method that returns (u id, o job).
-Result<Json> runJob(BusClient& bus, const std::string& path, const std::string& interface, const char* method,
-                    const Arguments& arguments, const std::function<void(const Json&)>& progress = {}) {
-  USERPOD_TRY(answer, bus.call(path, interface.c_str(), method, arguments));
-  if (!answer.is_array() || answer.size() != 2) return Error(Code::Internal, "the daemon answered without a job");
-  return bus.waitForJob(answer[1].get<std::string>(), progress);
-}
-
 // A method of containers that answers nothing.
 int callEach(const ActOptions& options, const Display& display, const char* verb, const char* method) {
   return forEach(options, display, verb, [&](BusClient& bus, const std::string& key) -> Result<std::string> {
@@ -72,72 +59,6 @@ int callEach(const ActOptions& options, const Display& display, const char* verb
     (void)done;
     return object.path;
   });
-}
-
-// What a running pull says, on one line of a terminal.
-class ProgressLine {
- public:
-  explicit ProgressLine(bool shown) : shown_(shown) {}
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-  ~ProgressLine() {
-    if (shown_ && drawn_) fmt::print(stderr, "\r\033[K");
-  }
-
-  void update(const Json& changed) {
-    for (auto& [name, value] : changed.items()) state_[name] = value;
-    if (!shown_) return;
-    std::string line = state_.value("Stage", "");
-    auto done = state_.value("Done", std::uint64_t{0});
-    auto total = state_.value("Total", std::uint64_t{0});
-    if (total > 0)
-      line += fmt::format("  {} of {}  {:.0f} %", sizeText(done), sizeText(total),
-                          100.0 * static_cast<double>(done) / static_cast<double>(total));
-    if (auto rate = state_.value("Rate", std::uint64_t{0}); rate > 0) line += fmt::format("  {}/s", sizeText(rate));
-    fmt::print(stderr, "\r\033[K{}", printable(line));
-    std::fflush(stderr);
-    drawn_ = true;
-  }
-
- private:
-  bool shown_;
-  bool drawn_ = false;
-  Json state_ = Json::object();
-};
-
-Result<std::string> readPassword() {
-  if (::isatty(STDIN_FILENO) == 1)
-    return Error(Code::InvalidArgument, "--password-stdin reads a pipe or a file, not a terminal");
-  USERPOD_TRY(text, readAll(STDIN_FILENO, 64 << 10));
-  return std::string(trim(text));
-}
-
-Status pull(const PullOptions& options, const Display& display) {
-  std::string password;
-  if (options.passwordStdin) {
-    USERPOD_TRY(given, readPassword());
-    password = given;
-  }
-  USERPOD_TRY(bus, BusClient::open());
-  ProgressLine line(!display.json && ::isatty(STDERR_FILENO) == 1);
-  auto arguments = [&](sd_bus_message* message) {
-    int failed = sd_bus_message_append(message, "s", options.image.c_str());
-    if (failed >= 0) failed = sd_bus_message_open_container(message, 'a', "{sv}");
-    if (failed >= 0 && !options.username.empty())
-      failed = sd_bus_message_append(message, "{sv}{sv}", "username", "s", options.username.c_str(), "password", "s",
-                                     password.c_str());
-    return failed < 0 ? failed : sd_bus_message_close_container(message);
-  };
-  USERPOD_TRY(result, runJob(bus, kRootPath, kManager, "PullImage", arguments,
-                             [&](const Json& changed) { line.update(changed); }));
-  if (display.json) {
-    fmt::print("{}\n", result.dump(2));
-    return {};
-  }
-  std::string path = result.value("image", "");
-  USERPOD_TRY(image, bus.properties(path, "org.userpod1.Image"));
-  fmt::print("{}\n", image.value("Id", path));
-  return {};
 }
 
 }  // namespace
@@ -158,7 +79,7 @@ int runStop(const ActOptions& options, const Display& display) {
   return forEach(options, display, "stopped", [&](BusClient& bus, const std::string& key) -> Result<std::string> {
     USERPOD_TRY(object, bus.find(key, {"Container", "Pod"}));
     bool container = object.interface == "org.userpod1.Container";
-    USERPOD_TRY(done, runJob(bus, object.path, object.interface, "Stop", stopArguments(options, container)));
+    USERPOD_TRY(done, bus.runJob(object.path, object.interface, "Stop", stopArguments(options, container)));
     (void)done;
     return object.path;
   });
@@ -168,23 +89,10 @@ int runRemove(const ActOptions& options, const Display& display) {
   return forEach(options, display, "removed", [&](BusClient& bus, const std::string& key) -> Result<std::string> {
     USERPOD_TRY(object, bus.find(key, {"Container", "Pod"}));
     bool container = object.interface == "org.userpod1.Container";
-    USERPOD_TRY(done, runJob(bus, object.path, object.interface, "Remove", flags(options, container)));
+    USERPOD_TRY(done, bus.runJob(object.path, object.interface, "Remove", flags(options, container)));
     (void)done;
     return object.path;
   });
-}
-
-int runRemoveImages(const ActOptions& options, const Display& display) {
-  return forEach(options, display, "removed", [&](BusClient& bus, const std::string& key) -> Result<std::string> {
-    USERPOD_TRY(object, bus.find(key, {"Image"}));
-    USERPOD_TRY(done, runJob(bus, object.path, object.interface, "Remove", noOptions()));
-    (void)done;
-    return object.path;
-  });
-}
-
-int runPull(const PullOptions& options, const Display& display) {
-  return finish(pull(options, display), display);
 }
 
 }  // namespace userpod::ctl

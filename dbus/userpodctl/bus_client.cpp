@@ -188,14 +188,35 @@ Result<BusClient::Object> BusClient::find(const std::string& key, const std::vec
   return Error(last ? last->code() : Code::InvalidArgument, fmt::format("{} named {}", tried, key));
 }
 
-Result<Json> BusClient::waitForJob(const std::string& job, const std::function<void(const Json&)>& progress) {
-  Waiting waiting{progress, std::nullopt};
+Result<Json> BusClient::list(const char* method) {
+  USERPOD_TRY(found, call(kRootPath, kManager, method, noOptions()));
+  Json objects = Json::array();
+  for (auto& pair : found) {
+    Json object = {{"Path", pair[0]}};
+    for (auto& [name, value] : pair[1].items()) object[name] = std::move(value);
+    readable(object);
+    objects.push_back(std::move(object));
+  }
+  return objects;
+}
+
+Result<Json> BusClient::runJob(const std::string& path, const std::string& interface, const char* method,
+                               const Arguments& arguments, const JobWatch& watch) {
+  USERPOD_TRY(answer, call(path, interface.c_str(), method, arguments));
+  if (!answer.is_array() || answer.size() != 2) return Error(Code::Internal, "the daemon answered without a job");
+  return waitForJob(answer[1].get<std::string>(), watch);
+}
+
+Result<Json> BusClient::waitForJob(const std::string& job, const JobWatch& watch) {
+  Waiting waiting{watch.progress, std::nullopt};
   Interrupts interrupts;
   sd_bus_slot *matched = nullptr, *pending = nullptr;
   int failed = sd_bus_match_signal(bus_.get(), &matched, kService, job.c_str(), "org.freedesktop.DBus.Properties",
                                    "PropertiesChanged", onChanged, &waiting);
   Slot match(matched);
   if (failed < 0) return sysError("listen to the job", -failed);
+  if (watch.progress)  // what it came to before anybody listened
+    if (auto begun = properties(job, "org.userpod1.Job")) watch.progress(*begun);
   USERPOD_TRY(message, newCall(bus_.get(), job, "org.userpod1.Job", "Wait", noOptions()));
   failed = sd_bus_call_async(bus_.get(), &pending, message.get(), onFinished, &waiting, UINT64_MAX);
   Slot call(pending);
@@ -211,6 +232,7 @@ Result<Json> BusClient::waitForJob(const std::string& job, const std::function<v
     canceled = true;
     sd_bus_call_method_async(bus_.get(), nullptr, kService, job.c_str(), "org.userpod1.Job", "Cancel", nullptr, nullptr,
                              "a{sv}", 0);
+    if (watch.interrupted) watch.interrupted();
   }
   return std::move(*waiting.result);
 }

@@ -28,6 +28,11 @@ Result<Json> messageToJson(sd_bus_message* message);
 // What D-Bus carries as bytes turned into text: Addresses, Command, WorkingDirectory.
 void readable(Json& properties);
 
+// Properties as text and numbers; "" and 0 when there is none, or none of that kind.
+std::string text(const Json& properties, const char* name);
+std::uint64_t number(const Json& properties, const char* name);
+std::string firstOf(const Json& properties, const char* name);  // of a list of texts
+
 class BusClient {
  public:
   // NotReady, with the mend, where there is no session bus. One thread.
@@ -44,14 +49,23 @@ class BusClient {
   };
   Result<Object> find(const std::string& key, const std::vector<std::string>& kinds);
 
-  // Waits for a job's end and returns its result. `progress` sees the properties that changed. SIGINT and SIGTERM
+  // [[path, properties], ...] of a List method as [properties with Path first, ...].
+  Result<Json> list(const char* method);
+
+  struct JobWatch {
+    std::function<void(const Json&)> progress;  // sees the job's properties, then those that changed, the last ones too
+    std::function<void()> interrupted;          // the job has been asked to stop
+  };
+  // Calls a method that returns (u id, o job), waits for the job's end and returns its result. SIGINT and SIGTERM
   // cancel the job, and a second one ends the wait.
-  Result<Json> waitForJob(const std::string& job, const std::function<void(const Json&)>& progress = {});
+  Result<Json> runJob(const std::string& path, const std::string& interface, const char* method,
+                      const Arguments& arguments, const JobWatch& watch = {});
 
  private:
   struct Close {
     void operator()(sd_bus* bus) const { sd_bus_flush_close_unref(bus); }
   };
+  Result<Json> waitForJob(const std::string& job, const JobWatch& watch);
   explicit BusClient(sd_bus* bus) : bus_(bus) {}
   std::unique_ptr<sd_bus, Close> bus_;
 };

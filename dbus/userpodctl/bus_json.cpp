@@ -131,4 +131,20 @@ void readable(Json& properties) {
   if (auto found = properties.find("WorkingDirectory"); found != properties.end()) *found = bytesAsText(*found);
 }
 
+std::string text(const Json& properties, const char* name) {
+  auto found = properties.find(name);
+  if (found == properties.end()) return "";
+  return found->is_string() ? found->get<std::string>() : found->dump();
+}
+
+std::uint64_t number(const Json& properties, const char* name) {
+  auto found = properties.find(name);
+  return found != properties.end() && found->is_number() ? found->get<std::uint64_t>() : 0;
+}
+
+std::string firstOf(const Json& properties, const char* name) {
+  auto found = properties.find(name);
+  return found != properties.end() && found->is_array() && !found->empty() ? (*found)[0].get<std::string>() : "";
+}
+
 }  // namespace userpod::ctl

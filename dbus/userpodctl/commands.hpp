@@ -28,8 +28,14 @@ int runEnter(const std::vector<std::string>& command, const Display& display);
 int runStatus(const Display& display);
 int runPods(const Display& display);
 int runContainers(const Display& display);
-int runImages(const Display& display);
-int runInspect(const std::string& key, const Display& display);
+struct ImagesOptions {
+  bool digests = false;
+  bool quiet = false;    // ids alone
+  bool noTrunc = false;  // whole ids and digests
+};
+int runImages(const ImagesOptions& options, const Display& display);
+// kinds: as of BusClient::find.
+int runInspect(const std::string& key, const std::vector<std::string>& kinds, const Display& display);
 // key: of the pod that it is explained for; empty: for any.
 int runNetwork(const std::string& key, const Display& display);
 
@@ -50,7 +56,16 @@ struct PullOptions {
   std::string image;
   std::string username;
   bool passwordStdin = false;  // reads the password from standard input: arguments are seen by others
+  bool identityTokenStdin = false;
+  bool quiet = false;  // prints the id alone
 };
 int runPull(const PullOptions& options, const Display& display);
+
+struct PruneOptions {
+  bool all = false;
+  bool dryRun = false;
+  bool yes = false;  // do not ask
+};
+int runPruneImages(const PruneOptions& options, const Display& display);
 
 }  // namespace userpod::ctl

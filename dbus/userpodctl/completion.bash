@@ -2,8 +2,19 @@
 _userpodctl() {
   local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]:-} words=''
   COMPREPLY=()
+  # "image rm" and the like complete as the commands that they are.
+  if [ "$command" = image ] && [ "$COMP_CWORD" -gt 2 ]; then
+    case ${COMP_WORDS[2]} in
+    ls) command=images ;;
+    rm) command=rmi ;;
+    inspect) command=inspect-image ;;
+    *) command=${COMP_WORDS[2]} ;;
+    esac
+  fi
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words='containers doctor enter images inspect network pause pods ps pull reset resume rm rmi start status stop version --help --version'
+    words='containers doctor enter image images inspect network pause pods ps pull reset resume rm rmi start status stop version --help --version'
+  elif [ "$command" = image ]; then
+    words='inspect ls prune pull rm --help'
   elif [[ $cur == -* ]]; then
     words='--help --json'
     case $command in
@@ -11,7 +22,9 @@ _userpodctl() {
     stop) words+=' --force-managed --time' ;;
     rm) words+=' --force --force-managed' ;;
     reset) words+=' --yes' ;;
-    pull) words+=' --username --password-stdin' ;;
+    images) words+=' --digests --no-trunc --quiet' ;;
+    pull) words+=' --identity-token-stdin --password-stdin --quiet --username' ;;
+    prune) words+=' --all --dry-run --yes' ;;
     esac
   else
     # Ids are asked for only where the daemon runs: completion starts nothing.
@@ -20,7 +33,7 @@ _userpodctl() {
     start|pause|resume) words=$(userpodctl containers 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     stop|rm|inspect) words=$({ userpodctl containers; userpodctl pods; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
     network) words=$(userpodctl pods 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
-    rmi) words=$(userpodctl images 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
+    rmi|inspect-image) words=$(userpodctl images --quiet 2>/dev/null) ;;
     enter) mapfile -t COMPREPLY < <(compgen -c -- "$cur"); return 0 ;;
     esac
   fi

@@ -1,4 +1,4 @@
-// status, pods, containers, images, inspect: what reads.
+// status, pods, containers, inspect: what reads.
 #include <fmt/core.h>
 
 #include "dbus/userpodctl/bus_client.hpp"
@@ -10,38 +10,13 @@ namespace {
 
 using Rows = std::vector<std::vector<std::string>>;
 
-std::string text(const Json& properties, const char* name) {
-  auto found = properties.find(name);
-  if (found == properties.end()) return "";
-  return found->is_string() ? found->get<std::string>() : found->dump();
-}
-
-std::uint64_t number(const Json& properties, const char* name) {
-  auto found = properties.find(name);
-  return found != properties.end() && found->is_number() ? found->get<std::uint64_t>() : 0;
-}
-
-std::string firstOf(const Json& properties, const char* name) {
-  auto found = properties.find(name);
-  return found != properties.end() && found->is_array() && !found->empty() ? (*found)[0].get<std::string>() : "";
-}
-
 std::string lastPart(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
 }
 
-// [[path, properties], ...] -> [properties with Path first, ...]
 Result<Json> list(const char* method) {
   USERPOD_TRY(bus, BusClient::open());
-  USERPOD_TRY(found, bus.call(kRootPath, kManager, method, noOptions()));
-  Json objects = Json::array();
-  for (auto& pair : found) {
-    Json object = {{"Path", pair[0]}};
-    for (auto& [name, value] : pair[1].items()) object[name] = value;
-    readable(object);
-    objects.push_back(std::move(object));
-  }
-  return objects;
+  return bus.list(method);
 }
 
 int show(const char* method, const Display& display, Rows heading, std::vector<std::string> (*row)(const Json&)) {
@@ -80,15 +55,6 @@ std::vector<std::string> containerRow(const Json& container) {
           timeText(number(container, "CreatedAt"))};
 }
 
-std::vector<std::string> imageRow(const Json& image) {
-  std::string names;
-  for (const auto& tag : image.value("RepoTags", Json::array()))
-    names += (names.empty() ? "" : ", ") + tag.get<std::string>();
-  if (names.empty()) names = firstOf(image, "RepoDigests");
-  return {shortId(text(image, "Id")), names, sizeText(number(image, "Size")),
-          std::to_string(image.value("UsedBy", Json::array()).size()), timeText(number(image, "CreatedAt"))};
-}
-
 Status printStatus(const Display& display) {
   USERPOD_TRY(bus, BusClient::open());
   USERPOD_TRY(status, bus.properties(kRootPath, kManager, false));
@@ -108,9 +74,9 @@ Status printStatus(const Display& display) {
   return {};
 }
 
-Status printObject(const std::string& key) {
+Status printObject(const std::string& key, const std::vector<std::string>& kinds) {
   USERPOD_TRY(bus, BusClient::open());
-  USERPOD_TRY(object, bus.find(key, {"Pod", "Container", "Image"}));
+  USERPOD_TRY(object, bus.find(key, kinds));
   USERPOD_TRY(properties, bus.properties(object.path, object.interface.c_str()));
   Json shown = {{"Kind", object.interface.substr(object.interface.rfind('.') + 1)}, {"Path", object.path}};
   for (auto& [name, value] : properties.items()) shown[name] = value;
@@ -133,12 +99,8 @@ int runContainers(const Display& display) {
   return show("ListContainers", display, {{"ID", "NAME", "POD", "STATE", "PID", "IMAGE", "CREATED"}}, containerRow);
 }
 
-int runImages(const Display& display) {
-  return show("ListImages", display, {{"ID", "NAMES", "SIZE", "USED BY", "CREATED"}}, imageRow);
-}
-
-int runInspect(const std::string& key, const Display& display) {
-  return finish(printObject(key), display);
+int runInspect(const std::string& key, const std::vector<std::string>& kinds, const Display& display) {
+  return finish(printObject(key, kinds), display);
 }
 
 }  // namespace userpod::ctl

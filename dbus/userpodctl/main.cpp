@@ -7,6 +7,7 @@
 
 #include "dbus/userpodctl/bus_client.hpp"
 #include "dbus/userpodctl/commands.hpp"
+#include "dbus/userpodctl/output.hpp"
 #include "policy/settings.hpp"
 #include "userns/enter.hpp"
 
@@ -52,7 +53,9 @@ std::vector<std::string> splitOff(std::vector<std::string>& words) {
 struct Request {
   Display display;
   ActOptions act;
+  ImagesOptions images;
   PullOptions pull;
+  PruneOptions prune;
   std::vector<std::string> command;
   std::vector<std::string> rest;  // what stood after "--"
   std::string key;
@@ -96,9 +99,8 @@ void addReadCommands(CLI::App& app, Request& request) {
   addCommand(app, request, "containers", "List containers", [](Request& r) {
     return runContainers(r.display);
   })->alias("ps");
-  addCommand(app, request, "images", "List images", [](Request& r) { return runImages(r.display); });
   addCommand(app, request, "inspect", "Show all properties of a pod, container or image, as JSON",
-             [](Request& r) { return runInspect(r.key, r.display); })
+             [](Request& r) { return runInspect(r.key, {"Pod", "Container", "Image"}, r.display); })
       ->add_option("key", request.key, "Id, a prefix of one, or an image's name")
       ->required();
   addCommand(app, request, "network", "Show networks, addresses and host ports of pods, and the way packets take",
@@ -128,7 +130,17 @@ void addChangeCommands(CLI::App& app, Request& request) {
   auto* remove = addAct(app, request, "rm", "Remove containers or pods", runRemove);
   remove->add_flag("--force-managed", request.act.forceManaged, kManaged);
   remove->add_flag("-f,--force", request.act.force, "Kill a running container first");
-  addAct(app, request, "rmi", "Remove images", runRemoveImages);
+}
+
+void addImages(CLI::App& app, Request& request, const char* name) {
+  auto* images =
+      addCommand(app, request, name, "List images", [](Request& r) { return runImages(r.images, r.display); });
+  images->add_flag("--digests", request.images.digests, "Show digests beside the names");
+  images->add_flag("-q,--quiet", request.images.quiet, "Print ids alone")->excludes("--json")->excludes("--digests");
+  images->add_flag("--no-trunc", request.images.noTrunc, "Show whole ids and digests");
+}
+
+void addPull(CLI::App& app, Request& request) {
   auto* pull = addCommand(app, request, "pull", "Fetch an image; prints its id",
                           [](Request& r) { return runPull(r.pull, r.display); });
   pull->add_option("image", request.pull.image, "Name with tag or digest")->required();
@@ -137,18 +149,47 @@ void addChangeCommands(CLI::App& app, Request& request) {
       pull->add_flag("--password-stdin", request.pull.passwordStdin, "Read the password from standard input");
   username->needs(password);
   password->needs(username);
+  pull->add_flag("--identity-token-stdin", request.pull.identityTokenStdin,
+                 "Read an OAuth2 identity token from standard input")
+      ->excludes(username);
+  pull->add_flag("-q,--quiet", request.pull.quiet, "Print the id alone, and no progress");
+}
+
+void addPrune(CLI::App& app, Request& request) {
+  auto* prune = addCommand(app, request, "prune", "Remove images without a tag that no container uses",
+                           [](Request& r) { return runPruneImages(r.prune, r.display); });
+  prune->add_flag("-a,--all", request.prune.all, "Every image that no container uses");
+  prune->add_flag("-n,--dry-run", request.prune.dryRun, "Remove nothing, show what would go");
+  prune->add_flag("-y,--yes", request.prune.yes, "Do not ask");
+}
+
+// Each as a command of its own where other tools have it, and all of them below "image".
+void addImageCommands(CLI::App& app, Request& request) {
+  addImages(app, request, "images");
+  addPull(app, request);
+  addAct(app, request, "rmi", "Remove images, with all their names", runRemoveImages);
+  auto* image = app.add_subcommand("image", "Images: ls, pull, rm, prune, inspect");
+  image->require_subcommand(1);
+  addImages(*image, request, "ls");
+  addPull(*image, request);
+  addAct(*image, request, "rm", "Remove images, with all their names", runRemoveImages);
+  addPrune(*image, request);
+  addCommand(*image, request, "inspect", "Show all properties of an image, as JSON",
+             [](Request& r) { return runInspect(r.key, {"Image"}, r.display); })
+      ->add_option("image", request.key, "Id, a prefix of one, or a name")
+      ->required();
 }
 
 int runMain(std::vector<std::string> words) {
   CLI::App app("userpodctl: pods and containers of this user, and the host they run on", "userpodctl");
   Request request;
-  const char* noColor = std::getenv("NO_COLOR");
-  request.display.color = ::isatty(STDOUT_FILENO) == 1 && (noColor == nullptr || *noColor == '\0');
+  request.display.color = ::isatty(STDOUT_FILENO) == 1 && colorWanted();
   app.require_subcommand(1);
   app.set_version_flag("--version", "userpodctl " USERPOD_VERSION);
   addHostCommands(app, request);
   addReadCommands(app, request);
   addChangeCommands(app, request);
+  addImageCommands(app, request);
   request.rest = splitOff(words);
   bool enter = !words.empty() && words.front() == "enter";
   if (!enter) words.insert(words.end(), request.rest.begin(), request.rest.end());

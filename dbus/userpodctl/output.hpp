@@ -15,4 +15,8 @@ std::string timeText(std::uint64_t microseconds);  // local time, "-" when 0
 // The text with control characters of the terminal replaced: names and messages come from elsewhere.
 std::string printable(std::string text);
 
+// Asks on standard output and reads the answer from standard input.
+bool confirmed(const std::string& question);
+bool colorWanted();  // NO_COLOR does not forbid it
+
 }  // namespace userpod::ctl

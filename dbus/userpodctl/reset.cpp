@@ -4,12 +4,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <iostream>
 
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/util.hpp"
 #include "dbus/userpodctl/bus_client.hpp"
 #include "dbus/userpodctl/commands.hpp"
+#include "dbus/userpodctl/output.hpp"
 #include "userns/idmap.hpp"
 #include "userns/node.hpp"
 
@@ -20,12 +20,9 @@ constexpr const char* kUnits[] = {"userpod.socket", "userpod.service", "userpod-
 
 Status confirm(const Paths& paths) {
   if (::isatty(STDIN_FILENO) != 1) return Error(Code::InvalidArgument, "reset removes all pods and images: say --yes");
-  fmt::print("This stops all pods and removes {} with all images and containers, and {}.\nContinue? [y/N] ", paths.data,
-             paths.runtime);
-  std::fflush(stdout);
-  std::string answer;
-  std::getline(std::cin, answer);
-  if (answer == "y" || answer == "Y" || answer == "yes") return {};
+  if (confirmed(fmt::format("This stops all pods and removes {} with all images and containers, and {}.", paths.data,
+                            paths.runtime)))
+    return {};
   return Error(Code::Canceled, "nothing was removed");
 }
 

@@ -10,6 +10,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/rate.hpp"
 #include "daemon/sys/util.hpp"
 #include "daemon/sys/watches.hpp"
 
@@ -243,6 +244,36 @@ TEST(Text, ChecksUtf8) {
   EXPECT_FALSE(isUtf8("\xc0\xaf"));
   EXPECT_FALSE(isUtf8("\xed\xa0\x80"));
   EXPECT_FALSE(isUtf8("\xe2\x82"));
+}
+
+TEST(RateWindow, IsOfTheLastTwoSeconds) {
+  using std::chrono::milliseconds;
+  const RateWindow::Clock::time_point start{};
+  RateWindow window;
+  EXPECT_EQ(window.rate(start), 0U);
+  window.add(start, 0);
+  window.add(start + milliseconds(100), 100);
+  EXPECT_EQ(window.rate(start + milliseconds(100)), 0U) << "too short a look";
+  for (int i = 2; i <= 100; ++i) window.add(start + milliseconds(100 * i), 100U * i);
+  EXPECT_EQ(window.rate(start + milliseconds(10'000)), 1000U);
+  // From now on ten times as fast: known after two seconds, whatever came before.
+  for (int i = 1; i <= 20; ++i) window.add(start + milliseconds(10'000 + 100 * i), 10'000U + 1000U * i);
+  EXPECT_EQ(window.rate(start + milliseconds(12'000)), 10'000U);
+  // Nothing comes any more.
+  EXPECT_EQ(window.rate(start + milliseconds(13'000)), 5'000U);
+  EXPECT_EQ(window.rate(start + milliseconds(14'000)), 0U);
+  EXPECT_EQ(window.rate(start + milliseconds(60'000)), 0U);
+}
+
+TEST(RateWindow, BeginsAnewWhenTheWorkDoes) {
+  using std::chrono::milliseconds;
+  const RateWindow::Clock::time_point start{};
+  RateWindow window;
+  window.add(start, 0);
+  window.add(start + milliseconds(1000), 1'000'000);
+  window.add(start + milliseconds(1100), 0);
+  window.add(start + milliseconds(1600), 500);
+  EXPECT_EQ(window.rate(start + milliseconds(1600)), 1000U);
 }
 
 }  // namespace

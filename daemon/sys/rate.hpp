@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <deque>
 
-namespace userpod::core {
+namespace userpod {
 
 // One thread. Times must not go back.
 class RateWindow {
@@ -27,4 +27,4 @@ class RateWindow {
   std::deque<Sample> samples_;  // from the newest that is older than the window on
 };
 
-}  // namespace userpod::core
+}  // namespace userpod

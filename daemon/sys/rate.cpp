@@ -1,6 +1,6 @@
-#include "daemon/core/rate.hpp"
+#include "daemon/sys/rate.hpp"
 
-namespace userpod::core {
+namespace userpod {
 
 void RateWindow::add(Clock::time_point at, std::uint64_t done) {
   if (!samples_.empty() && done < samples_.back().done) samples_.clear();
@@ -16,4 +16,4 @@ std::uint64_t RateWindow::rate(Clock::time_point now) {
   return static_cast<std::uint64_t>(static_cast<double>(samples_.back().done - samples_.front().done) / seconds);
 }
 
-}  // namespace userpod::core
+}  // namespace userpod
