@@ -71,7 +71,7 @@ class Terminal:
         return self.text.decode(errors='replace')
 
     def wait_for(self, text):
-        return cri.wait_until(lambda: text in self.shown(), timeout=30, what=f'{text!r} on the terminal: {self.shown()!r}')
+        return cri.wait_until(lambda: text in self.shown(), timeout=30, what=f'{text!r} on the terminal')
 
     def end(self):
         """The exit status, when all is read."""
@@ -118,7 +118,9 @@ class ImagesCli(running.Running):
             handler.send_header('Content-Length', str(len(data)))
             handler.end_headers()
             try:
-                handler.wfile.write(data[:len(data) // 2])
+                for i in range(20):                  # not all at once: what came last may not be told before more comes
+                    handler.wfile.write(data[i * len(data) // 40:(i + 1) * len(data) // 40])
+                    self.go_on.wait(0.02)
                 self.go_on.wait(60)
                 handler.wfile.write(data[len(data) // 2:])
             except ConnectionError:
