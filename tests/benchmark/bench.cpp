@@ -95,6 +95,7 @@ Status measure(const Options& options, const Paths& paths, const UniqueFd& outer
   USERPOD_TRY(client, Client::connect(paths.criSocket()));
   Report report(options.json);
   PodRows pods(options, *client, node.cgroupRoot, outerMemory);
+  if (options.names("Images")) USERPOD_CHECK(measureImages(options, *client, outerMemory, report));
   if (options.wants("Pods")) USERPOD_CHECK(pods.idle(report));
   USERPOD_TRY(workspace, Workspace::open(paths, node));
   Undo undo(*client, options);
@@ -180,7 +181,11 @@ int runBenchmark(const Options& options) {
 }  // namespace
 
 bool Options::wants(const std::string& row) const {
-  return rows.empty() || std::find(rows.begin(), rows.end(), row) != rows.end();
+  return rows.empty() || names(row);
+}
+
+bool Options::names(const std::string& row) const {
+  return std::find(rows.begin(), rows.end(), row) != rows.end();
 }
 
 }  // namespace userpod::bench
@@ -201,7 +206,7 @@ int main(int argc, char** argv) {
   app.add_option("--rows", options.rows,
                  "only these: RunPodSandbox, CreateContainer+StartContainer, ExecSync, StopContainer,"
                  " StopPodSandbox, ExecSession, ExecStdout, PortForward, Sessions, PullImage, Load, Stops, SharedPid,"
-                 " Pods")
+                 " Pods, Images")
       ->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   return userpod::bench::runBenchmark(options);

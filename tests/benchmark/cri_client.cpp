@@ -66,6 +66,7 @@ class CriClient final : public Client {
   Result<std::size_t> listContainers() override;
   Status removeAll() override;
   Status pull(const std::string& image) override;
+  Result<std::vector<std::string>> listImages() override;
   Result<bool> hasImage(const std::string& image) override;
   Status removeImage(const std::string& image) override;
 
@@ -291,6 +292,16 @@ Status CriClient::pull(const std::string& image) {
   request.mutable_image()->set_image(image);
   v1::PullImageResponse response;
   return imageCall("PullImage", &v1::ImageService::Stub::PullImage, request, &response);
+}
+
+Result<std::vector<std::string>> CriClient::listImages() {
+  v1::ListImagesResponse response;
+  USERPOD_CHECK(imageCall("ListImages", &v1::ImageService::Stub::ListImages, v1::ListImagesRequest(), &response));
+  std::vector<std::string> names;
+  names.reserve(static_cast<std::size_t>(response.images_size()));
+  for (const auto& image : response.images())
+    names.push_back(image.repo_tags().empty() ? image.id() : image.repo_tags(0));
+  return names;
 }
 
 Result<bool> CriClient::hasImage(const std::string& image) {

@@ -51,6 +51,7 @@ class Client {
   virtual Status removeAll() = 0;
 
   virtual Status pull(const std::string& image) = 0;
+  virtual Result<std::vector<std::string>> listImages() = 0;  // of each its first tag, else its id
   virtual Result<bool> hasImage(const std::string& image) = 0;
   virtual Status removeImage(const std::string& image) = 0;
 };

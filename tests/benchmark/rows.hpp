@@ -30,6 +30,7 @@ struct Options {
   std::vector<std::string> rows;
 
   bool wants(const std::string& row) const;
+  bool names(const std::string& row) const;  // wants it, and not only because none is named
   std::string pauseImage() const { return registry + "/bench/pause:latest"; }
   std::string largeImage(unsigned number) const { return registry + "/bench/large:" + std::to_string(number + 1); }
 };
@@ -37,8 +38,8 @@ struct Options {
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
                                                         "StopContainer", "StopPodSandbox"};
 inline const std::vector<std::string> kStreamRows = {"ExecSession", "ExecStdout", "PortForward", "Sessions"};
-inline const std::vector<std::string> kOtherRows = {"PullImage", "Load",    "Stops",   "SharedPid",
-                                                    "Pods",      "Network", "HostPort"};
+inline const std::vector<std::string> kOtherRows = {"PullImage", "Load",    "Stops",    "SharedPid",
+                                                    "Pods",      "Network", "HostPort", "Images"};
 
 // Where bare containers are made, of the same parts as a container of the product.
 struct BareParts {
@@ -87,6 +88,9 @@ Status measureListDuringStops(const Options& options, Client& client, Report& re
 
 // RunPodSandbox with a pause process, and its memory.
 Status measureSharedPid(const Options& options, Client& client, Report& report);
+
+// Only where it is named: of the images that are there, which should be many.
+Status measureImages(const Options& options, Client& client, const UniqueFd& outerMemory, Report& report);
 
 // scratch: a directory on the disk of the daemon's data; what is unpacked into it is left to the caller.
 Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report);
