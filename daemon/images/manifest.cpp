@@ -19,8 +19,24 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kMostManifests = 1000;
+constexpr std::size_t kMostUrls = 32;  // of a foreign layer
+constexpr std::size_t kLongestUrl = 4U << 10;
 constexpr std::size_t kMostLayers = 500;                 // also the most that overlayfs stacks
 constexpr std::size_t kLargestAnnotations = 256U << 10;  // as Kubernetes has it; all images' go into one list
+
+Result<std::vector<std::string>> readUrls(const json& object) {
+  std::vector<std::string> urls;
+  auto found = object.find("urls");
+  if (found == object.end() || !found->is_array()) return urls;
+  if (found->size() > kMostUrls)
+    return invalidImage(fmt::format("a descriptor of {} urls, more than {}", found->size(), kMostUrls));
+  for (const auto& url : *found) {
+    if (!url.is_string() || url.get_ref<const std::string&>().size() > kLongestUrl)
+      return invalidImage("a descriptor with a url that is no text or too long");
+    urls.push_back(url.get<std::string>());
+  }
+  return urls;
+}
 
 Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
   if (!object.is_object()) return invalidImage(fmt::format("{}: not a descriptor", what));
@@ -36,6 +52,8 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
         Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
   if (auto annotations = object.find("annotations"); annotations != object.end() && annotations->is_object())
     descriptor.title = textOf(*annotations, "org.opencontainers.image.title");
+  USERPOD_TRY(urls, readUrls(object));
+  descriptor.urls = std::move(urls);
   return descriptor;
 }
 

@@ -27,7 +27,8 @@ struct Descriptor {
   std::string digest;     // "sha256:<hex>", checked
   std::int64_t size = 0;  // bytes; -1: not told (Docker schema 1)
   std::optional<Platform> platform;
-  std::string title;  // of an artifact's file: org.opencontainers.image.title
+  std::string title;              // of an artifact's file: org.opencontainers.image.title
+  std::vector<std::string> urls;  // where else a foreign layer is: at most 32, of at most 4 KiB each
 };
 
 // Which fields have a meaning depends on the kind: manifests of an index; config and layers of an image; layers and

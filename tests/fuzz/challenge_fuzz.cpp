@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "daemon/images/client/challenge.hpp"
-#include "daemon/images/client/http.hpp"
+#include "daemon/images/client/url.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace userpod::images;
@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       ++parameters;
       auto encoded = urlEncode(value);
       require(encoded.find_first_of(" \r\n\"#&?/") == std::string::npos, "a value in a URL stays one value");
-      urlHost(value);
+      parseUrl(value);
     }
   }
   require(parameters <= 64 && bytes <= size, "not more comes out than went in");

@@ -5,7 +5,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "daemon/images/client/challenge.hpp"
 #include "daemon/images/digest.hpp"
 #include "daemon/images/manifest.hpp"
 #include "daemon/images/reference.hpp"
@@ -83,24 +82,6 @@ TEST(Reference, Refused) {
     ASSERT_FALSE(parsed) << text;
     EXPECT_EQ(parsed.error().code(), Code::InvalidArgument);
   }
-}
-
-TEST(Challenge, Table) {
-  auto found = parseChallenges(
-      R"(Bearer realm="https://auth.example/token",service="reg, \"x\"", scope="repository:a/b:pull,push")");
-  ASSERT_EQ(found.size(), 1U);
-  EXPECT_EQ(found[0].scheme, "bearer");
-  EXPECT_EQ(found[0].parameters["realm"], "https://auth.example/token");
-  EXPECT_EQ(found[0].parameters["service"], "reg, \"x\"");
-  EXPECT_EQ(found[0].parameters["scope"], "repository:a/b:pull,push");
-  found = parseChallenges("BASIC Realm=here, Bearer realm=\"x\"");
-  ASSERT_EQ(found.size(), 2U);
-  EXPECT_EQ(found[0].parameters["realm"], "here");
-  EXPECT_EQ(found[1].scheme, "bearer");
-  EXPECT_TRUE(parseChallenges("").empty());
-  EXPECT_TRUE(parseChallenges("=,=").empty());
-  EXPECT_TRUE(parseChallenges("Bearer realm=\"open")[0].parameters.empty());
-  EXPECT_LE(parseChallenges(std::string(100000, ',') + "x").size(), 1U);
 }
 
 std::string layerJson(const std::string& digest, const std::string& more = "") {

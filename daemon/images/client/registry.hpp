@@ -2,11 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "daemon/images/client/auth.hpp"
 #include "daemon/images/client/http.hpp"
 #include "daemon/images/manifest.hpp"
 #include "daemon/images/registries/access.hpp"
@@ -17,37 +20,47 @@ namespace userpod::images {
 struct FetchedManifest {
   std::string document;
   std::string contentType;
-  std::string digest;  // of the bytes
+  std::string digest;  // of the bytes; of a signed Docker schema 1 manifest, of its bytes without the signatures
 };
 
-// manifest() first, from one thread: it finds the scheme and the authentication that blob() then uses from any thread.
-// Errors name host and repository: RegistryUnreachable, RegistryAuthRequired (no credentials given), RegistryDenied,
-// ManifestUnknown, DigestMismatch, LimitsExceeded.
+// Any thread; each that asks at the same time has a connection of its own, which is kept for the next request. The
+// first request chooses between https and http, where both are allowed, for good. Errors name host and repository:
+// RegistryUnreachable, RegistryAuthRequired (no credentials given), RegistryDenied, ManifestUnknown, DigestMismatch,
+// LimitsExceeded, ConfigInvalid, Canceled.
 class Registry {
  public:
   // The credentials are sent to this registry and its token server alone.
-  Registry(Endpoint endpoint, Credentials credentials, Places places, std::stop_token stop);
+  Registry(Endpoint endpoint, Credentials credentials, Places places, std::stop_token stop, ClientOptions options = {});
+  ~Registry();
 
   Result<FetchedManifest> manifest(const std::string& tagOrDigest);
   // The bytes in order; only their number is bounded here, the caller verifies the digest.
   Status blob(const Descriptor& descriptor, const std::stop_token& stop, std::function<Status(std::string_view)> sink);
+  // A foreign layer: from the first of these URLs that serves it, without credentials, by https (http where this
+  // registry may be asked so).
+  Status externalBlob(const std::vector<std::string>& urls, const Descriptor& descriptor, const std::stop_token& stop,
+                      const std::function<Status(std::string_view)>& sink);
   Result<std::string> smallBlob(const Descriptor& descriptor);  // verified
 
  private:
-  Result<HttpResponse> request(HttpClient& client, HttpRequest request, const std::stop_token& stop);
-  Status authenticate(const HttpResponse& refused, const std::string& used, const std::stop_token& stop);
-  Result<std::string> fetchToken(const std::map<std::string, std::string>& parameters, const std::stop_token& stop);
-  Error refusal(const HttpResponse& response, std::string_view what) const;
-  std::string url(std::string_view kind, std::string_view name) const;
+  class Lease;
+  Result<std::string> scheme(HttpClient& client, const std::stop_token& stop);
+  Result<HttpResponse> request(std::string_view kind, std::string_view name, HttpRequest& request,
+                               const std::stop_token& stop);
+  std::function<Status(std::string_view)> bounded(const Descriptor& descriptor, const HttpRequest& request,
+                                                  const std::function<Status(std::string_view)>& sink) const;
+  Error wrongSize(const Descriptor& descriptor, std::uint64_t received) const;
+  std::string where() const { return endpoint_.host + "/" + endpoint_.path; }
 
-  Endpoint endpoint_;
-  Credentials credentials_;
-  Places places_;  // of certs.d
-  std::stop_token stop_;
-  std::string scheme_;
-  HttpClient client_;  // of the thread that calls manifest()
-  std::mutex mutex_;
-  std::string authorization_;  // guarded by mutex_
+  const Endpoint endpoint_;
+  const std::string server_;  // host[:port] that serves it
+  const std::stop_token stop_;
+  const std::shared_ptr<ClientContext> context_;
+  Authenticator authenticator_;
+  std::timed_mutex choosing_;  // held while the scheme is chosen
+  std::mutex mutex_;           // guards what follows
+  std::string scheme_;         // empty: not chosen yet
+  std::vector<std::unique_ptr<HttpClient>> idle_;
 };
 
 }  // namespace userpod::images
