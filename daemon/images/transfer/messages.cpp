@@ -43,10 +43,11 @@ Credentials toCredentials(const Json& json) {
 }
 
 Json json(const Descriptor& blob) {
-  return {{"mediaType", blob.mediaType}, {"digest", blob.digest}, {"size", blob.size}};
+  return {{"mediaType", blob.mediaType}, {"digest", blob.digest}, {"size", blob.size}, {"urls", blob.urls}};
 }
 Descriptor toDescriptor(const Json& json) {
-  return {.mediaType = json.at("mediaType"), .digest = json.at("digest"), .size = json.at("size")};
+  return {
+      .mediaType = json.at("mediaType"), .digest = json.at("digest"), .size = json.at("size"), .urls = json.at("urls")};
 }
 
 Json json(const Error& error) {

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <list>
@@ -93,7 +94,9 @@ Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint&
     USERPOD_TRY(found, findCredentials(places_, endpoint.host, endpoint.path));
     credentials = std::move(found);
   }
-  auto registry = std::make_unique<Registry>(endpoint, std::move(credentials), places_, stop_.get_token());
+  auto registry = std::make_unique<Registry>(
+      endpoint, std::move(credentials), places_, stop_.get_token(),
+      ClientOptions{.stallSeconds = static_cast<unsigned>(std::clamp<std::int64_t>(order.stallSeconds, 0, 1 << 30))});
   USERPOD_TRY(fetched, registry->manifest(name.digest.empty() ? name.tag : name.digest));
   std::string digest = fetched.digest;
   USERPOD_TRY(manifest, parseManifest(fetched.document, fetched.contentType));
@@ -135,7 +138,7 @@ Status Transfer::fetchConfig(const FetchConfig& fetch) {
 Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& blob) {
   Sha256 sum;
   bool readerGone = false;
-  auto status = registry_->blob(fetch.descriptor, stop_.get_token(), [&](std::string_view bytes) -> Status {
+  auto sink = [&](std::string_view bytes) -> Status {
     sum.update(bytes);
     auto written = writeAll(to.get(), bytes);
     if (!written) {
@@ -144,7 +147,12 @@ Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& bl
     }
     blob.received += bytes.size();
     return {};
-  });
+  };
+  const auto& wanted = fetch.descriptor;
+  auto status = registry_->blob(wanted, stop_.get_token(), sink);
+  // A foreign layer need not be where the image is; a registry that has it spares others the question.
+  if (!status && status.error().code() == Code::ManifestUnknown && !wanted.urls.empty())
+    status = registry_->externalBlob(wanted.urls, wanted, stop_.get_token(), sink);
   if (!status) return FailedBlob{fetch.number, std::move(status).error(), readerGone};
   if (auto digest = sum.digest(); digest != fetch.descriptor.digest)
     return FailedBlob{fetch.number, Error(Code::DigestMismatch,
