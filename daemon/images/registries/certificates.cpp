@@ -48,7 +48,7 @@ Result<HostCertificates> readDirectory(const std::string& directory) {
   std::sort(names.begin(), names.end());
   auto has = [&](const std::string& name) { return std::binary_search(names.begin(), names.end(), name); };
   for (const auto& name : names) {
-    auto path = directory + "/" + name;
+    auto path = fmt::format("{}/{}", directory, name);
     auto stem = name.substr(0, name.rfind('.'));
     if (name.ends_with(".crt")) {
       USERPOD_CHECK(checkPem(path));
@@ -57,7 +57,7 @@ Result<HostCertificates> readDirectory(const std::string& directory) {
       if (!has(stem + ".key"))
         return badCertificate(
             path, fmt::format("there is no {}.key for this client certificate; authorities end in .crt", stem));
-      auto key = directory + "/" + stem + ".key";
+      auto key = fmt::format("{}/{}.key", directory, stem);
       USERPOD_CHECK(checkPem(path));
       USERPOD_CHECK(checkPem(key));
       found.clients.push_back({path, key});

@@ -1,6 +1,7 @@
 #include "daemon/images/registries/credential_helper.hpp"
 
 #include <fmt/core.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -63,7 +64,7 @@ std::vector<std::string> helperEnvironment(const Places& places) {
 
 std::string findHelper(const Places& places, const std::string& program) {
   for (const auto& directory : places.path) {
-    auto path = directory + "/" + program;
+    auto path = fmt::format("{}/{}", directory, program);
     struct stat info{};
     if (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && ::access(path.c_str(), X_OK) == 0) return path;
   }
@@ -109,6 +110,7 @@ Result<Credentials> askFor(const Places& places, const std::string& path, const 
                        .environment = helperEnvironment(places),
                        .descriptors = {{input.read.get(), 0}},
                        .directory = "/",
+                       .deathSignal = SIGKILL,  // this thread waits for it
                        .newSession = true};
   auto output = run(std::move(options), kPatience, kMostAnswer + 1);
   if (!output) return Error(Code::RegistryDenied, who + ": " + output.error().text());

@@ -40,7 +40,8 @@ std::size_t matchLength(std::string_view prefix, std::string_view host, std::str
 class ConfiguredRegistries : public Registries {
  public:
   explicit ConfiguredRegistries(RegistriesConf conf) : conf_(std::move(conf)) {
-    if (!conf_.credentialHelpers || conf_.credentialHelpers->empty()) conf_.credentialHelpers = {kAuthFilesHelper};
+    if (conf_.credentialHelpers) helpers_ = std::move(*conf_.credentialHelpers);
+    if (helpers_.empty()) helpers_ = {kAuthFilesHelper};
   }
 
   Result<std::vector<Candidate>> candidates(const Reference& reference) const override {
@@ -63,7 +64,7 @@ class ConfiguredRegistries : public Registries {
         return std::move(candidate).error();
       }
     }
-    if (candidates.empty()) return *std::move(blocked);
+    if (blocked && candidates.empty()) return *std::move(blocked);
     return candidates;
   }
 
@@ -73,7 +74,7 @@ class ConfiguredRegistries : public Registries {
   }
 
   const std::vector<std::string>& warnings() const override { return conf_.warnings; }
-  const std::vector<std::string>& credentialHelpers() const override { return *conf_.credentialHelpers; }
+  const std::vector<std::string>& credentialHelpers() const override { return helpers_; }
 
  private:
   static Error blockedError(const Reference& name, const RegistryTable& table) {
@@ -136,6 +137,7 @@ class ConfiguredRegistries : public Registries {
   }
 
   RegistriesConf conf_;
+  std::vector<std::string> helpers_;
 };
 
 }  // namespace

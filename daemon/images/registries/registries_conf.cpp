@@ -46,7 +46,7 @@ Result<std::string> readText(const Reading& reading, const toml::node& node, std
 
 Status readFlag(const Reading& reading, const toml::node& node, std::string_view key, bool& into) {
   if (!node.is_boolean()) return bad(reading, node, key, "must be true or false, without quotation marks");
-  into = *node.value<bool>();
+  into = node.value<bool>().value_or(false);
   return {};
 }
 

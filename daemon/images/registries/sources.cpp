@@ -60,7 +60,7 @@ Status addDropIns(Sources& sources, const std::vector<std::string>& directories)
     USERPOD_TRY(names, dropInNames(directory));
     for (const auto& name : names) {
       std::erase_if(dropIns, [&](const Source& one) { return one.file.ends_with("/" + name); });
-      auto path = directory + "/" + name;
+      auto path = fmt::format("{}/{}", directory, name);
       if (look(sources, path) == Kind::File) dropIns.push_back({path});
     }
   }

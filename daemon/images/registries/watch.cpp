@@ -49,7 +49,7 @@ struct RegistriesFiles::State {
 
   const Places places;
   std::mutex mutex;
-  std::optional<std::chrono::steady_clock::time_point> looked;
+  std::chrono::steady_clock::time_point nextLook;
   std::optional<std::string> signature;  // of what was read last
   bool settled = false;
   std::shared_ptr<const Registries> good;
@@ -62,11 +62,11 @@ RegistriesFiles::~RegistriesFiles() = default;
 Result<std::shared_ptr<const Registries>> RegistriesFiles::current() {
   std::lock_guard lock(state_->mutex);
   auto now = std::chrono::steady_clock::now();
-  if (!state_->looked || now - *state_->looked >= std::chrono::seconds(1)) {
-    state_->looked = now;
+  if (now >= state_->nextLook) {
+    state_->nextLook = now + std::chrono::seconds(1);
     state_->look();
   }
-  if (!state_->good) return *state_->failure;
+  if (state_->failure && !state_->good) return *state_->failure;
   return state_->good;
 }
 
