@@ -6,6 +6,18 @@
 namespace userpod::cri {
 namespace {
 
+// Lists one after the other are one list: so the same message serves for all, and keeps its memory.
+grpc::Slice listBytes(const core::ImageList& images) {
+  v1::ListImagesResponse one;
+  std::string bytes;
+  for (const auto& image : images) {
+    one.Clear();
+    fillItem(*image, "", one.add_images());
+    one.AppendToString(&bytes);
+  }
+  return bytes;
+}
+
 void fillUsage(const storage::FilesystemUsage& usage, v1::FilesystemUsage* message) {
   message->set_timestamp(usage.timestamp);
   message->mutable_fs_id()->set_mountpoint(usage.mountpoint);
@@ -22,10 +34,26 @@ std::vector<std::shared_ptr<const ImageRecord>> ImageService::selectImages(const
   return {std::move(image)};
 }
 
-grpc::ServerUnaryReactor* ImageService::ListImages(Context* context, const v1::ListImagesRequest* request,
-                                                   v1::ListImagesResponse* response) {
-  for (const auto& image : selectImages(request->filter())) fillItem(*image, "", response->add_images());
-  return answer(context, {"ListImages"}, {});
+grpc::Slice ImageService::listOf(const std::shared_ptr<const core::ImageList>& images) {
+  std::lock_guard lock(listMutex_);
+  if (listed_ != images) {
+    list_ = listBytes(*images);
+    listed_ = images;
+  }
+  return list_;
+}
+
+grpc::ServerUnaryReactor* ImageService::ListImages(Context* context, const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
+  CallName name{"ListImages"};
+  v1::ListImagesRequest message;
+  grpc::ByteBuffer bytes = *request;  // is emptied by being read
+  if (!grpc::SerializationTraits<v1::ListImagesRequest>::Deserialize(&bytes, &message).ok())
+    return answer(context, name, Error(Code::InvalidArgument, "the request is no ListImagesRequest"));
+  auto slice = message.filter().image().image().empty() ? listOf(core_.snapshot()->images)
+                                                        : listBytes(selectImages(message.filter()));
+  *response = grpc::ByteBuffer(&slice, 1);
+  return answer(context, name, {});
 }
 
 grpc::ServerWriteReactor<v1::StreamImagesResponse>* ImageService::StreamImages(Context*,

@@ -47,6 +47,12 @@ class FakeCore final : public tests::NoStreams {
     next->conditions = conditions;
     snapshot_.store(next);
   }
+  void setImages(core::ImageList images) {
+    auto next = std::make_shared<core::Snapshot>();
+    next->images = std::make_shared<const core::ImageList>(std::move(images));
+    next->conditions = conditions;
+    snapshot_.store(next);
+  }
 
   std::shared_ptr<const core::Snapshot> snapshot() const override { return snapshot_.load(); }
   void subscribe(std::function<void(const core::Change&)>) override {}
@@ -519,6 +525,45 @@ TEST_F(CriServer, ImageCallsThatAreIdempotent) {
   ASSERT_TRUE(images_->ImageFsInfo(&third, {}, &usage).ok());
   EXPECT_EQ(usage.image_filesystems(0).fs_id().mountpoint(), "/data");
   EXPECT_EQ(usage.container_filesystems(0).used_bytes().value(), 4U);
+}
+
+// The answer is made once for each list: it must be that of the list there is.
+TEST_F(CriServer, ListImagesFollowsTheList) {
+  auto image = [](int number) {
+    auto record = std::make_shared<ImageRecord>();
+    record->id = fmt::format("sha256:{:064x}", number);
+    record->repoTags = {fmt::format("registry.example/image:{}", number)};
+    record->size = 1000 + number;
+    record->pinned = number % 2 == 1;
+    record->manifestAnnotations = {{"number", std::to_string(number)}};
+    return record;
+  };
+  auto list = [&](const std::string& filter = "") {
+    grpc::ClientContext context;
+    v1::ListImagesRequest request;
+    request.mutable_filter()->mutable_image()->set_image(filter);
+    v1::ListImagesResponse response;
+    EXPECT_TRUE(images_->ListImages(&context, request, &response).ok());
+    return response;
+  };
+  EXPECT_EQ(list().images_size(), 0);
+  core_.setImages({image(1), image(2), image(3)});
+  for (int again = 0; again < 2; ++again) {
+    auto listed = list();
+    ASSERT_EQ(listed.images_size(), 3);
+    EXPECT_EQ(listed.images(2).id(), image(3)->id);
+    EXPECT_EQ(listed.images(1).repo_tags(0), "registry.example/image:2");
+    EXPECT_EQ(listed.images(1).spec().annotations().at("number"), "2");
+    EXPECT_EQ(listed.images(1).size(), 1002U);
+    EXPECT_TRUE(listed.images(0).pinned());
+    EXPECT_FALSE(listed.images(1).pinned()) << "what the one before it has";
+  }
+  core_.setImages({image(2), image(4)});
+  ASSERT_EQ(list().images_size(), 2);
+  EXPECT_EQ(list().images(1).id(), image(4)->id);
+  EXPECT_EQ(list("nowhere").images_size(), 0);
+  core_.setImages({});
+  EXPECT_EQ(list().images_size(), 0);
 }
 
 // Whether the server keeps a plain connection open for a moment; 1 closed, 0 open, others broken.
