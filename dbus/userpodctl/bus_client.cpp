@@ -188,8 +188,21 @@ Result<BusClient::Object> BusClient::find(const std::string& key, const std::vec
   return Error(last ? last->code() : Code::InvalidArgument, fmt::format("{} named {}", tried, key));
 }
 
-Result<Json> BusClient::list(const char* method) {
-  USERPOD_TRY(found, call(kRootPath, kManager, method, noOptions()));
+Result<Json> BusClient::list(const char* method, const std::vector<const char*>& fields) {
+  auto options = [&](sd_bus_message* message) {
+    if (fields.empty()) return sd_bus_message_append(message, "a{sv}", 0);
+    std::vector<char*> names;
+    for (const auto* field : fields) names.push_back(const_cast<char*>(field));
+    names.push_back(nullptr);
+    int failed = sd_bus_message_open_container(message, 'a', "{sv}");
+    if (failed >= 0) failed = sd_bus_message_open_container(message, 'e', "sv");
+    if (failed >= 0) failed = sd_bus_message_append(message, "s", "fields");
+    if (failed >= 0) failed = sd_bus_message_open_container(message, 'v', "as");
+    if (failed >= 0) failed = sd_bus_message_append_strv(message, names.data());
+    for (int open = 0; open < 3 && failed >= 0; ++open) failed = sd_bus_message_close_container(message);
+    return failed;
+  };
+  USERPOD_TRY(found, call(kRootPath, kManager, method, options));
   Json objects = Json::array();
   for (auto& pair : found) {
     Json object = {{"Path", pair[0]}};

@@ -49,8 +49,9 @@ class BusClient {
   };
   Result<Object> find(const std::string& key, const std::vector<std::string>& kinds);
 
-  // [[path, properties], ...] of a List method as [properties with Path first, ...].
-  Result<Json> list(const char* method);
+  // [[path, properties], ...] of a List method as [properties with Path first, ...]. fields: those that are asked for;
+  // none: all. Of thousands of objects that makes the time.
+  Result<Json> list(const char* method, const std::vector<const char*>& fields = {});
 
   struct JobWatch {
     std::function<void(const Json&)> progress;  // sees the job's properties, then those that changed, the last ones too

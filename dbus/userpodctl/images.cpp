@@ -53,7 +53,12 @@ std::vector<std::string> imageRow(const Json& image, const ImagesOptions& option
 
 Status showImages(const ImagesOptions& options, const Display& display) {
   USERPOD_TRY(bus, BusClient::open());
-  USERPOD_TRY(images, bus.list("ListImages"));
+  std::vector<const char*> fields;
+  if (options.quiet)
+    fields = {"Id"};
+  else if (!display.json)
+    fields = {"Id", "RepoTags", "RepoDigests", "Size", "UsedBy", "Pinned", "CreatedAt"};
+  USERPOD_TRY(images, bus.list("ListImages", fields));
   if (display.json) {
     fmt::print("{}\n", images.dump(2));
     return {};
@@ -220,7 +225,7 @@ Status prune(const PruneOptions& options, const Display& display) {
   if (ask && (display.json || ::isatty(STDIN_FILENO) != 1))
     return Error(Code::InvalidArgument, "prune removes images: say --yes, or --dry-run to see which");
   USERPOD_TRY(bus, BusClient::open());
-  USERPOD_TRY(images, bus.list("ListImages"));
+  USERPOD_TRY(images, bus.list("ListImages", {"Id", "RepoTags", "RepoDigests"}));
   auto count = [](const Json& result) { return result.value("images", Json::array()).size(); };
   if (ask) {
     USERPOD_TRY(planned, runPrune(bus, options, true));
