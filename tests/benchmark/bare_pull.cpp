@@ -251,7 +251,9 @@ Result<BareImage> describeImage(const std::string& reference) {
   if (slash == std::string::npos || colon == std::string::npos || colon < slash)
     return Error(Code::InvalidArgument, reference + ": HOST:PORT/NAME:TAG is wanted");
   std::string base = "http://" + reference.substr(0, slash) + "/v2/" + reference.substr(slash + 1, colon - slash - 1);
-  USERPOD_TRY(manifest, getDocument(base + "/manifests/" + reference.substr(colon + 1)));
+  BareImage image;
+  image.manifestUrl = base + "/manifests/" + reference.substr(colon + 1);
+  USERPOD_TRY(manifest, getDocument(image.manifestUrl));
   Error invalid(Code::ImageInvalid, "the manifest or config of " + reference + " is not understood");
   auto layers = manifest.value("layers", nlohmann::json::array());
   auto configDigest = manifest.value("/config/digest"_json_pointer, std::string());
@@ -259,13 +261,18 @@ Result<BareImage> describeImage(const std::string& reference) {
   USERPOD_TRY(config, getDocument(base + "/blobs/" + configDigest));
   auto diffIds = config.value("/rootfs/diff_ids"_json_pointer, nlohmann::json::array());
   if (diffIds.size() != layers.size()) return invalid;
-  BareImage image;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     std::string digest = layers[i].value("digest", "");
-    image.layers.push_back(
-        {base + "/blobs/" + digest, digest, diffIds[i].is_string() ? diffIds[i].get<std::string>() : ""});
+    image.layers.push_back({base + "/blobs/" + digest, digest,
+                            diffIds[i].is_string() ? diffIds[i].get<std::string>() : "",
+                            layers[i].value("size", std::uint64_t{0})});
   }
   return image;
+}
+
+Status fetchManifest(const BareImage& image) {
+  auto document = getDocument(image.manifestUrl);
+  return document ? Status() : std::move(document).error();
 }
 
 Status barePull(const BareImage& image, const std::string& directory) {

@@ -29,11 +29,11 @@ class Undo {
   ~Undo() {
     report(client_.removeAll());
     if (pulledPause_) report(client_.removeImage(options_.pauseImage()));
-    report(removeLargeImages());
+    report(removePulled());
   }
   Status begin() {
     USERPOD_CHECK(client_.removeAll());  // of a run that was killed
-    USERPOD_CHECK(removeLargeImages());
+    USERPOD_CHECK(removePulled());
     USERPOD_TRY(known, client_.hasImage(options_.pauseImage()));
     if (known) return {};
     USERPOD_CHECK(client_.pull(options_.pauseImage()));
@@ -42,9 +42,14 @@ class Undo {
   }
 
  private:
-  Status removeLargeImages() {
-    for (unsigned number = 0; number < kLargeImages && options_.wants("PullImage"); ++number)
+  Status removePulled() {
+    if (!options_.wants("PullImage")) return {};
+    for (unsigned number = 0; number < kLargeImages; ++number) {
       USERPOD_CHECK(client_.removeImage(options_.largeImage(number)));
+      USERPOD_CHECK(client_.removeImage(options_.changedImage(number)));
+    }
+    for (unsigned number = 0; number < kSmallImages; ++number)
+      USERPOD_CHECK(client_.removeImage(options_.smallImage(number)));
     return {};
   }
   static void report(const Status& status) {
@@ -90,7 +95,7 @@ bool wantsBareContainers(const Options& options) {
          options.wants("Network") || options.wants("HostPort");
 }
 
-Status measure(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {
+Status measure(const Options& options, const Paths& paths, const UniqueFd& outerMemory, HostSide& host) {
   USERPOD_TRY(node, NodeInside::open(paths));
   USERPOD_TRY(client, Client::connect(paths.criSocket()));
   Report report(options.json);
@@ -111,7 +116,8 @@ Status measure(const Options& options, const Paths& paths, const UniqueFd& outer
   if (options.wants("SharedPid")) USERPOD_CHECK(measureSharedPid(options, *client, report));
   if (options.wants("Pods")) USERPOD_CHECK(pods.withPods(report));
   // Last: what it leaves takes a while to remove, and the disk's time.
-  if (options.wants("PullImage")) USERPOD_CHECK(measurePull(options, *client, workspace->disk() + "/pull", report));
+  if (options.wants("PullImage"))
+    USERPOD_CHECK(measurePull(options, *client, host, workspace->disk() + "/pull", report));
   report.printLoad();
   return {};
 }
@@ -122,10 +128,10 @@ int fail(const Error& error) {
 }
 
 // The measuring process; no thread has been made before it.
-int insideNode(const Options& options, const Paths& paths, const UniqueFd& outerMemory) {
+int insideNode(const Options& options, const Paths& paths, const UniqueFd& outerMemory, HostSide& host) {
   handleInterrupts();
   ::signal(SIGPIPE, SIG_IGN);
-  auto done = measure(options, paths, outerMemory);
+  auto done = measure(options, paths, outerMemory, host);
   return done ? 0 : fail(done.error());
 }
 
@@ -170,8 +176,10 @@ int runBenchmark(const Options& options) {
   if (::flock(lock->get(), LOCK_EX | LOCK_NB) < 0) return fail(Error(Code::Busy, "another benchmark is running"));
   auto outerMemory = openMemoryOf("userpodd");
   if (!outerMemory) return fail(outerMemory.error());
+  auto host = HostSide::start();
+  if (!host) return fail(host.error());
   handleInterrupts();
-  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, *outerMemory); });
+  auto child = forkInside(*node, {}, [&] { return insideNode(options, *paths, *outerMemory, **host); });
   if (!child) return fail(child.error());
   int status = superviseOf(*child);
   ::unlink((paths->runtime + "/bench.lock").c_str());
@@ -197,6 +205,7 @@ int main(int argc, char** argv) {
                "one JSON object a line: name, p50, p95, p99, n, unit, rate, bare, bare_rate, ratio");
   app.add_option("--samples", options.samples, "of each row but PullImage (200)");
   app.add_option("--pull-samples", options.pullSamples, "of PullImage (5)");
+  app.add_option("--peer-samples", options.peerSamples, "of other programs' pulls beside it (3)");
   app.add_option("--parallel", options.parallel, "callers at once of the rows of calls (1,10,50)")->delimiter(',');
   app.add_option("--pods", options.pods, "pods of the rows of many pods (10,100,500)")->delimiter(',');
   app.add_option("--containers", options.containers, "of the longest list (1000)");

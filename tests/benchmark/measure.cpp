@@ -44,13 +44,16 @@ double percentile(std::vector<double> samples, double percent) {
 void Report::print(const Row& row) {
   if (row.product.values.empty()) return;
   if (double load = 0; ::getloadavg(&load, 1) == 1) loads_.push_back(load);
+  double least = percentile(row.product.values, 0);
   double p50 = percentile(row.product.values, 50);
   double p95 = percentile(row.product.values, 95);
   double p99 = percentile(row.product.values, 99);
   double bare = row.bare.values.empty() ? 0 : percentile(row.bare.values, 50);
+  double bareLeast = row.bare.values.empty() ? 0 : percentile(row.bare.values, 0);
   double ratio = bare > 0 ? p50 / bare : 0;
   if (json_) {
     nlohmann::ordered_json line{{"name", row.name},
+                                {"min", std::round(least * 1000) / 1000},
                                 {"p50", std::round(p50 * 1000) / 1000},
                                 {"p95", std::round(p95 * 1000) / 1000},
                                 {"p99", std::round(p99 * 1000) / 1000},
@@ -58,17 +61,19 @@ void Report::print(const Row& row) {
                                 {"unit", row.unit},
                                 {"rate", rounded(rate(row.product))},
                                 {"bare", rounded(bare)},
+                                {"bare_min", rounded(bareLeast)},
                                 {"bare_rate", rounded(rate(row.bare))},
                                 {"ratio", rounded(ratio)}};
     fmt::print("{}\n", line.dump());
   } else {
     if (!headPrinted_)
-      fmt::print("{:<42} {:>9} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>8} {:>6}\n", "", "p50", "p95", "p99", "n", "unit",
-                 "/s", "bare p50", "bare /s", "ratio");
+      fmt::print("{:<48} {:>9} {:>9} {:>9} {:>9} {:>5} {:<5} {:>8} {:>9} {:>9} {:>8} {:>6}\n", "", "min", "p50", "p95",
+                 "p99", "n", "unit", "/s", "bare min", "bare p50", "bare /s", "ratio");
     headPrinted_ = true;
-    std::string line = fmt::format("{:<42} {:>9.2f} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, p50, p95, p99,
-                                   row.product.values.size(), row.unit);
-    line += column(rate(row.product), 8) + column(bare, 9) + column(rate(row.bare), 8) + column(ratio, 6);
+    std::string line = fmt::format("{:<48} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>5} {:<5}", row.name, least, p50, p95,
+                                   p99, row.product.values.size(), row.unit);
+    line += column(rate(row.product), 8) + column(bareLeast, 9) + column(bare, 9) + column(rate(row.bare), 8) +
+            column(ratio, 6);
     line.erase(line.find_last_not_of(' ') + 1);
     fmt::print("{}\n", line);
   }

@@ -28,9 +28,9 @@ Row valueRow(std::string name, double value, std::string unit);
 // The smallest sample that at least `percent` of them do not exceed (nearest rank). samples must not be empty.
 double percentile(std::vector<double> samples, double percent);
 
-// Prints each row when it is done: a table, or one JSON object a line with name, p50, p95, p99, n, unit, rate (calls a
-// second, all callers together, or null), and of the bare part bare (its p50), bare_rate and ratio (p50 / bare), or
-// null.
+// Prints each row when it is done: a table, or one JSON object a line with name, min, p50, p95, p99, n, unit, rate
+// (calls a second, all callers together, or null), and of the bare part bare (its p50), bare_min, bare_rate and ratio
+// (p50 / bare), or null.
 class Report {
  public:
   explicit Report(bool json) : json_(json) {}

@@ -11,11 +11,13 @@
 #include "tests/benchmark/bare_container.hpp"
 #include "tests/benchmark/bare_sandbox.hpp"
 #include "tests/benchmark/cri_client.hpp"
+#include "tests/benchmark/host_side.hpp"
 #include "tests/benchmark/measure.hpp"
 
 namespace userpod::bench {
 
 inline constexpr unsigned kLargeImages = 5;                    // that the registry has
+inline constexpr unsigned kSmallImages = 50;                   // alike
 inline constexpr unsigned kTransfers = 20;                     // samples of a rate, at most
 inline constexpr std::uint64_t kTransferBytes = 512ULL << 20;  // of each
 
@@ -23,6 +25,7 @@ struct Options {
   bool json = false;
   unsigned samples = 200;
   unsigned pullSamples = kLargeImages;
+  unsigned peerSamples = 3;                      // of other programs' pulls
   std::vector<unsigned> parallel = {1, 10, 50};  // callers at once of the lifecycle rows
   std::vector<unsigned> pods = {10, 100, 500};   // of the rows of many pods, ascending
   unsigned containers = 1000;                    // of the row ListContainers; 0: not measured
@@ -33,6 +36,10 @@ struct Options {
   bool names(const std::string& row) const;  // wants it, and not only because none is named
   std::string pauseImage() const { return registry + "/bench/pause:latest"; }
   std::string largeImage(unsigned number) const { return registry + "/bench/large:" + std::to_string(number + 1); }
+  // A large image with another top layer; without the registry's name.
+  static std::string changedName(unsigned number) { return "bench/changed:" + std::to_string(number + 1); }
+  std::string changedImage(unsigned number) const { return registry + "/" + changedName(number); }
+  std::string smallImage(unsigned number) const { return registry + "/bench/small:" + std::to_string(number + 1); }
 };
 
 inline const std::vector<std::string> kLifecycleRows = {"RunPodSandbox", "CreateContainer+StartContainer", "ExecSync",
@@ -92,8 +99,10 @@ Status measureSharedPid(const Options& options, Client& client, Report& report);
 // Only where it is named: of the images that are there, which should be many.
 Status measureImages(const Options& options, Client& client, const UniqueFd& outerMemory, Report& report);
 
-// scratch: a directory on the disk of the daemon's data; what is unpacked into it is left to the caller.
-Status measurePull(const Options& options, Client& client, const std::string& scratch, Report& report);
+// Pulls of a large image, cold and with a part of it there, of many small ones, and their memory: beside the bare
+// parts, skopeo and Podman. scratch: a directory on the disk of the daemon's data; what is unpacked into it is left to
+// the caller.
+Status measurePull(const Options& options, Client& client, HostSide& host, const std::string& scratch, Report& report);
 
 // What the daemon costs at rest: memory and processor, monitors, and the times of lists, with no pod and with many.
 class PodRows {

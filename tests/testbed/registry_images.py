@@ -16,6 +16,7 @@ OCI = 'application/vnd.oci.image.'
 DOCKER = 'application/vnd.docker.'
 MTIME = 1000000000                                   # 2001-09-09, so that digests never change
 BENCH_IMAGES = 5
+SMALL_IMAGES = 50
 PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 
@@ -104,6 +105,10 @@ class Registry:
                           {'Content-Type': 'application/octet-stream', 'Content-Length': str(size)})
             self.where.setdefault(digest, repo)
         return {'digest': digest, 'size': size}
+
+    def mount(self, repo, source, digest):
+        """A blob that another repository has."""
+        self.call('POST', f'/v2/{repo}/blobs/uploads/?mount={digest}&from={source}', want=(201,))
 
     def manifest(self, repo, tags, body):
         """Pushes under each tag, and with no tag by digest.  Returns its descriptor."""
@@ -340,7 +345,7 @@ def bench_layer(job):
             rest = info.size - (len(pool) - at)
             data = pool[at:at + info.size] if rest <= 0 else pool[at:] + pool * (rest // len(pool)) + pool[:rest % len(pool)]
             tar.addfile(info, io.BytesIO(data))
-    return path, pipe.close(BENCH_IMAGES)
+    return path, pipe.close(2 * BENCH_IMAGES)
 
 
 def with_tail(path, tail):
@@ -371,20 +376,37 @@ def bench_pause(directory, to):
     to.image('bench/pause', ['latest'], [Packed(layer)], Cmd=['/pause'])
 
 
+def bench_small(to):
+    """Many images at once: each a layer of its own on the busybox that all share."""
+    base = Packed(busybox_layer())
+    for i in range(SMALL_IMAGES):
+        r, own = random.Random(f'small {i}'), Layer().dir('small')
+        for n in range(20):
+            own.file(f'small/{n}', r.randbytes(r.randint(1000, 20000)) * 3)
+        to.image('bench/small', [str(i + 1)], [base, Packed(own)])
+
+
 def bench(directory, to):
     bench_pause(directory, to)
-    if to.has('bench/large', str(BENCH_IMAGES)):
+    if to.has('bench/changed', str(BENCH_IMAGES)):
         return
+    bench_small(to)
     jobs = [(f'{directory}/bench-{i}', i, files, mb << 20) for i, files, mb in ((1, 12000, 325), (2, 8000, 225), (3, 4000, 100))]
     with multiprocessing.Pool(min(3, os.cpu_count() or 1)) as pool:
         made = pool.map(bench_layer, jobs, chunksize=1)
-    for i in range(BENCH_IMAGES):
-        layers = []
-        for path, endings in made:
-            tail, digest, size, diff_id = endings[i]
+
+    def layers(endings):
+        for (path, tails), ending in zip(made, endings):
+            tail, digest, size, diff_id = tails[ending]
             blob = to.blob('bench/large', with_tail(path, tail), digest, size)
-            layers.append(({'mediaType': OCI + 'layer.v1.tar+gzip', **blob}, diff_id))
-        to.image('bench/large', [str(i + 1)] + (['latest'] if i == 0 else []), layers)
+            yield {'mediaType': OCI + 'layer.v1.tar+gzip', **blob}, diff_id
+    for i in range(BENCH_IMAGES):
+        to.image('bench/large', [str(i + 1)] + (['latest'] if i == 0 else []), list(layers((i, i, i))))
+    for i in range(BENCH_IMAGES):
+        changed = list(layers((i, i, BENCH_IMAGES + i)))
+        for descriptor, _ in changed:
+            to.mount('bench/changed', 'bench/large', descriptor['digest'])
+        to.image('bench/changed', [str(i + 1)], changed)
     for path, _ in made:
         os.unlink(path)
 
