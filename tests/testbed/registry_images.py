@@ -58,7 +58,8 @@ class Layer:
 
 
 class Packed:
-    """A layer as it goes to the registry.  how: gzip, members (gzip of several members), plain."""
+    """A layer as it goes to the registry.  how: gzip, fast (gzip, little compressed), members (gzip of several members),
+    plain."""
 
     def __init__(self, layer, how='gzip'):
         raw = layer.bytes() if isinstance(layer, Layer) else layer
@@ -69,7 +70,7 @@ class Packed:
             third = len(raw) // 3
             self.data = b''.join(gzip.compress(raw[a:b], 6, mtime=0) for a, b in ((0, third), (third, 2 * third), (2 * third, len(raw))))
         else:
-            self.data = gzip.compress(raw, 6, mtime=0)
+            self.data = gzip.compress(raw, 1 if how == 'fast' else 6, mtime=0)
 
 
 class Registry:
@@ -105,6 +106,20 @@ class Registry:
                           {'Content-Type': 'application/octet-stream', 'Content-Length': str(size)})
             self.where.setdefault(digest, repo)
         return {'digest': digest, 'size': size}
+
+    def document(self, repo, tag):
+        """Of an OCI image."""
+        self.http.request('GET', f'/v2/{repo}/manifests/{tag}', headers={'Accept': OCI + 'manifest.v1+json'})
+        return json.load(self.http.getresponse())
+
+    def push_directory(self, repo, directory):
+        """What `skopeo copy` has written there, as it is."""
+        with open(f'{directory}/manifest.json', encoding='utf-8') as f:
+            body = json.load(f)
+        for descriptor in (body['config'], *body['layers']):
+            with open(f'{directory}/{descriptor["digest"][7:]}', 'rb') as f:
+                self.blob(repo, f.read())
+        self.manifest(repo, ['latest'], {**body, 'mediaType': OCI + 'manifest.v1+json'})
 
     def mount(self, repo, source, digest):
         """A blob that another repository has."""
@@ -227,6 +242,15 @@ def layers_image(base):
     return packed, {'tree': tree, 'absent': absent, 'mtime': MTIME}
 
 
+def killed_layers():
+    """Layers that take unlike times, of many files and of few, so that a kill finds them in all states."""
+    for name, files, size in (('large', 30, 12 << 20), ('many', 2000, 6 << 20), ('middle', 300, 6 << 20), ('small', 10, 2 << 20)):
+        r, layer = random.Random(name), Layer().dir(name)
+        for i in range(files):
+            layer.file(f'{name}/{i}', r.randbytes(size // files))
+        yield Packed(layer, 'fast')
+
+
 def usual(directory, to):
     base = Packed(busybox_layer())
     to.image('test/busybox', ['latest', '1'], [base])
@@ -259,6 +283,10 @@ def usual(directory, to):
         Packed(Layer().dir('site', 0o755).dir('site/pages', 0o755).file('site/pages/index', 'page\n').file('gone', 'x').file('own', 'x', 0o600, uid=7, gid=8)),
         Packed(Layer().file('.wh.gone', '').symlink('inside', '/site/pages').symlink('outside', '../../../../../../etc/hostname')
                .symlink('process', '/proc/self/root/etc/hostname').file('setuid', '#!/bin/sh\n', 0o4755))])
+    to.image('test/owners-beyond', ['latest'], [base, Packed(Layer().dir('home').file('home/owned', 'far\n', uid=1185200044, gid=1185200513)
+                                                            .symlink('home/link', 'owned', uid=1185200044).file('home/near', 'near\n', uid=1000, gid=1000))])
+    family(to, base)
+    to.image('test/killed', ['latest'], [base, *killed_layers()])
     to.image('test/big', ['latest'], [base, Packed(Layer().file('big', random.Random(1).randbytes(20 << 20)))])
 
 
@@ -411,11 +439,48 @@ def bench(directory, to):
         os.unlink(path)
 
 
+def family(to, base):
+    """Three images: a layer that all share, one that two share, one of each image's own."""
+    shared, two = (Packed(Layer().dir(n).file(f'{n}/data', random.Random(n).randbytes(2 << 20)), 'fast') for n in ('shared', 'two'))
+    for name, layers in (('parent', []), ('son', [two]), ('daughter', [two])):
+        own = Packed(Layer().file(name, f'{name}\n').file(f'{name}-data', random.Random(name).randbytes(1 << 20)), 'fast')
+        to.image(f'family/{name}', ['latest'], [base, shared, *layers, own])
+
+
+def tar_header(name, size):
+    """Of a file, and what follows it besides its contents; faster than tarfile for 200,000 of them."""
+    head = bytearray(512)
+    head[:len(name)] = name.encode()
+    head[100:156] = b'0000644\0' + b'0000000\0' * 2 + b'%011o\0%011o\0' % (size, MTIME) + b' ' * 8
+    head[156:165] = b'0ustar\x0000'
+    head[148:156] = b'%06o\0 ' % sum(head)
+    return bytes(head)
+
+
+def many_files(to):
+    """200,000 small files in two layers: a number each, in directories of 1000."""
+    if to.has('test/many-files', 'latest'):
+        return
+    layers = [Packed(busybox_layer())]
+    for part in range(2):
+        parts = []
+        for i in range(part * 100000, part * 100000 + 100000):
+            data = b'%06d\n' % i
+            parts += [tar_header(f'many/{i // 1000:03}/{i:06}', len(data)), data, bytes(512 - len(data))]
+        layers.append(Packed(b''.join(parts) + bytes(1024), 'fast'))
+    to.image('test/many-files', ['latest'], layers)
+
+
 def make(directory, port, **which):
     to = Registry(port)
     if not to.has('test/big', 'latest'):
         usual(directory, to)
     if which['hostile']:
         hostile(directory, to)
+    if which['formats']:
+        import format_images
+        format_images.make(directory, port, to)
+    if which['many_files']:
+        many_files(to)
     if which['bench']:
         bench(directory, to)

@@ -1,0 +1,78 @@
+"""A way to a registry that counts what is asked for and, on demand, is slow.  In the test's own process."""
+import collections
+import http.client
+import http.server
+import threading
+import time
+
+PIECE = 64 << 10
+HOP_BY_HOP = {'connection', 'keep-alive', 'transfer-encoding', 'host'}
+
+
+class CountingProxy:
+    """with CountingProxy('127.0.0.1:5000') as p: pull f'{p.address}/name'; then p.blobs()[digest] is how often that blob
+    was asked for.  rate: bytes a second of each connection, None as fast as it goes."""
+
+    def __init__(self, registry):
+        self.rate, self.lock = None, threading.Lock()
+        self.clear()
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+
+            def do_GET(self):
+                with proxy.lock:
+                    proxy.asked[self.command, self.path] += 1
+                upstream = http.client.HTTPConnection(registry, timeout=60)
+                try:
+                    upstream.request(self.command, self.path, headers={k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP})
+                    self.answer(upstream.getresponse())
+                except ConnectionError:
+                    self.close_connection = True     # the client has gone
+                finally:
+                    upstream.close()
+
+            do_HEAD = do_GET
+
+            def answer(self, got):
+                self.send_response(got.status)
+                for key, value in got.headers.items():
+                    if key.lower() not in HOP_BY_HOP:
+                        self.send_header(key, value)
+                if got.headers.get('Content-Length') is None:
+                    self.send_header('Connection', 'close')
+                self.end_headers()
+                while self.command != 'HEAD' and (data := got.read(PIECE)):
+                    self.wfile.write(data)
+                    with proxy.lock:
+                        proxy.sent += len(data)
+                    if proxy.rate:
+                        time.sleep(len(data) / proxy.rate)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None   # a client that was killed
+        self.address = f'127.0.0.1:{self.server.server_port}'
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def clear(self):
+        """Counts anew."""
+        with self.lock:
+            self.asked, self.sent = collections.Counter(), 0
+
+    def blobs(self):
+        """GETs of each blob, by digest."""
+        with self.lock:
+            return collections.Counter({path.rpartition('/')[2]: n for (method, path), n in self.asked.items()
+                                        if method == 'GET' and '/blobs/' in path})
