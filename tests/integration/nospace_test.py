@@ -1,9 +1,15 @@
 #!/usr/bin/python3
 """No space left, at each place that userpod writes to: an error that names the path, nothing left, and it works once there is room."""
 import os
+import sys
 
 import cri
 import running
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)) + '/../testbed')
+from counting_proxy import CountingProxy  # noqa: E402
+from lying_registry import LyingRegistry  # noqa: E402
+from registry_images import Layer  # noqa: E402
 
 Code = cri.Code
 RUNTIME = f'{cri.RUNTIME_DIR}/userpod'
@@ -75,6 +81,28 @@ class NoSpace(running.Running):
         cri.wait_until(lambda: self.layers() == [], what='no layer left')
         self.assertEqual(list(self.cri.ListImages().images), [])
 
+    def test_pull_while_others_fill_the_disk(self):
+        """In the midst of layers: no half image, what was begun is taken away, and with room again the pull goes through."""
+        self.data((cri.DATA_DIR, '300m'))
+        with CountingProxy(cri.REGISTRY) as proxy:
+            name = f'{proxy.address}/test/killed'
+            proxy.rate = 2 << 20
+            pull = self.cri.future('PullImage', image={'image': name})
+            cri.wait_until(lambda: proxy.sent > 4 << 20, what='some bytes')
+            room = self.fill(cri.DATA_DIR)
+            with self.assertRaises(cri.grpc.RpcError) as failed:
+                pull.result(timeout=60)
+            text = failed.exception.details()
+            print(text)
+            self.assertEqual(failed.exception.code(), Code.RESOURCE_EXHAUSTED, text)
+            self.assertIn('test/killed', text)
+            self.assertEqual(list(self.cri.ListImages().images), [])
+            cri.wait_until(lambda: self.layers() == [], what='no layer left')
+            room()
+            proxy.rate = None
+            ref = self.cri.PullImage(image={'image': name}).image_ref
+            self.cri.RemoveImage(image={'image': ref})
+
     def test_pull_of_more_files_than_there_are_inodes(self):
         self.data((cri.DATA_DIR, '300m', 'nr_inodes=60'))
         self.refused(self.cri.PullImage, 'test/busybox', '/', 'No space left', image={'image': f'{cri.REGISTRY}/test/busybox:1'})
@@ -92,6 +120,19 @@ class NoSpace(running.Running):
         room()
         ref = self.pull('config')
         self.assertEqual([i.id for i in self.cri.ListImages().images], [ref])
+        self.restart()
+        self.assertEqual([i.id for i in self.cri.ListImages().images], [ref])
+        self.cri.RemoveImage(image={'image': ref})
+
+    def test_database_at_the_commit(self):
+        """The layers are known, and the image's own record, which is large, has no room."""
+        self.data((cri.DATA_DIR, '1m'), (f'{cri.DATA_DIR}/layers', '300m'))
+        with LyingRegistry() as registry:
+            registry.image('large', [Layer().file('fine', 'fine\n').bytes()], Labels={'large': 'x' * 900000})
+            self.refused(self.cri.PullImage, 'large', 'images.db', image={'image': f'{registry.address}/large'})
+        cri.wait_until(lambda: self.layers() == [], what='no layer left')
+        self.assertEqual(list(self.cri.ListImages().images), [])
+        ref = self.pull('config')
         self.restart()
         self.assertEqual([i.id for i in self.cri.ListImages().images], [ref])
         self.cri.RemoveImage(image={'image': ref})

@@ -37,13 +37,8 @@ json.dump(found, sys.stdout)
 """
 
 
-class Unpack(running.Running):
-    def setUp(self):
-        super().setUp()
-        self.layers = self.cri.PullImage(image={'image': f'{cri.REGISTRY}/test/layers'}).image_ref
-        self.addCleanup(lambda: self.cri.RemoveImage(image={'image': self.layers}))
-        self.addCleanup(self.remove_pods)
-        self.maxDiff = None
+class Looking(running.Running):
+    """Compares what a container of test/layers sees with what the registry says of that image."""
 
     def look(self, mark, paths):
         """In the node, through the root of the container's process there, which has mark in its environment."""
@@ -55,17 +50,18 @@ class Unpack(running.Running):
         self.assertEqual(out.returncode, 0, out.stderr)
         return json.loads(out.stdout)
 
-    def test_all_is_as_in_the_layers(self):
+    def check_layers(self, image):
+        """Of an image of those layers, in whatever format.  Returns a container of it."""
         directory = os.environ.get('USERPOD_REGISTRY_DIR')
         if not directory:
             self.skipTest('USERPOD_REGISTRY_DIR is not set')
         with open(f'{directory}/layers.json', encoding='utf-8') as f:
             expected = json.load(f)
-        mark = f'unpack-{os.getpid()}'
-        container = self.container(self.pod(), 'trap "exit 0" TERM; echo ready; while :; do usleep 20000; done',
-                                   image={'image': self.layers},
+        mark = f'unpack-{os.urandom(8).hex()}'
+        container = self.container(self.pod(mark), 'trap "exit 0" TERM; echo ready; while :; do usleep 20000; done',
+                                   image={'image': image},
                                    envs=[{'key': 'TEST_MARK', 'value': mark.encode()}])
-        self.wait_for_line('ready')
+        self.wait_for_line('ready', pod=mark)
         found = self.look(mark, [*expected['tree'], *expected['absent'], 'links/b'])
         self.assertEqual([p for p in expected['absent'] if p in found], [])
         for path, want in expected['tree'].items():
@@ -74,9 +70,7 @@ class Unpack(running.Running):
         self.assertEqual(found['links/a']['inode'], found['links/b']['inode'])
         self.assertEqual(found['data/untouched']['mtime'], expected['mtime'])
         self.assertTrue(found['large']['whole'])
-        # And from inside.
-        got = self.cri.ExecSync(container_id=container, cmd=['stat', '-c', '%a %u %g %h', '/links/b'])
-        self.assertEqual(got.stdout.decode(), '640 1000 2000 2\n')
+        return container
 
     def compare(self, found, path, want):
         self.assertIn(path, found)
@@ -89,13 +83,20 @@ class Unpack(running.Running):
         for name in want.get('xattr_names', []):
             self.assertIn(name, got['xattrs'], path)
 
-    def test_many_layers(self):
-        ref = self.cri.PullImage(image={'image': f'{cri.REGISTRY}/test/many-layers'}).image_ref
-        self.addCleanup(lambda: self.cri.RemoveImage(image={'image': ref}))
+
+class Unpack(Looking):
+    def setUp(self):
+        super().setUp()
+        self.layers = self.cri.PullImage(image={'image': f'{cri.REGISTRY}/test/layers'}).image_ref
+        self.addCleanup(lambda: self.cri.RemoveImage(image={'image': self.layers}))
         self.addCleanup(self.remove_pods)
-        container = self.container(self.pod(), 'cat /n/*', image={'image': ref})
-        cri.wait_until(lambda: self.state(container) == 'EXITED', what='the exit')
-        self.assertEqual(self.texts(), [str(i) for i in range(119)])
+        self.maxDiff = None
+
+    def test_all_is_as_in_the_layers(self):
+        container = self.check_layers(self.layers)
+        # And from inside.
+        got = self.cri.ExecSync(container_id=container, cmd=['stat', '-c', '%a %u %g %h', '/links/b'])
+        self.assertEqual(got.stdout.decode(), '640 1000 2000 2\n')
 
     def test_a_container_changes_only_its_own_copy(self):
         pod = self.pod()

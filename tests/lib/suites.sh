@@ -87,7 +87,7 @@ startRegistry() {
   [ -z "${USERPOD_REGISTRY:-}" ] || return 0
   say "local registry"
   local dir=$work/registry
-  "$root/tests/testbed/registry" up "$dir" --hostile ${long:+--bench} > /dev/null || return 1
+  "$root/tests/testbed/registry" up "$dir" --hostile --formats ${long:+--many-files --bench} > /dev/null || return 1
   USERPOD_REGISTRY=127.0.0.1:$(cat "$dir/port")
   USERPOD_TOKEN_REGISTRY=127.0.0.1:$(cat "$dir/token_port")
   USERPOD_REGISTRY_DIR=$dir

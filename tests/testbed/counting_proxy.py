@@ -1,4 +1,4 @@
-"""A way to a registry that counts what is asked for and, on demand, is slow.  In the test's own process."""
+"""A way to a registry that counts what is asked for and, on demand, is slow or fails.  In the test's own process."""
 import collections
 import http.client
 import http.server
@@ -11,19 +11,31 @@ HOP_BY_HOP = {'connection', 'keep-alive', 'transfer-encoding', 'host'}
 
 class CountingProxy:
     """with CountingProxy('127.0.0.1:5000') as p: pull f'{p.address}/name'; then p.blobs()[digest] is how often that blob
-    was asked for.  rate: bytes a second of each connection, None as fast as it goes."""
+    was asked for.  rate: bytes a second of each connection, None as fast as it goes.  faults[digest] is a list of what
+    happens to the next requests of that blob, one each: 'cut' after half of its bytes, 'stall' there until the client
+    goes, 'corrupt' a byte there, 'redirect' to the registry itself."""
 
     def __init__(self, registry):
-        self.rate, self.lock = None, threading.Lock()
+        self.rate, self.lock, self.faults = None, threading.Lock(), {}
         self.clear()
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = 'HTTP/1.1'
+            disable_nagle_algorithm = True
 
             def do_GET(self):
                 with proxy.lock:
                     proxy.asked[self.command, self.path] += 1
+                    faults = proxy.faults.get(self.path.rpartition('/')[2])
+                    self.fault = faults.pop(0) if faults else None
+                    if 'Range' in self.headers:
+                        proxy.ranges.append((self.path.rpartition('/')[2], self.headers['Range']))
+                if self.fault == 'redirect':
+                    self.send_response(307)
+                    self.send_header('Location', f'http://{registry}{self.path}')
+                    self.send_header('Content-Length', '0')
+                    return self.end_headers()
                 upstream = http.client.HTTPConnection(registry, timeout=60)
                 try:
                     upstream.request(self.command, self.path, headers={k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP})
@@ -43,12 +55,23 @@ class CountingProxy:
                 if got.headers.get('Content-Length') is None:
                     self.send_header('Connection', 'close')
                 self.end_headers()
+                if self.fault:
+                    return self.fail(got)
                 while self.command != 'HEAD' and (data := got.read(PIECE)):
                     self.wfile.write(data)
                     with proxy.lock:
                         proxy.sent += len(data)
                     if proxy.rate:
                         time.sleep(len(data) / proxy.rate)
+
+            def fail(self, got):
+                self.wfile.write(got.read(int(got.headers['Content-Length']) // 2))
+                if self.fault == 'corrupt':
+                    rest = got.read()
+                    return self.wfile.write(bytes([rest[0] ^ 1]) + rest[1:])
+                self.close_connection = True
+                if self.fault == 'stall':
+                    self.connection.recv(1)          # nothing, once the client has gone
 
             def log_message(self, *args):
                 pass
@@ -69,7 +92,7 @@ class CountingProxy:
     def clear(self):
         """Counts anew."""
         with self.lock:
-            self.asked, self.sent = collections.Counter(), 0
+            self.asked, self.sent, self.ranges = collections.Counter(), 0, []
 
     def blobs(self):
         """GETs of each blob, by digest."""

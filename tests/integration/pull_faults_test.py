@@ -1,0 +1,117 @@
+#!/usr/bin/python3
+"""The way to the registry fails in the midst of layers: broken connections are resumed, other bytes are refused, and the
+next pull succeeds."""
+import json
+import os
+import sys
+import threading
+import time
+import urllib.request
+
+import grpc
+
+import cri
+import running
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)) + '/../testbed')
+from counting_proxy import CountingProxy  # noqa: E402
+from registry_images import OCI  # noqa: E402
+
+NAME = 'test/killed'                                 # of five layers, from 1 to 12 MB
+
+
+class Faults(running.Running):
+    def setUp(self):
+        super().setUp()
+        self.before = running.stored()
+        self.proxy = self.enterContext(CountingProxy(cri.REGISTRY))
+        wanted = urllib.request.Request(f'http://{cri.REGISTRY}/v2/{NAME}/manifests/latest', headers={'Accept': OCI + 'manifest.v1+json'})
+        with urllib.request.urlopen(wanted) as answer:
+            manifest = json.load(answer)
+        self.id = manifest['config']['digest']
+        self.size = {layer['digest']: layer['size'] for layer in manifest['layers'][1:]}   # the first one is there
+        self.large = max(self.size, key=self.size.get)
+
+    def tearDown(self):
+        self.proxy.faults.clear()
+        self.pull()
+        self.cri.RemoveImage(image={'image': self.id})
+        self.assertEqual(running.stored(), self.before)
+
+    def pull(self):
+        self.assertEqual(self.cri.PullImage(image={'image': f'{self.proxy.address}/{NAME}'}).image_ref, self.id)
+
+    def refused(self, *words):
+        with self.assertRaises(grpc.RpcError) as failed:
+            self.pull()
+        text = failed.exception.details()
+        print(text)
+        for word in (NAME, *words):
+            self.assertIn(word, text)
+        self.assertNotIn(self.id, [i.id for i in self.cri.ListImages().images])
+
+    def runs(self):
+        """A container of it counts its files."""
+        container = self.container(self.pod(), 'find /large /many /middle /small -type f | wc -l', image={'image': self.id})
+        cri.wait_until(lambda: self.state(container) == 'EXITED', what='the exit')
+        self.assertEqual(self.texts(), ['2340'])
+        self.remove_pods()
+        self.configs.clear()
+
+    def test_every_layer_is_cut_once(self):
+        self.proxy.faults = {digest: ['cut'] for digest in self.size}
+        self.pull()
+        # The second half of each by a range, and nothing twice.
+        self.assertEqual({digest: f'bytes={size // 2}-' for digest, size in self.size.items()},
+                         {digest: given.partition('-')[0] + '-' for digest, given in self.proxy.ranges})
+        self.assertEqual(self.proxy.blobs(), {self.id: 1, **{digest: 2 for digest in self.size}})
+        self.runs()
+
+    def test_a_layer_stalls(self):
+        """The time-out is of silence: what comes slowly, comes."""
+        with running.settings('pull-stall-timeout = 2\n'):
+            self.connect()
+            self.proxy.rate, self.proxy.faults = 6 << 20, {self.large: ['stall']}
+            begin = time.monotonic()
+            self.pull()
+            self.assertGreater(time.monotonic() - begin, 2)
+            self.assertEqual([digest for digest, _ in self.proxy.ranges], [self.large])
+            self.proxy.rate = None
+            self.runs()
+        self.connect()
+
+    def test_a_layer_stalls_always(self):
+        with running.settings('pull-stall-timeout = 1\n'):
+            self.connect()
+            self.proxy.faults = {self.large: ['stall'] * 1000}
+            self.refused(self.large, 'RegistryUnavailable')
+        self.connect()
+
+    def test_wrong_bytes(self):
+        self.proxy.faults = {self.large: ['corrupt'] * 10}
+        self.refused(self.large)
+
+    def test_redirected(self):
+        self.proxy.faults = {digest: ['redirect'] for digest in self.size}
+        self.pull()
+        self.assertEqual(self.proxy.blobs(), {self.id: 1, **{digest: 1 for digest in self.size}})
+        self.runs()
+
+    def test_canceled_calls(self):
+        """A client that goes away cancels its pull at once, not that of another client."""
+        self.proxy.rate = 4 << 20
+        canceled = self.cri.future('PullImage', image={'image': f'{self.proxy.address}/{NAME}'})
+        stays = threading.Thread(target=self.pull)
+        cri.wait_until(lambda: self.proxy.sent > 1 << 20, what='some bytes')
+        stays.start()
+        time.sleep(0.2)
+        canceled.cancel()
+        stays.join(60)
+        self.assertFalse(stays.is_alive())
+        self.assertEqual([digest for digest, n in self.proxy.blobs().items() if n > 1], [])
+        self.proxy.rate = None
+        self.runs()
+
+
+if __name__ == '__main__':
+    running.main()
