@@ -153,7 +153,7 @@ class Removal {
  public:
   Removal(int base, const std::string& path) : base_(base), path_(path) {}
 
-  Status run(dev_t device);
+  Status run(dev_t device, const std::stop_token& stop);
 
  private:
   Status open(int parent, const std::string& name);
@@ -219,10 +219,11 @@ Status Removal::removeEntry(const std::string& name, bool isDirectory) {
   }
 }
 
-Status Removal::run(dev_t device) {
+Status Removal::run(dev_t device, const std::stop_token& stop) {
   device_ = device;
   USERPOD_CHECK(open(base_, path_));
   while (!stack_.empty()) {
+    if (stop.stop_requested()) return Error(Code::Canceled, "the removal of " + path_ + " was given up");
     const dirent* entry = ::readdir(stack_.back().handle.get());
     if (entry == nullptr) {
       USERPOD_CHECK(closeLast());
@@ -237,7 +238,7 @@ Status Removal::run(dev_t device) {
 
 }  // namespace
 
-Status removeTreeAt(int directory, const std::string& path) {
+Status removeTreeAt(int directory, const std::string& path, const std::stop_token& stop) {
   struct stat top{};
   if (::fstatat(directory, path.c_str(), &top, AT_SYMLINK_NOFOLLOW) < 0) {
     if (errno == ENOENT) return {};
@@ -247,11 +248,11 @@ Status removeTreeAt(int directory, const std::string& path) {
     if (::unlinkat(directory, path.c_str(), 0) < 0 && errno != ENOENT) return sysError("remove " + path);
     return {};
   }
-  return Removal(directory, path).run(top.st_dev);
+  return Removal(directory, path).run(top.st_dev, stop);
 }
 
-Status removeTree(const std::string& path) {
-  return removeTreeAt(AT_FDCWD, path);
+Status removeTree(const std::string& path, const std::stop_token& stop) {
+  return removeTreeAt(AT_FDCWD, path, stop);
 }
 
 }  // namespace userpod

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -66,8 +67,10 @@ bool pathExists(const std::string& path);
 // Of what a directory has, those hidden by a dot left out; none without a directory.
 std::vector<std::string> namesIn(const std::string& path);
 // Removes a file or a whole tree without following links and without leaving its file system. A missing path is fine.
-// Depth does not matter: no recursion, and 64 descriptors at most.
-Status removeTree(const std::string& path);
-Status removeTreeAt(int directory, const std::string& path);  // the path begins in the directory
+// Depth does not matter: no recursion, and 64 descriptors at most. Canceled soon after a stop is requested: what is
+// left is for a later call.
+Status removeTree(const std::string& path, const std::stop_token& stop = {});
+// The path begins in the directory.
+Status removeTreeAt(int directory, const std::string& path, const std::stop_token& stop = {});
 
 }  // namespace userpod

@@ -38,7 +38,8 @@ void Trash::run(const std::stop_token& stop) {
       name = std::move(names_.front());
       names_.pop_front();
     }
-    if (auto removed = removeTree(directory_ + "/" + name); !removed) logError("{}", removed.error().text());
+    auto removed = removeTree(directory_ + "/" + name, stop);
+    if (!removed && !stop.stop_requested()) logError("{}", removed.error().text());
   }
 }
 

@@ -13,13 +13,14 @@
 
 namespace userpod {
 
-// Of one directory. Any thread. What is left at the end, or after a crash, is taken up by the next one.
+// Of one directory. Any thread. What is left at the end, also of the tree that it is at, or after a crash, is taken up
+// by the next one.
 class Trash {
  public:
   static constexpr std::string_view kPrefix = ".trash-";  // of what is on its way out; nobody else's
 
   explicit Trash(std::string directory);
-  ~Trash() = default;  // waits for the tree that it is at
+  ~Trash() = default;
 
   // The name in the directory is free at once; a missing one is fine. Failures of the removal itself are logged.
   Status discard(const std::string& name);

@@ -128,6 +128,17 @@ TEST(Files, RemoveTreeTakesUnreadableDirectoriesAndKeepsLinkTargets) {
   EXPECT_TRUE(removeTree(top));
 }
 
+TEST(Files, RemoveTreeCanBeGivenUp) {
+  std::string top = temporaryDirectory();
+  ASSERT_TRUE(makeDirectories(top + "/a/b"));
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(removeTree(top, stop.get_token()).error().code(), Code::Canceled);
+  EXPECT_TRUE(pathExists(top + "/a/b"));
+  EXPECT_TRUE(removeTree(top));
+  EXPECT_FALSE(pathExists(top));
+}
+
 TEST(Files, ReadFileRefusesMoreThanItsLimit) {
   std::string top = temporaryDirectory();
   ASSERT_TRUE(writeFileAtomic(top + "/f", "12345"));
