@@ -190,8 +190,13 @@ Status Pull::fetchLayers() {
       {context_.programs, context_.settings, context_.pool, *transfer_.channel, progress_, stop_.get()});
   std::set<std::string> added;
   for (auto& layer : wanted) {
-    const std::string& name = layer.diffId.empty() ? layer.descriptor.digest : layer.diffId;
-    if (lease.missing().contains(name) && added.insert(name).second) fetches.add(std::move(layer));
+    const std::string& blob = layer.descriptor.digest;
+    // Another pull of schema 1 may have told meanwhile what the blob becomes.
+    if (layer.diffId.empty())
+      if (auto known = context_.pool.layerOf(blob); !known.empty()) layerOfBlob[blob] = known;
+    const std::string& name = layer.diffId.empty() ? blob : layer.diffId;
+    bool here = layer.diffId.empty() && layerOfBlob.contains(blob);
+    if (!here && lease.missing().contains(name) && added.insert(name).second) fetches.add(std::move(layer));
   }
   progress_.stage("downloading");
   if (auto fetched = fetches.run(); !fetched) {
