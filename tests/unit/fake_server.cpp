@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 
@@ -203,6 +204,7 @@ void FakeAuthority::issue(const std::string& name, const std::string& alternativ
 }
 
 FakeServer::FakeServer(Handler handler, const Tls& tls, const char* address) : handler_(std::move(handler)) {
+  std::signal(SIGPIPE, SIG_IGN);  // OpenSSL's writes, on both sides
   bool six = std::string_view(address).find(':') != std::string_view::npos;
   host_ = six ? fmt::format("[{}]", address) : address;
   if (!tls.certificate.empty()) {

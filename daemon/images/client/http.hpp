@@ -58,7 +58,8 @@ struct HttpResponse {
 // One connection at a time, kept between requests. One thread. Certificates are verified by the system's authorities
 // and certs.d of each host asked. RegistryUnreachable (after retries, see retries.hpp) names the host; 10 s to connect.
 // RegistryAuthRequired or RegistryDenied where a client certificate is demanded or refused, ConfigInvalid for files and
-// proxies that are no use. Canceled at once. Queries of URLs, which may be signed, are in no log and no error.
+// proxies that are no use. Canceled at once. The process must ignore SIGPIPE: OpenSSL writes to sockets. Queries of
+// URLs, which may be signed, are in no log and no error.
 class HttpClient {
  public:
   explicit HttpClient(std::shared_ptr<ClientContext> context);
