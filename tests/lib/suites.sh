@@ -88,6 +88,7 @@ startRegistry() {
   say "local registry"
   local dir=$work/registry
   "$root/tests/testbed/registry" up "$dir" --hostile --formats ${long:+--many-files --bench} > /dev/null || return 1
+  "$root/tests/testbed/registries" up "$dir" || return 1
   USERPOD_REGISTRY=127.0.0.1:$(cat "$dir/port")
   USERPOD_TOKEN_REGISTRY=127.0.0.1:$(cat "$dir/token_port")
   USERPOD_REGISTRY_DIR=$dir
@@ -175,7 +176,10 @@ summary() {
 }
 
 cleanUp() {
-  [ ! -d "$work/registry" ] || "$root/tests/testbed/registry" down "$work/registry" || true
+  if [ -d "$work/registry" ]; then
+    "$root/tests/testbed/registries" down "$work/registry" || true
+    "$root/tests/testbed/registry" down "$work/registry" || true
+  fi
   rm -rf "$work"
 }
 

@@ -3,7 +3,11 @@
 
 Every /v2/ request without a token of its repository is answered 401 with realm, service and scope, as Docker Hub does.
 /token gives them: to anybody for most repositories, for those below private/ only to user `test`, password `secret`
-(basic authentication); private/X is X of the plain registry.  A token lives for a minute and for one repository.
+(basic authentication); private/X is X of the plain registry.  A token lives for a minute and for one repository; one of
+a repository below brief/ lives for its first request alone.
+/oauth is another token server, that knows OAuth2 alone: POST with grant_type=password of that user, or
+grant_type=refresh_token with `identity-1`, which answers with a new one, identity-2, and so on: each is taken once.
+Repositories below oauth/ name it as their realm; oauth/X is X, too.
 Blobs are redirected to another host name (localhost for 127.0.0.1), and a client that carries its token there gets
 400, as it does from object stores.  /stats counts the requests: {"token": n, "unauthorized": n, "blob": n, ...}.
 """
@@ -20,6 +24,7 @@ import urllib.parse
 
 upstream, port = int(sys.argv[1]), int(sys.argv[2])
 tokens = {}                                          # token -> (repository, monotonic time of its end)
+identity = 1                                         # the next refresh token that is taken
 counts = collections.Counter()
 PRIVATE = 'Basic ' + base64.b64encode(b'test:secret').decode()
 
@@ -46,14 +51,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
         given = self.headers.get('Authorization')
         if (given or (repo and repo[1].startswith('private/'))) and given != PRIVATE:
             return self.answer(401, {'errors': [{'code': 'UNAUTHORIZED', 'message': 'wrong user or password'}]})
-        token = secrets.token_urlsafe(32)
-        tokens[token] = (repo[1] if repo else None, time.monotonic() + 60)
         # Some servers call it token, some access_token.
-        self.answer(200, {'access_token' if repo and repo[1] == 'test/user' else 'token': token, 'expires_in': 60})
+        self.give('access_token' if repo and repo[1] == 'test/user' else 'token', repo[1] if repo else None)
+
+    def give(self, name, repo, **more):
+        token = secrets.token_urlsafe(32)
+        tokens[token] = (repo, time.monotonic() + 60)
+        self.answer(200, {name: token, 'expires_in': 60, **more})
+
+    def do_POST(self):
+        global identity
+        form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers.get('Content-Length', 0))).decode()))
+        repo = re.fullmatch(r'repository:(.+):pull', form.get('scope', ''))
+        if self.path != '/oauth':
+            return self.answer(405)
+        counts[form.get('grant_type', '')] += 1
+        if form.get('service') != 'userpod-test' or not form.get('client_id') or not repo:
+            return self.answer(400, {'error': 'invalid_request'})
+        if form.get('grant_type') == 'password' and (form.get('username'), form.get('password')) == ('test', 'secret'):
+            return self.give('access_token', repo[1])
+        if form.get('grant_type') == 'refresh_token' and form.get('refresh_token') == f'identity-{identity}':
+            identity += 1
+            counts['refreshed'] += 1
+            return self.give('access_token', repo[1], refresh_token=f'identity-{identity}')
+        self.answer(401, {'error': 'invalid_grant', 'error_description': 'wrong user, password or identity token'})
 
     def allowed(self, repo):
         scheme, _, token = self.headers.get('Authorization', '').partition(' ')
         of, end = tokens.get(token, (None, 0))
+        if repo and repo.startswith('brief/'):
+            tokens.pop(token, None)
         return scheme.lower() == 'bearer' and end > time.monotonic() and repo in (of, None)
 
     def relay(self, path):
@@ -75,6 +102,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         if url.path == '/stats':
             return self.answer(200, dict(counts))
+        if url.path == '/oauth':
+            return self.answer(405)
         if url.path == '/token':
             return self.token(urllib.parse.parse_qs(url.query))
         if url.path.startswith('/cdn/'):
@@ -90,11 +119,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not self.allowed(repo):
             counts['unauthorized'] += 1
             scope = f',scope="repository:{repo}:pull"' if repo else ''
+            place = 'oauth' if repo and repo.startswith('oauth/') else 'token'
             return self.answer(401, {'errors': [{'code': 'UNAUTHORIZED', 'message': 'authentication required'}]},
-                               WWW_Authenticate=f'Bearer realm="http://127.0.0.1:{port}/token",service="userpod-test"{scope}')
+                               WWW_Authenticate=f'Bearer realm="http://127.0.0.1:{port}/{place}",service="userpod-test"{scope}')
         if not repo:
             return self.answer(200, {})
-        name = repo.removeprefix('private/')
+        name = re.sub('^(private|brief|oauth)/', '', repo)
         if m[2] == 'blobs':
             return self.answer(307, Location=f'http://localhost:{port}/cdn/{name}/blobs/{m[3]}')
         counts['manifest'] += 1
