@@ -152,7 +152,7 @@ integrationSuite() {
 fuzzSuite() {
   local dir=$build-fuzz seconds=${seconds:-$([ -n "$long" ] && echo 600 || echo 30)} target verdict rest
   local flags='-fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping'
-  CXX=clang++ configureAndBuild "$dir" "$(printf 'tests/fuzz/fuzz-%s ' tar decompress manifest config reference registries auth challenge messages devices cni spdy headers http sessions websocket)" \
+  CXX=clang++ configureAndBuild "$dir" "$(printf 'tests/fuzz/fuzz-%s ' tar decompress manifest config reference registries auth challenge answers messages devices cni spdy headers http sessions websocket)" \
     -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false "-Dcpp_args=$flags" -Dcpp_link_args=-fprofile-instr-generate ||
     { result FAIL build/fuzz "does not build"; return; }
   say "fuzz: $seconds s a target"

@@ -168,7 +168,13 @@ bool FakeConnection::read(FakeRequest& request) {
   request = {};
   std::size_t end = 0;
   while ((end = buffer_.find("\r\n\r\n")) == std::string::npos)
-    if (buffer_.starts_with('\x16') || !receive()) return false;  // what a client of TLS says
+    if (buffer_.starts_with('\x16')) {  // what a client of TLS says
+      send("HTTP/1.1 400 Bad Request\r\n\r\n");
+      linger();
+      return false;
+    } else if (!receive()) {
+      return false;
+    }
   std::string head = buffer_.substr(0, end + 2);
   buffer_.erase(0, end + 4);
   auto line = head.substr(0, head.find("\r\n"));

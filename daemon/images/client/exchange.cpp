@@ -258,7 +258,7 @@ Result<HttpClient::Attempt> HttpClient::Exchange::failed(CURLcode code, const Ho
   if (tls != nullptr) {
     auto failure = tlsFailure(code, *tls, certificates);
     if (auto error = failure.explain()) return *std::move(error);
-    if (code == CURLE_SSL_CONNECT_ERROR && failure.noTls())
+    if (code == CURLE_SSL_CONNECT_ERROR && failure.noTls(request_.probe))
       return Attempt{.trouble = Trouble::NoTls, .why = "what answers there does not speak TLS"};
     // It has hung up before it could be told why: by TLS 1.3 a client certificate is looked at after the handshake.
     if (attempt.trouble == Trouble::Broken && headerBytes_ == 0 && tls->wasAsked())

@@ -137,10 +137,12 @@ Result<std::shared_ptr<const HostTls>> TlsHosts::of(const Url& url) {
   return tls;
 }
 
-bool TlsFailure::noTls() const {
-  for (const char* part : {"wrong version number", "packet length too long", "http request", "unknown protocol",
-                           "unexpected eof", "SSL_ERROR_SYSCALL", "Connection reset by peer", "bad record type"})
+bool TlsFailure::noTls(bool orSilence) const {
+  for (const char* part :
+       {"wrong version number", "packet length too long", "http request", "unknown protocol", "bad record type"})
     if (contains(text, part)) return true;
+  for (const char* part : {"unexpected eof", "SSL_ERROR_SYSCALL", "Connection reset by peer"})
+    if (orSilence && contains(text, part)) return true;
   return false;
 }
 
@@ -168,8 +170,9 @@ std::optional<Error> TlsFailure::explain() const {
       default:
         return unreachable(fmt::format("its certificate is refused: {}", X509_verify_cert_error_string(verification)));
     }
-  bool demands = contains(text, "certificate required") || contains(text, "alert bad certificate") ||
-                 contains(text, "alert handshake failure");
+  bool demands =
+      contains(text, "certificate required") ||
+      (tls.wasAsked() && (contains(text, "alert bad certificate") || contains(text, "alert handshake failure")));
   bool refuses = contains(text, "alert unknown ca") || contains(text, "alert certificate expired") ||
                  contains(text, "alert certificate unknown") || contains(text, "alert certificate revoked") ||
                  contains(text, "alert access denied");

@@ -68,8 +68,8 @@ struct TlsFailure {
 
   std::optional<Error> explain() const;
   Error clientError() const;  // of a client certificate that is missing or refused
-  // What is there answers, but not in TLS.
-  bool noTls() const;
+  // What is there answers, but not in TLS; or, where that is enough, ends the connection.
+  bool noTls(bool orSilence) const;
 };
 
 }  // namespace userpod::images
