@@ -2,15 +2,21 @@
 """Pulls from registries that are secured, refuse, break, stall, lie and redirect: tests/testbed/registries serves them."""
 import base64
 import contextlib
+import gzip
 import http.client
 import json
 import os
 import shutil
+import sys
 import time
 import unittest
 
 import cri
 import running
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)) + '/../testbed')
+from lying_registry import LyingRegistry  # noqa: E402
+from registry_images import DOCKER, Layer, digest_of  # noqa: E402
 
 Code = cri.Code
 DIRECTORY = os.environ.get('USERPOD_REGISTRY_DIR', '')
@@ -194,6 +200,31 @@ class Redirects(Pulls):
 
     def test_without_end(self):
         self.refused(f'127.0.0.1:{port("faults")}/loop/test/busybox', 'redirects more than 10 times')
+
+
+class Foreign(Pulls):
+    def test_layers_from_elsewhere(self):
+        """What the registry does not have comes from the URLs of its descriptor, without credentials."""
+        layer = Layer().file('foreign', 'foreign\n').bytes()
+        data = gzip.compress(layer, 1, mtime=0)
+        with LyingRegistry() as registry:
+            given = []
+
+            def elsewhere(request):
+                given.append(request.headers.get('Authorization'))
+                request.send_response(200)
+                request.send_header('Content-Length', str(len(data)))
+                request.end_headers()
+                request.wfile.write(data)
+            registry.answers['/elsewhere'] = elsewhere
+            place = {'mediaType': DOCKER + 'image.rootfs.foreign.diff.tar.gzip', 'digest': digest_of(data), 'size': len(data)}
+            for name, urls in (('foreign', ['ftp://x/', f'http://{registry.address}/missing', f'http://{registry.address}/elsewhere']),
+                               ('nowhere', [f'http://{registry.address}/missing?{SECRET}=x'])):
+                registry.image(name, [(data, digest_of(layer))], manifest={'layers': [{**place, 'urls': urls}]})
+                registry.blobs.pop(digest_of(data), None)
+            self.pull(f'{registry.address}/foreign', username='test', password='secret')
+            self.assertEqual(given, [None])
+            self.refused(f'{registry.address}/nowhere', 'no place that the image names serves the foreign layer', 'status 404')
 
 
 class Statuses(Pulls):
