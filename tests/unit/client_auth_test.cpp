@@ -99,7 +99,6 @@ TEST_F(AuthTest, RenewedOnceWhenRefused) {
 
 TEST_F(AuthTest, TokenEndsWithinABlob) {
   std::string blob = someBytes(300'000);
-  std::atomic<int> number = 0;
   FakeServer server([&](const FakeRequest& request, FakeConnection& connection) {
     if (request.target.starts_with("/token")) return give(connection);
     if (request.header("authorization") != accepted_)

@@ -137,7 +137,7 @@ std::function<Status(std::string_view)> Registry::bounded(const Descriptor& desc
 }
 
 Status Registry::blob(const Descriptor& descriptor, const std::stop_token& stop,
-                      std::function<Status(std::string_view)> sink) {
+                      const std::function<Status(std::string_view)>& sink) {
   HttpRequest wanted{.wholeSize = sizeOf(descriptor)};
   wanted.sink = bounded(descriptor, wanted, sink);
   USERPOD_TRY(response, request("blobs", descriptor.digest, wanted, stop));

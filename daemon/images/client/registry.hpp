@@ -35,7 +35,8 @@ class Registry {
 
   Result<FetchedManifest> manifest(const std::string& tagOrDigest);
   // The bytes in order; only their number is bounded here, the caller verifies the digest.
-  Status blob(const Descriptor& descriptor, const std::stop_token& stop, std::function<Status(std::string_view)> sink);
+  Status blob(const Descriptor& descriptor, const std::stop_token& stop,
+              const std::function<Status(std::string_view)>& sink);
   // A foreign layer: from the first of these URLs that serves it, without credentials, by https (http where this
   // registry may be asked so).
   Status externalBlob(const std::vector<std::string>& urls, const Descriptor& descriptor, const std::stop_token& stop,
