@@ -257,6 +257,7 @@ Result<std::string> inflateAll(const std::string& data, std::size_t step) {
   });
   for (std::size_t at = 0; at < data.size(); at += step)
     USERPOD_CHECK(decompressor->feed(std::string_view(data).substr(at, step)));
+  USERPOD_CHECK(decompressor->feed({}));
   USERPOD_CHECK(decompressor->finish());
   return out;
 }

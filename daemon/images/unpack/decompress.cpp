@@ -178,6 +178,7 @@ class Zstd : public Decompressor {
 
   Status feed(std::string_view bytes) override {
     if (!context_) return Error(Code::LimitsExceeded, "no memory to decompress zstd");
+    if (bytes.empty()) return {};  // behind a whole frame it would be taken for the begin of another
     ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
     for (;;) {
       ZSTD_outBuffer out{output_.room(), output_.left(), 0};
