@@ -13,7 +13,7 @@ class CountingProxy:
     """with CountingProxy('127.0.0.1:5000') as p: pull f'{p.address}/name'; then p.blobs()[digest] is how often that blob
     was asked for.  rate: bytes a second of each connection, None as fast as it goes.  faults[digest] is a list of what
     happens to the next requests of that blob, one each: 'cut' after half of its bytes, 'stall' there until the client
-    goes, 'corrupt' a byte there, 'redirect' to the registry itself."""
+    goes, 'mute' alike before the first, 'corrupt' a byte there, 'redirect' to the registry itself."""
 
     def __init__(self, registry):
         self.rate, self.lock, self.faults = None, threading.Lock(), {}
@@ -65,12 +65,13 @@ class CountingProxy:
                         time.sleep(len(data) / proxy.rate)
 
             def fail(self, got):
-                self.wfile.write(got.read(int(got.headers['Content-Length']) // 2))
+                if self.fault != 'mute':
+                    self.wfile.write(got.read(int(got.headers['Content-Length']) // 2))
                 if self.fault == 'corrupt':
                     rest = got.read()
                     return self.wfile.write(bytes([rest[0] ^ 1]) + rest[1:])
                 self.close_connection = True
-                if self.fault == 'stall':
+                if self.fault in ('stall', 'mute'):
                     self.connection.recv(1)          # nothing, once the client has gone
 
             def log_message(self, *args):
