@@ -23,10 +23,11 @@ using std::chrono::seconds;
 
 // What the suite must be told of the world beyond the CRI; main.cpp has the command line.
 struct Options {
-  std::string endpoint;  // unix:///...
-  std::string registry;  // host:port with the images of tests/testbed/registry
-  std::string scratch;   // a directory that the runtime sees under the same path: host paths and logs
-  std::string results;   // a file: one "STATUS<tab>Test.Name<tab>reason" a line
+  std::string endpoint;       // unix:///...
+  std::string registry;       // host:port with the images of tests/testbed/registry
+  std::string tokenRegistry;  // its second one, which asks for tokens; empty: tests of credentials are skipped
+  std::string scratch;        // a directory that the runtime sees under the same path: host paths and logs
+  std::string results;        // a file: one "STATUS<tab>Test.Name<tab>reason" a line
   // Shell commands; without them the tests that need them are skipped. To pause and resume, an id is added.
   std::string restart;  // starts the runtime anew
   std::string pause;

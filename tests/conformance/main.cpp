@@ -1,7 +1,8 @@
 // userpod-conformance: what the CRI v1 promises of pods and containers, against the runtime behind a socket.
 //
 //   userpod-conformance --endpoint unix:///run/user/1000/userpod/cri.sock --registry 127.0.0.1:5000 [--jobs 4]
-//                       [--scratch DIR] [--restart COMMAND] [--pause COMMAND --resume COMMAND] [--results FILE]
+//                       [--token-registry 127.0.0.1:5001] [--scratch DIR] [--restart COMMAND] [--pause COMMAND --resume
+//                       COMMAND] [--results FILE]
 //                       [--slow]
 //                       [--gtest_filter=...]
 //
@@ -145,6 +146,7 @@ int run(int argc, char** argv) {
   CLI::App app("Conformance to the CRI v1 of the runtime behind a socket");
   app.add_option("--endpoint", given.endpoint, "The CRI socket, unix:///...")->required();
   app.add_option("--registry", given.registry, "host:port of tests/testbed/registry")->required();
+  app.add_option("--token-registry", given.tokenRegistry, "host:port of the one that asks for tokens");
   app.add_option("--scratch", given.scratch, "A directory for host paths and logs (default: one in /var/tmp)");
   app.add_option("--restart", given.restart, "A shell command that starts the runtime anew");
   app.add_option("--pause", given.pause, "A shell command that pauses the container whose id follows");

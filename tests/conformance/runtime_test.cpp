@@ -1,17 +1,9 @@
-// The runtime about itself, and what pods and containers need of images.
+// The runtime about itself.
 #include <set>
 
 #include "tests/conformance/world.hpp"
 
 namespace userpod::conformance {
-namespace {
-
-v1::ImageStatusResponse imageStatus(const std::string& name) {
-  return call(with<v1::ImageStatusRequest>([&](auto& r) { r.mutable_image()->set_image(name); }));
-}
-
-}  // namespace
-
 TEST(Version, HasItsFourFields) {
   PROMISE("1.1.1 version");
   auto version = call(v1::VersionRequest());
@@ -96,56 +88,6 @@ TEST(Checkpoints, AreUnimplementedAndSaySo) {
   expectFailure(ofPod<v1::CheckpointPodRequest>(pod.id()), {StatusCode::UNIMPLEMENTED});
   expectFailure(v1::RestorePodRequest(), {StatusCode::UNIMPLEMENTED});
   EXPECT_EQ(container.state(), v1::CONTAINER_RUNNING);
-}
-
-// ---- Images
-
-TEST(ImageStatus, MissingIsNoErrorAndNoImage) {
-  PROMISE("1.1.38 missing");
-  for (const auto& name : {imageName("test/none:1"), std::string("abcdef123456"), "sha256:" + std::string(64, '0')})
-    EXPECT_FALSE(imageStatus(name).has_image()) << name;
-}
-
-TEST(ImageStatus, IsFoundByEachOfItsNames) {
-  PROMISE("1.1.38 names");
-  auto found = imageStatus(busybox()).image();
-  EXPECT_EQ(found.id(), busybox());
-  EXPECT_GT(found.size(), 0U);
-  ASSERT_FALSE(found.repo_digests().empty());
-  auto hex = busybox().substr(busybox().find(':') + 1);
-  for (const auto& name : {imageName("test/busybox:1"), hex, hex.substr(0, 13), found.repo_digests(0)})
-    EXPECT_EQ(imageStatus(name).image().id(), busybox()) << name;
-}
-
-TEST(ListImages, HasWhatWasPulled) {
-  PROMISE("1.1.36 list");
-  std::set<std::string> ids;
-  auto listed = call(v1::ListImagesRequest());
-  for (const auto& one : listed.images()) EXPECT_TRUE(ids.insert(one.id()).second) << one.id();
-  EXPECT_EQ(ids.count(busybox()), 1U);
-}
-
-TEST(PullImage, GivesTheIdAgain) {
-  PROMISE("1.1.39 id");
-  auto pull = [&] {
-    return call(with<v1::PullImageRequest>([](auto& r) { r.mutable_image()->set_image(imageName("test/busybox:1")); }));
-  };
-  EXPECT_EQ(pull().image_ref(), busybox());
-}
-
-TEST(RemoveImage, InUseIsAnError) {
-  PROMISE("1.1.40 in use");
-  Pod pod;
-  const auto& used = image("test/busybox:2");  // of no other test: a runtime may remove it after all
-  auto container = Container::created(pod, [&](auto& c) { c.mutable_image()->set_image(used); });
-  expectFailure(with<v1::RemoveImageRequest>([&](auto& r) { r.mutable_image()->set_image(used); }));
-  EXPECT_TRUE(imageStatus(used).has_image());
-  container.start();
-}
-
-TEST(RemoveImage, UnknownIsFine) {
-  PROMISE("1.1.40 idempotent");
-  call(with<v1::RemoveImageRequest>([](auto& r) { r.mutable_image()->set_image(imageName("test/none:1")); }));
 }
 
 }  // namespace userpod::conformance

@@ -132,7 +132,7 @@ class Registry:
             self.call('PUT', f'/v2/{repo}/manifests/{tag}', data, {'Content-Type': body['mediaType']})
         return {'mediaType': body['mediaType'], 'digest': digest_of(data), 'size': len(data)}
 
-    def image(self, repo, tags, layers, arch='amd64', docker=False, diff_ids=None, **config):
+    def image(self, repo, tags, layers, arch='amd64', docker=False, diff_ids=None, annotations=None, **config):
         """layers: Packed, or (descriptor, diff_id) of blobs already pushed to this repository."""
         config.setdefault('Env', [PATH])
         config.setdefault('Cmd', ['sh'])
@@ -152,7 +152,8 @@ class Registry:
         kind = DOCKER + 'container.image.v1+json' if docker else OCI + 'config.v1+json'
         return self.manifest(repo, tags, {
             'schemaVersion': 2, 'mediaType': DOCKER + 'distribution.manifest.v2+json' if docker else OCI + 'manifest.v1+json',
-            'config': {'mediaType': kind, **self.blob(repo, text)}, 'layers': descriptors})
+            'config': {'mediaType': kind, **self.blob(repo, text)}, 'layers': descriptors,
+            **({'annotations': annotations} if annotations else {})})
 
     def index(self, repo, tags, entries, docker=False):
         """entries: pairs of a descriptor and its platform."""
@@ -287,6 +288,11 @@ def usual(directory, to):
                                                             .symlink('home/link', 'owned', uid=1185200044).file('home/near', 'near\n', uid=1000, gid=1000))])
     family(to, base)
     to.image('test/killed', ['latest'], [base, *killed_layers()])
+    # Each for one test, which may remove it.
+    for name in 'abcdefghi':
+        for repo, tags in (f'test/tags-{name}', ['latest', '1', '2']), (f'test/twin-{name}', ['1']):
+            to.image(repo, tags, [Packed(Layer().file('tags', name, 0o755))], annotations={'org.example.note': name},
+                     Labels={'org.example.label': name}, User='1234:1235')
     to.image('test/big', ['latest'], [base, Packed(Layer().file('big', random.Random(1).randbytes(20 << 20)))])
 
 
