@@ -83,6 +83,7 @@ class Images(running.Running):
         for image in self.cri.ListImages().images:
             if image.id != self.image:
                 self.cri.RemoveImage(image={'image': image.id})
+        self.prune()                                 # layers of pulls that were cancelled
 
     def name(self, name):
         return f'{self.registry.address}/{name}'

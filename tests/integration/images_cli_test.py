@@ -96,6 +96,7 @@ class ImagesCli(running.Running):
         for image in self.cri.ListImages().images:
             if image.id != self.image:
                 self.cri.RemoveImage(image={'image': image.id})
+        ctl('image', 'prune', '--yes')               # layers of pulls that were cancelled
 
     def name(self, name):
         return f'{self.registry.address}/{name}:latest'
@@ -327,6 +328,8 @@ class ImagesCli(running.Running):
         self.assertRegex(terminal.shown(), r'userpodctl: .*cancel')
         self.assertEqual(set(self.listed()), {self.image})
         self.go_on.set()
+        # The layer that was complete waits for the next pull.
+        self.assertRegex(ctl('image', 'prune', '--yes')[1], r'^removed 0 images, \d')
         self.assertEqual(running.stored(), before)
         # Elsewhere as a line.
         self.go_on.clear()
