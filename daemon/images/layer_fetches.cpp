@@ -17,7 +17,8 @@ namespace userpod::images {
 namespace {
 
 constexpr std::size_t kParallel = 3;  // layers at once: two processes with three threads for each
-constexpr int kPipeBytes = 1 << 20;   // between the two processes of a layer; less where the user has too many
+constexpr std::int64_t kWorthWriting = 32LL << 20;
+constexpr int kPipeBytes = 1 << 20;  // between the two processes of a layer; less where the user has too many
 
 }  // namespace
 
@@ -138,6 +139,7 @@ Status LayerFetches::settle() {
       continue;
     }
     const auto& unpacked = *active->unpacked;
+    std::int64_t unpackedBytes = unpacked.extracted.bytes;
     std::string name = !layer.file.empty() ? layer.diffId : layer.diffId.empty() ? unpacked.diffId : layer.diffId;
     if (unpacked.extracted.squashed > 0)
       logWarning(
@@ -151,6 +153,9 @@ Status LayerFetches::settle() {
     layers_[layer.descriptor.digest] = name;
     parts_.progress.unpacked(active->number);
     active = active_.erase(active);
+    // The commit waits for the disk: most of it is written while other layers are still on their way.
+    if (unpackedBytes >= kWorthWriting && (!active_.empty() || next_ < wanted_.size()))
+      writer_ = std::jthread([this] { parts_.pool.writeOut(); });
   }
   return {};
 }

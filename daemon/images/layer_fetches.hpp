@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "daemon/images/layer_pool.hpp"
@@ -63,6 +64,7 @@ class LayerFetches {
   std::size_t next_ = 0;
   std::list<Active> active_;
   std::map<std::string, std::string> layers_;
+  std::jthread writer_;
 };
 
 }  // namespace userpod::images

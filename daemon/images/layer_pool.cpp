@@ -267,6 +267,10 @@ Status LayerPool::keep(FreshLayer layer) {
   return {};
 }
 
+void LayerPool::writeOut() const {
+  (void)::syncfs(rootFd_.get());
+}
+
 Status LayerPool::commit(ImageRecord& image) {
   bool fresh = false;
   {

@@ -86,6 +86,8 @@ class LayerPool {
   };
   // A complete layer, for the image whose pull is under way and for any other.
   Status keep(FreshLayer layer);
+  // Whatever is in memory of all layers goes to disk. Blocks.
+  void writeOut() const;
   // All data to disk, then the record: a crash at any point leaves the old state or the new one. The layers are leased.
   // Sets image.size, from all its layers.
   Status commit(ImageRecord& image);

@@ -24,6 +24,7 @@ constexpr std::size_t kLongestOutcome = 64U << 10;
 constexpr const char* kPassedOn[] = {"HOME",
                                      "PATH",
                                      "USER",
+                                     "LOGNAME",
                                      "LANG",
                                      "LC_ALL",
                                      "XDG_RUNTIME_DIR",
@@ -33,7 +34,6 @@ constexpr const char* kPassedOn[] = {"HOME",
                                      "CONTAINERS_REGISTRIES_CONF",
                                      "CONTAINERS_REGISTRIES_CONF_OVERRIDE",
                                      "REGISTRY_AUTH_FILE",
-                                     "DOCKER_CONFIG",
                                      "http_proxy",
                                      "https_proxy",
                                      "no_proxy",
@@ -45,12 +45,18 @@ constexpr const char* kPassedOn[] = {"HOME",
                                      "SSL_CERT_FILE",
                                      "SSL_CERT_DIR",
                                      "DBUS_SESSION_BUS_ADDRESS",
+                                     "DISPLAY",
+                                     "WAYLAND_DISPLAY",
+                                     "XAUTHORITY",
                                      "GNUPGHOME",
                                      "PASSWORD_STORE_DIR",
+                                     "PASSWORD_STORE_GPG_OPTS",
                                      "JOURNAL_STREAM",
                                      "ASAN_OPTIONS",
                                      "UBSAN_OPTIONS",
                                      "TSAN_OPTIONS"};
+// Of the helpers for registries of clouds.
+constexpr const char* kPassedOnFamilies[] = {"DOCKER_", "AWS_", "AZURE_", "CLOUDSDK_", "GOOGLE_"};
 
 std::vector<std::string> environment(std::initializer_list<const char*> names) {
   std::vector<std::string> found;
@@ -73,6 +79,9 @@ Result<TransferProcess> startTransfer(const PullPrograms& programs) {
   options.argv = {programs.pull};
   for (const char* name : kPassedOn)
     for (auto& entry : environment({name})) options.environment.push_back(std::move(entry));
+  for (char** entry = environ; *entry != nullptr; ++entry)
+    for (std::string_view family : kPassedOnFamilies)
+      if (std::string_view(*entry).starts_with(family)) options.environment.emplace_back(*entry);
   options.descriptors = {{pair.second.get(), kChannel}, {STDERR_FILENO, STDERR_FILENO}};
   options.directory = "/";
   options.deathSignal = SIGKILL;

@@ -1,5 +1,7 @@
 #include "daemon/sys/trash.hpp"
 
+#include <sys/resource.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -30,6 +32,9 @@ Status Trash::discard(const std::string& name) {
 }
 
 void Trash::run(const std::stop_token& stop) {
+  // Nobody waits for it: it takes what others leave. Of this thread alone.
+  constexpr int kNice = 10;
+  (void)::setpriority(PRIO_PROCESS, 0, kNice);
   for (;;) {
     std::string name;
     {

@@ -22,7 +22,8 @@ namespace userpod::images {
 namespace {
 
 constexpr int kTellMilliseconds = 100;
-constexpr int kDeepestIndex = 2;  // an index may hold an index, but no deeper
+constexpr std::size_t kBlock = 256U << 10;  // libcurl hands out 16 KB at most: each would wake the reader
+constexpr int kDeepestIndex = 2;            // an index may hold an index, but no deeper
 
 // One blob on its way.
 struct BlobFetch {
@@ -86,9 +87,9 @@ Status Transfer::answer(Message message) {
 
 Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint& endpoint, const Reference& name,
                                                                  const PullOrder& order) {
-  // What the caller gave is for the registry it named.
-  bool meant =
-      !endpoint.mirror && (order.credentials.serverAddress.empty() || order.credentials.serverAddress == endpoint.host);
+  // What the caller gave is for the registry it named: by address, else by the image's name.
+  const std::string& server = order.credentials.serverAddress;
+  bool meant = server.empty() ? !endpoint.mirror : server == endpoint.host;
   Credentials credentials = meant ? order.credentials : Credentials();
   if (credentials.empty()) {
     USERPOD_TRY(found, findCredentials(places_, endpoint.host, endpoint.path));
@@ -113,20 +114,20 @@ Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint&
                    std::move(fetched.document));
 }
 
-// Each candidate's endpoints in order. The last failure is told, with the others' texts behind it: the user sees who
-// was asked.
+// Each candidate's endpoints in order. Who was asked in vain is told in that order too; the last one's failure is the
+// kind of the whole.
 Status Transfer::resolve(const PullOrder& order) {
   std::optional<Error> failure;
-  std::string earlier;
+  std::string texts;
   for (const auto& candidate : order.candidates)
     for (const auto& endpoint : candidate.endpoints) {
       auto resolved = resolveAt(endpoint, candidate.name, order);
       if (resolved) return tell(resolved->first, resolved->second);
-      if (failure) earlier += fmt::format("; before that: {}", failure->text());
       failure = std::move(resolved).error();
+      texts += (texts.empty() ? "" : "; then ") + failure->text();
     }
   if (!failure) return tell(Failed{Error(Code::Internal, "a pull without a registry to ask")});
-  return tell(Failed{Error(failure->code(), failure->text() + earlier, failure->sysErrno())});
+  return tell(Failed{Error(failure->code(), std::move(texts), failure->sysErrno())});
 }
 
 Status Transfer::fetchConfig(const FetchConfig& fetch) {
@@ -138,21 +139,25 @@ Status Transfer::fetchConfig(const FetchConfig& fetch) {
 Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& blob) {
   Sha256 sum;
   bool readerGone = false;
+  std::string block;
+  auto pass = [&]() -> Status {
+    auto written = writeAll(to.get(), block);
+    readerGone = !written;
+    block.clear();
+    return written;
+  };
   auto sink = [&](std::string_view bytes) -> Status {
     sum.update(bytes);
-    auto written = writeAll(to.get(), bytes);
-    if (!written) {
-      readerGone = true;
-      return written;
-    }
     blob.received += bytes.size();
-    return {};
+    block += bytes;
+    return block.size() < kBlock ? Status() : pass();
   };
   const auto& wanted = fetch.descriptor;
   auto status = registry_->blob(wanted, stop_.get_token(), sink);
   // A foreign layer need not be where the image is; a registry that has it spares others the question.
   if (!status && status.error().code() == Code::ManifestUnknown && !wanted.urls.empty())
     status = registry_->externalBlob(wanted.urls, wanted, stop_.get_token(), sink);
+  if (status) status = pass();
   if (!status) return FailedBlob{fetch.number, std::move(status).error(), readerGone};
   if (auto digest = sum.digest(); digest != fetch.descriptor.digest)
     return FailedBlob{fetch.number, Error(Code::DigestMismatch,
