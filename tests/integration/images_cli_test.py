@@ -242,13 +242,15 @@ class ImagesCli(running.Running):
         while lines[-1] and lines[-1] != 'downloading\n':
             lines.append(p.stderr.readline())
         self.go_on.set()
-        out, rest = p.communicate(timeout=60)
-        lines += rest.splitlines(keepends=True)
-        self.assertEqual(p.returncode, 0, lines)
+        lines += p.stderr.readlines()                # not communicate(): it does not know what readline() holds
+        out = p.stdout.read()
+        p.stdout.close()
+        p.stderr.close()
+        self.assertEqual(p.wait(60), 0, lines)
         self.assertEqual(out.strip(), next(i for i, shown in self.listed().items() if name in shown.repo_tags))
         self.assertEqual(len(lines), len(set(lines)), lines)
         self.assertEqual(lines[-1], 'done\n')
-        self.assertEqual(len([l for l in lines if l.startswith('layer ')]), 2)
+        self.assertEqual(len([l for l in lines if l.startswith('layer ')]), 2, lines)
         self.assertTrue(any(l.startswith(f'layer {digest[7:19]}: 1.0 MB') for l in lines), lines)
         self.assertEqual(re.sub('[ -~\n]', '', ''.join(lines)), '', 'control characters')
 
