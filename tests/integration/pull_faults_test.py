@@ -88,7 +88,7 @@ class Faults(running.Running):
         with running.settings('pull-stall-timeout = 1\n'):
             self.connect()
             self.proxy.faults = {self.large: ['stall'] + ['mute'] * 100}
-            self.refused(self.large, 'RegistryUnavailable')
+            self.refused('RegistryUnavailable', 'no data for 1 s')
         self.connect()
 
     def test_wrong_bytes(self):
