@@ -202,6 +202,18 @@ class Redirects(Pulls):
         self.refused(f'127.0.0.1:{port("faults")}/loop/test/busybox', 'redirects more than 10 times')
 
 
+class Mirrors(Pulls):
+    def test_one_that_is_down_and_one_that_serves(self):
+        nginx, faulty = f'127.0.0.1:{port("nginx")}', f'127.0.0.1:{port("faults")}'
+        self.configure('registries.conf.d/99-userpod-mirrors.conf', '[[registry]]\nlocation = "registry.test"\n' + ''.join(
+            f'[[registry.mirror]]\nlocation = "{place}"\n' for place in ('127.0.0.1:1', f'{faulty}/never', f'{nginx}/mirror')))
+        time.sleep(1.1)                              # the files are looked at once a second
+        before = len(lines('nginx.access'))
+        self.pull('registry.test/test/busybox')
+        self.assertTrue([line for line in lines('nginx.access')[before:] if '/v2/mirror/test/busybox/blobs/' in line])
+        self.assertTrue([path for path, *_ in faults('GET') if '/never/' in path])
+
+
 class Foreign(Pulls):
     def test_layers_from_elsewhere(self):
         """What the registry does not have comes from the URLs of its descriptor, without credentials."""
@@ -277,10 +289,10 @@ class Faults(Pulls):
         self.refused(f'{self.host}/never/test/busybox', self.host)
 
     def test_stall(self):
-        with self.stall_timeout(1):
+        with self.stall_timeout(2):
             for fault in ('stall', 'drip'):
                 self.pull(f'{self.host}/{fault}/test/busybox')
-            self.refused(f'{self.host}/silent/test/busybox', 'no data for 1 s')
+            self.refused(f'{self.host}/silent/test/busybox', 'no data for 2 s')
 
     def test_bytes_that_lie(self):
         for fault in ('corrupt', 'short'):
