@@ -69,8 +69,7 @@ Result<Url> Authenticator::realm() const {
   if (text.starts_with('/') && !text.starts_with("//"))
     text = fmt::format("{}://{}{}", registry_.scheme, registry_.authority(), text);
   auto realm = parseUrl(text);
-  if (!realm)
-    return Error(Code::RegistryDenied, host_ + ": the registry names no place for tokens that could be asked");
+  if (!realm) return Error(Code::RegistryDenied, host_ + ": the registry names a place for tokens that is not https");
   if (realm->isTls()) return *std::move(realm);
   bool clear = !hasCredentials_ || insecure_ || isLoopbackHost(realm->host);
   if (registry_.isTls() || !clear)
