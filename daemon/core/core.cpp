@@ -14,7 +14,6 @@ namespace {
 
 // Enough for many stops and creates at once; what they wait for is mostly other processes.
 constexpr unsigned kWorkers = 12;
-constexpr unsigned kPulls = 4;
 constexpr unsigned kNetworkWorkers = 8;
 constexpr std::chrono::seconds kStoreInterval{3};
 constexpr std::chrono::milliseconds kHostInterval{200};  // a host that changes says much at once
@@ -79,7 +78,6 @@ CoreImpl::~CoreImpl() {
   if (strand_) strand_->shutdown();
   parking_.shutdown();  // its tasks hand work to the workers
   if (network_) network_->stop();
-  for (auto& [id, entity] : jobs_) entity.stop.request_stop();
   pulls_.reset();
   networkWorkers_.reset();
   workers_.reset();
@@ -98,7 +96,7 @@ Status CoreImpl::start() {
   USERPOD_TRY(loop, EventLoop::start("core"));
   strand_ = std::move(loop);
   workers_ = std::make_unique<Workers>(kWorkers, "worker");
-  pulls_ = std::make_unique<Workers>(kPulls, "pull");
+  pulls_ = std::make_unique<Pulls>(*strand_, *images_, [this](const std::string& id) { refreshImages(id, false); });
   if (network_->stack() == "cni") networkWorkers_ = std::make_unique<Workers>(kNetworkWorkers, "network");
   std::promise<Status> ready;
   post([&] {

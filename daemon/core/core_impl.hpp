@@ -11,6 +11,7 @@
 
 #include "daemon/core/core.hpp"
 #include "daemon/core/parking.hpp"
+#include "daemon/core/pulls.hpp"
 #include "daemon/network/network.hpp"
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
@@ -348,7 +349,7 @@ class CoreImpl final : public Core {
 
   // Last, so that they end first: nothing of the above is touched afterwards.
   std::unique_ptr<EventLoop> strand_;
-  std::unique_ptr<Workers> pulls_;
+  std::unique_ptr<Pulls> pulls_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Workers> networkWorkers_;  // none without CNI
   Parking parking_;

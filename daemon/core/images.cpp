@@ -19,13 +19,8 @@ void CoreImpl::refreshImages(const std::string& changedId, bool removed) {
 }
 
 void CoreImpl::pullImage(images::PullRequest request, Callback<std::string> done) {
-  pulls_->submit([this, request = std::move(request), done = std::move(done)] {
-    auto pulled = std::make_shared<Result<ImageRecord>>(images_->pull(request));
-    post([this, pulled, done] {
-      if (!*pulled) return done(pulled->error());
-      refreshImages((*pulled)->id, false);
-      done((*pulled)->id);
-    });
+  post([this, request = std::move(request), done = std::move(done)]() mutable {
+    pulls_->start(std::move(request), std::move(done));
   });
 }
 

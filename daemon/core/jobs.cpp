@@ -16,7 +16,8 @@ constexpr std::chrono::milliseconds kProgressInterval{250};
 std::uint32_t CoreImpl::addJob(JobRecord record, std::stop_source stop, bool cancelable) {
   record.id = nextJob_++;
   record.startedAt = nowNanos();
-  record.state = JobRecord::State::Running;
+  // Only a pull has to wait for its turn, and can be cancelled.
+  record.state = cancelable ? JobRecord::State::Queued : JobRecord::State::Running;
   std::uint32_t id = record.id;
   post([this, id, record = std::move(record), stop = std::move(stop), cancelable]() mutable {
     JobEntity& entity = jobs_[id];
@@ -75,6 +76,7 @@ void CoreImpl::tellProgress(std::uint32_t id) {
   entity.teller = 0;
   entity.toldAt = EventLoop::Clock::now();
   JobRecord record = *entity.record;
+  if (record.state == JobRecord::State::Queued) record.state = JobRecord::State::Running;
   record.progress = entity.progress;
   record.rate = entity.rate.rate(entity.toldAt);
   // A rate falls also when nothing comes any more.
@@ -92,9 +94,7 @@ std::uint32_t CoreImpl::pullImageJob(images::PullRequest request, const std::str
   record.sender = sender;
   std::uint32_t id = addJob(std::move(record), stop, true);
   request.stop = stop.get_token();
-  request.progress = [this, id](const images::PullProgress& progress) {
-    post([this, id, progress] { jobProgress(id, progress); });
-  };
+  request.progress = [this, id](const images::PullProgress& progress) { jobProgress(id, progress); };
   pullImage(std::move(request), [this, id](Result<std::string> pulled) {
     post([this, id, pulled = std::move(pulled)] {
       finishJob(id, pulled ? Status() : Status(pulled.error()), [&](JobRecord& job) { job.image = *pulled; });

@@ -27,7 +27,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
   std::stop_token token() const { return cancel_.get_token(); }
   void OnCancel() override { cancel_.request_stop(); }
-  void OnDone() override { delete this; }
+  // Who has been answered, by whomever, waits for nothing any more.
+  void OnDone() override {
+    cancel_.request_stop();
+    delete this;
+  }
 
  private:
   std::stop_source cancel_;

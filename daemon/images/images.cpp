@@ -1,11 +1,8 @@
 #include "daemon/images/images.hpp"
 
 #include <algorithm>
-#include <condition_variable>
-#include <list>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -88,62 +85,6 @@ class Index {
   std::unordered_map<std::string, std::string> byName_;
 };
 
-// Pulls of one name with the same credentials share one transfer: the first caller does the work, the others wait. When
-// the first gives up, one of the others begins anew.
-class Coalescer {
- public:
-  using Work = std::function<Result<ImageRecord>(const PullRequest&)>;
-
-  Result<ImageRecord> run(const PullRequest& request, const Work& work) {
-    const auto& with = request.credentials;
-    std::string key;
-    for (const auto* part : {&request.reference, &with.username, &with.password, &with.identityToken,
-                             &with.registryToken, &with.serverAddress})
-      key += *part + '\n';
-    for (;;) {
-      std::unique_lock lock(mutex_);
-      auto [entry, first] = running_.try_emplace(key);
-      if (first) entry->second = std::make_shared<Operation>();
-      auto operation = entry->second;
-      if (first) {
-        lock.unlock();
-        return lead(key, *operation, request, work);
-      }
-      auto listener = operation->listeners.insert(operation->listeners.end(), request.progress);
-      bool ended = changed_.wait(lock, request.stop, [&] { return operation->result.has_value(); });
-      operation->listeners.erase(listener);
-      if (!ended) return Error(Code::Canceled, "pull " + request.reference + ": canceled");
-      if (*operation->result || operation->result->error().code() != Code::Canceled) return *operation->result;
-    }
-  }
-
- private:
-  struct Operation {
-    std::list<std::function<void(const PullProgress&)>> listeners;
-    std::optional<Result<ImageRecord>> result;
-  };
-
-  Result<ImageRecord> lead(const std::string& key, Operation& operation, const PullRequest& request, const Work& work) {
-    PullRequest shared = request;
-    shared.progress = [&](const PullProgress& progress) {
-      if (request.progress) request.progress(progress);
-      std::lock_guard lock(mutex_);
-      for (const auto& listener : operation.listeners)
-        if (listener) listener(progress);
-    };
-    auto result = work(shared);
-    std::lock_guard lock(mutex_);
-    running_.erase(key);
-    operation.result = result;
-    changed_.notify_all();
-    return result;
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any changed_;
-  std::unordered_map<std::string, std::shared_ptr<Operation>> running_;
-};
-
 void addNames(std::vector<std::string>& names, const std::vector<std::string>& more) {
   for (const auto& name : more)
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
@@ -163,7 +104,7 @@ class ImagesImpl : public Images {
                         .registries = registries_,
                         .known = [this](const std::string& id) { return index_.id(id); },
                         .commit = [this](ImageRecord image) { return commit(std::move(image)); }};
-    return coalescer_.run(request, [&](const PullRequest& shared) { return pullImage(context, shared); });
+    return pullImage(context, request);
   }
 
   ImagePointer find(const std::string& reference) const override {
@@ -173,9 +114,10 @@ class ImagesImpl : public Images {
       if (auto image = index_.prefix(reference)) return image;
     auto parsed = parseReference(reference);
     if (!parsed) return nullptr;
+    // An image that is here is found whatever has happened to registries.conf since.
+    static const auto defaults = *loadRegistries({.etc = "", .vendor = ""});
     auto registries = registries_.current();
-    if (!registries) return nullptr;
-    for (const auto& name : (*registries)->names(*parsed))
+    for (const auto& name : (registries ? *registries : defaults)->names(*parsed))
       if (auto image = index_.name(name.digest.empty() ? name.tagged() : name.digested(name.digest))) return image;
     return nullptr;
   }
@@ -234,7 +176,6 @@ class ImagesImpl : public Images {
   std::unique_ptr<LayerPool> pool_;
   mutable RegistriesFiles registries_{userPlaces()};
   Index index_;
-  Coalescer coalescer_;
   std::mutex commitMutex_;  // one change of store and index at a time
 };
 

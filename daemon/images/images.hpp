@@ -46,9 +46,9 @@ class Images {
                                               std::set<std::string> inUse = {}, const std::string& programs = {});
   virtual ~Images() = default;
 
-  // Blocks until the image is complete and committed, on disk; returns its record. Equal pulls at once share one
-  // transfer, and layers that are there are not fetched again, nor those that an earlier pull had complete when it
-  // failed or was killed.
+  // Blocks until the image is complete and committed, on disk; returns its record. Layers that are there are not
+  // fetched again, nor those that an earlier pull had complete when it failed or was killed; those that another pull
+  // fetches are waited for.
   virtual Result<ImageRecord> pull(const PullRequest& request) = 0;
   // By id, unique id prefix, tag (":latest" added), digest, tag and digest, short name. nullptr: not here.
   virtual std::shared_ptr<const ImageRecord> find(const std::string& reference) const = 0;

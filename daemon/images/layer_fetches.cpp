@@ -27,7 +27,9 @@ Status LayerFetches::checkSpace() {
   for (const auto& layer : wanted_)
     bytes += static_cast<std::uint64_t>(std::max<std::int64_t>(layer.descriptor.size, 0));
   if (bytes <= parts_.pool.freeBytes()) return {};
-  if (parts_.pool.dropUnfinished() > 0 && bytes <= parts_.pool.freeBytes()) return {};
+  // What was dropped is removed in the background: it counts already.
+  auto dropped = static_cast<std::uint64_t>(parts_.pool.dropUnfinished());
+  if (bytes <= parts_.pool.freeBytes() + dropped) return {};
   return Error(Code::NoSpace, fmt::format("the layers have {} MB even compressed, more than is free in {}: remove "
                                           "images or make room",
                                           bytes >> 20, parts_.pool.root()));
@@ -43,11 +45,16 @@ Status LayerFetches::run() {
   counters_ = std::move(counters);
   for (const auto& layer : wanted_) parts_.progress.add(layer.descriptor);
   while (next_ < wanted_.size() || !active_.empty()) {
-    while (next_ < wanted_.size() && active_.size() < kParallel) USERPOD_CHECK(begin(next_++));
+    while (mayBegin()) USERPOD_CHECK(begin(next_++));
     USERPOD_CHECK(wait());
     USERPOD_CHECK(settle());
   }
   return {};
+}
+
+bool LayerFetches::mayBegin() const {
+  if (next_ == wanted_.size() || active_.size() == kParallel) return false;
+  return active_.empty() || !parts_.pool.isCrowded();
 }
 
 Status LayerFetches::begin(std::size_t number) {
@@ -62,7 +69,10 @@ Status LayerFetches::begin(std::size_t number) {
                     .limits = {settings.imageSizeLimit, settings.imageEntriesLimit, settings.imageRatioLimit},
                     .options = {settings.ignoreChownErrors, parts_.pool.root()}};
   USERPOD_TRY(process, startUnpack(parts_.programs, order, pipe.read, workspace.fd(), *counters_));
-  active_.push_back({.number = number, .workspace = std::move(workspace), .process = std::move(process)});
+  active_.push_back({.number = number,
+                     .slot = parts_.pool.takeSlot(),
+                     .workspace = std::move(workspace),
+                     .process = std::move(process)});
   parts_.progress.begun(number);
   return parts_.channel.send(toJson(Request(FetchBlob{number, layer.descriptor})), {}, pipe.write.get());
 }
@@ -155,7 +165,7 @@ Status LayerFetches::settle() {
     active = active_.erase(active);
     // The commit waits for the disk: most of it is written while other layers are still on their way.
     if (unpackedBytes >= kWorthWriting && (!active_.empty() || next_ < wanted_.size()))
-      writer_ = std::jthread([this] { parts_.pool.writeOut(); });
+      writer_ = std::jthread([this] { (void)parts_.pool.writeOut(); });
   }
   return {};
 }

@@ -44,6 +44,7 @@ class LayerFetches {
  private:
   struct Active {
     std::size_t number;
+    LayerPool::Slot slot;
     LayerPool::Workspace workspace;
     UnpackProcess process;
     bool fetched = false;
@@ -51,6 +52,7 @@ class LayerFetches {
     std::optional<Unpacked> unpacked;
   };
   Status checkSpace();
+  bool mayBegin() const;
   Status begin(std::size_t number);
   Status wait();
   Status hear();

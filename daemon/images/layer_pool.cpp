@@ -23,6 +23,11 @@ namespace {
 constexpr const char* kTemporary = ".tmp-";
 constexpr std::int64_t kUnusedFor = 24LL * 3600 * 1'000'000'000;  // nanoseconds
 
+Error lost(const std::string& layer) {
+  return Error(Code::StorageFailed,
+               fmt::format("layer {} could not be written to disk: see the log, and pull again", layer));
+}
+
 std::string bootId() {
   auto id = readFile("/proc/sys/kernel/random/boot_id");
   // Without it no layer is believed that is not on disk for sure.
@@ -156,8 +161,12 @@ LayerPool::Lease::~Lease() {
 
 void LayerPool::Lease::forget() {
   std::lock_guard lock(pool_->mutex_);
-  for (const auto& name : missing_)
-    if (auto expired = pool_->store_->expireLayer(name); !expired) logError("{}", expired.error().text());
+  for (const auto& name : missing_) {
+    constexpr std::string_view kBlob = "blob:";
+    bool isBlob = name.starts_with(kBlob);
+    auto expired = pool_->store_->expireLayer(isBlob ? "" : name, isBlob ? name.substr(kBlob.size()) : "");
+    if (!expired) logError("{}", expired.error().text());
+  }
 }
 
 void LayerPool::release(const Lease& lease) {
@@ -171,7 +180,7 @@ void LayerPool::release(const Lease& lease) {
 
 // By its name or, before that was known, by its blob's.
 bool LayerPool::isLeased(const LayerRecord& layer) const {
-  return leased_.contains(layer.diffId) || leased_.contains(layer.blob);
+  return leased_.contains(layer.diffId) || leased_.contains(blobLease(layer.blob));
 }
 
 std::int64_t LayerPool::collect(bool all) {
@@ -267,8 +276,21 @@ Status LayerPool::keep(FreshLayer layer) {
   return {};
 }
 
-void LayerPool::writeOut() const {
-  (void)::syncfs(rootFd_.get());
+Status LayerPool::writeOut() {
+  if (::syncfs(rootFd_.get()) == 0) return {};
+  auto error = sysError("write layers to disk");
+  std::lock_guard lock(mutex_);
+  for (auto entry = layers_.begin(); entry != layers_.end();) {
+    const auto& layer = entry->second;
+    if (layer.boot.empty()) {
+      ++entry;
+      continue;
+    }
+    if (auto removed = store_->removeLayer(layer.diffId); !removed) logError("{}", removed.error().text());
+    discard(layer.directory);
+    entry = layers_.erase(entry);
+  }
+  return error;
 }
 
 Status LayerPool::commit(ImageRecord& image) {
@@ -278,15 +300,17 @@ Status LayerPool::commit(ImageRecord& image) {
     image.size = static_cast<std::int64_t>(image.config.size() + image.manifest.size());
     for (const auto& id : image.diffIds) {
       auto known = layers_.find(id);
-      if (known == layers_.end())
-        return Error(Code::Internal, fmt::format("layer {} of {} was not fetched", id, image.id));
+      if (known == layers_.end()) return lost(id);
       image.size += known->second.size;
       fresh = fresh || !known->second.boot.empty();
     }
   }
-  if (fresh && ::syncfs(rootFd_.get()) < 0) return sysError("write layers to disk");
+  if (fresh) USERPOD_CHECK(writeOut());
   reachStage("pull.synced", image.id);
   std::lock_guard lock(mutex_);
+  // Another pull may have met the failure.
+  for (const auto& id : image.diffIds)
+    if (!layers_.contains(id)) return lost(id);
   USERPOD_CHECK(store_->commit(image));
   for (const auto& id : image.diffIds) {
     auto& layer = layers_.at(id);

@@ -1,6 +1,7 @@
 // What of images is on disk: images.db and the directories <data>/layers/<name>, kept in step with each other.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <set>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/images/unpack/extractor.hpp"
@@ -51,9 +53,10 @@ class LayerPool {
     std::set<std::string> all_;
     std::set<std::string> missing_;
   };
-  // Of layers by the names that the database has for them. Waits while another pull fetches one of the missing layers.
-  // All are taken at once: no two pulls wait for each other.
+  // Of layers by their DiffIDs, or by blobLease() where that is not known yet. Waits while another pull fetches one of
+  // the missing layers. All are taken at once: no two pulls wait for each other.
   Result<Lease> lease(const std::set<std::string>& diffIds, const std::stop_token& stop);
+  static std::string blobLease(const std::string& blob) { return "blob:" + blob; }
   // The layer that this blob became; empty: nobody has fetched it yet.
   std::string layerOf(const std::string& blob);
 
@@ -78,6 +81,23 @@ class LayerPool {
   };
   Result<Workspace> makeWorkspace();
 
+  // One layer being unpacked, of whichever pull: all together are bounded, as each takes memory and a processor.
+  class Slot {
+   public:
+    explicit Slot(std::atomic<int>& taken) : taken_(&taken) { ++taken; }
+    Slot(Slot&& other) noexcept : taken_(std::exchange(other.taken_, nullptr)) {}
+    Slot& operator=(Slot&&) = delete;
+    ~Slot() {
+      if (taken_ != nullptr) --*taken_;
+    }
+
+   private:
+    std::atomic<int>* taken_;
+  };
+  Slot takeSlot() { return Slot(slots_); }
+  // Whether a pull that has a layer under way should leave it at that.
+  bool isCrowded() const { return slots_ >= kSlots; }
+
   struct FreshLayer {
     std::string diffId;
     std::string blob;
@@ -86,8 +106,9 @@ class LayerPool {
   };
   // A complete layer, for the image whose pull is under way and for any other.
   Status keep(FreshLayer layer);
-  // Whatever is in memory of all layers goes to disk. Blocks.
-  void writeOut() const;
+  // Whatever is in memory of all layers goes to disk. After a failure no layer that was not on disk before is believed
+  // any more: who says so of a lost write, says it once. Blocks.
+  Status writeOut();
   // All data to disk, then the record: a crash at any point leaves the old state or the new one. The layers are leased.
   // Sets image.size, from all its layers.
   Status commit(ImageRecord& image);
@@ -117,6 +138,9 @@ class LayerPool {
   const std::string boot_;             // of the machine
   const std::set<std::string> inUse_;  // names of directories; see Images::open()
   std::vector<ImageRecord> loaded_;
+
+  static constexpr int kSlots = 6;
+  std::atomic<int> slots_{0};
 
   std::mutex mutex_;
   std::condition_variable_any changed_;

@@ -5,7 +5,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "daemon/images/digest.hpp"
 #include "daemon/images/invalid.hpp"
 #include "daemon/images/json_document.hpp"
 #include "daemon/images/reference.hpp"
@@ -177,9 +176,9 @@ Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host) {
                            host.variant.empty() ? "" : "/", host.variant, others.empty() ? "none" : others));
 }
 
-std::string manifestDigest(std::string_view document) {
+std::string signedManifest(std::string document) {
   auto payload = schema1Payload(document);
-  return sha256Digest(payload ? std::string_view(*payload) : document);
+  return payload ? *std::move(payload) : std::move(document);
 }
 
 std::string artifactFile(const Descriptor& file) {

@@ -50,8 +50,9 @@ Result<Manifest> parseManifest(std::string_view document, std::string_view conte
 // The entry of an index to run here: own architecture, best variant. PlatformUnavailable lists what there is.
 Result<Descriptor> choosePlatform(const Manifest& index, const Platform& host);
 
-// The digest that names a manifest: of its bytes, or of Docker schema 1 of what is signed of them.
-std::string manifestDigest(std::string_view document);
+// What of the bytes a registry serves is named by their digest, and nothing else may be read: of Docker schema 1 what
+// is signed of it, else all.
+std::string signedManifest(std::string document);
 
 // The config of a Docker schema 1 image, as other tools convert it: what its newest layer says, with the DiffIDs of the
 // layers, lowest first, and the history.

@@ -65,6 +65,14 @@ std::vector<std::string> environment(std::initializer_list<const char*> names) {
   return found;
 }
 
+Result<Unpacked> verdict(const UnpackProcess& process, const ExitStatus& status) {
+  if (status.code == 0) return parseOutcome(process.text);
+  std::string how = status.signal == 0 ? fmt::format("ended with status {}", status.code)
+                                       : fmt::format("was ended by signal {}{}", status.signal,
+                                                     status.signal == SIGKILL ? " (no memory?)" : "");
+  return Error(Code::Internal, "the process that unpacks it " + how);
+}
+
 Error startFailed(Error error, const std::string& program) {
   bool missing = error.sysErrno() == ENOENT;
   error = std::move(error).wrap("start " + program);
@@ -123,17 +131,14 @@ std::optional<Result<Unpacked>> readOutcome(UnpackProcess& process) {
     return std::nullopt;
   }
   process.outcome.reset();
-  // One that says too much has no honest words.
+  // One that says too much has no honest words, and one that has said all has nothing more to do.
+  constexpr std::chrono::seconds kEnd{2};
   if (count > 0) (void)process.child.kill(SIGKILL);
+  if (auto ended = process.child.waitFor(kEnd); ended && *ended) return verdict(process, **ended);
+  (void)process.child.kill(SIGKILL);
   auto status = process.child.wait();
   if (!status) return Result<Unpacked>(std::move(status).error());
-  if (status->code != 0)
-    return Result<Unpacked>(
-        Error(Code::Internal, status->signal == 0
-                                  ? fmt::format("the process that unpacks it ended with status {}", status->code)
-                                  : fmt::format("the process that unpacks it was ended by signal {}{}", status->signal,
-                                                status->signal == SIGKILL ? " (no memory?)" : "")));
-  return parseOutcome(process.text);
+  return verdict(process, *status);
 }
 
 }  // namespace userpod::images

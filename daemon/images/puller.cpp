@@ -164,12 +164,21 @@ std::vector<WantedLayer> Pull::layers() const {
 
 Status Pull::convertSchema1(const std::map<std::string, std::string>& layers) {
   std::vector<std::string> diffIds;
-  for (const auto& layer : manifest_.layers) diffIds.push_back(layers.at(layer.digest));
+  for (const auto& layer : manifest_.layers) {
+    auto found = layers.find(layer.digest);
+    if (found == layers.end()) return Error(Code::Internal, fmt::format("layer {} was not fetched", layer.digest));
+    diffIds.push_back(found->second);
+  }
   USERPOD_TRY(config, schema1Config(image_.manifest, diffIds));
   image_.config = std::move(config);
   image_.id = sha256Digest(image_.config);
   USERPOD_CHECK(readConfig(image_.config, image_));
   return checkPlatform(image_, resolved_.name.repository());
+}
+
+// What its lease is for.
+std::string leaseName(const WantedLayer& layer) {
+  return layer.diffId.empty() ? LayerPool::blobLease(layer.descriptor.digest) : layer.diffId;
 }
 
 // Whether the same pull may well go better next time.
@@ -182,7 +191,7 @@ Status Pull::fetchLayers() {
   std::set<std::string> names;
   std::map<std::string, std::string> layerOfBlob;
   for (const auto& layer : wanted) {
-    names.insert(layer.diffId.empty() ? layer.descriptor.digest : layer.diffId);
+    names.insert(leaseName(layer));
     if (!layer.diffId.empty()) layerOfBlob[layer.descriptor.digest] = layer.diffId;
   }
   USERPOD_TRY(lease, context_.pool.lease(names, request_.stop));
@@ -194,7 +203,7 @@ Status Pull::fetchLayers() {
     // Another pull of schema 1 may have told meanwhile what the blob becomes.
     if (layer.diffId.empty())
       if (auto known = context_.pool.layerOf(blob); !known.empty()) layerOfBlob[blob] = known;
-    const std::string& name = layer.diffId.empty() ? blob : layer.diffId;
+    std::string name = leaseName(layer);
     bool here = layer.diffId.empty() && layerOfBlob.contains(blob);
     if (!here && lease.missing().contains(name) && added.insert(name).second) fetches.add(std::move(layer));
   }

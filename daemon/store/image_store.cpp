@@ -166,10 +166,10 @@ Status ImageStore::putNames(const ImageRecord& image) {
   return {};
 }
 
-Status ImageStore::expireLayer(const std::string& name) {
-  USERPOD_TRY(statement, database_.prepare("UPDATE layers SET unused_since=1 WHERE (diff_id=?1 OR blob=?1) AND "
-                                           "unused_since<>0"));
-  statement.bind(1, name);
+Status ImageStore::expireLayer(const std::string& diffId, const std::string& blob) {
+  USERPOD_TRY(statement, database_.prepare("UPDATE layers SET unused_since=1 WHERE unused_since<>0 AND "
+                                           "(diff_id=?1 OR (blob=?2 AND blob<>''))"));
+  statement.bind(1, diffId).bind(2, blob);
   return statement.run();
 }
 

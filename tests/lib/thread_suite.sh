@@ -10,7 +10,7 @@ threadSuite() {
     { result FAIL build/thread "does not build"; return; }
   # The daemon looks for its helpers where its own build would install them.
   mkdir -p "$dir/prefix/libexec/userpod"
-  cp "$build/daemon/oci/userpod-pause" "$build/daemon/oci/userpod-exec" "$dir/prefix/libexec/userpod/"
+  cp "$build"/daemon/oci/userpod-{pause,exec} "$build"/daemon/images/userpod-{pull,unpack} "$dir/prefix/libexec/userpod/"
   export USERPOD_SANITIZE=1
   export TSAN_OPTIONS=suppressions=$root/tests/lib/thread.supp:ignore_noninstrumented_modules=1:history_size=4:second_deadlock_stack=1
   say "thread: unit tests"
@@ -19,7 +19,7 @@ threadSuite() {
     if setarch -R "$dir/tests/unit/unit-$unit" > "$work/unit.log" 2>&1; then result PASS "thread/unit-$unit"
     else tail -n 80 "$work/unit.log"; result FAIL "thread/unit-$unit" "see above"; fi
   done
-  [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test 'Streaming*.*' 'Each/*.*')
+  [ ${#only[@]} -gt 0 ] || only=(first_pod_test bus_test restart_test races_test many_test image_store_test formats_test 'Streaming*.*' 'Each/*.*')
   inner=$dir/daemon/userpodd-inner integrationSuite thread "$build" tests conformance
   unset USERPOD_SANITIZE TSAN_OPTIONS
 }

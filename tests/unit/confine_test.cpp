@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -78,11 +80,22 @@ TEST_F(Confine, SeesNothingElse) {
   EXPECT_TRUE(inside([](int) { return refused(::mount("none", "/", "tmpfs", 0, nullptr)); }));
 }
 
+TEST_F(Confine, RunsNoNewCode) {
+  EXPECT_TRUE(inside([](int) {
+    void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return page != MAP_FAILED && refused(::mprotect(page, 4096, PROT_READ | PROT_EXEC)) &&
+           ::mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
+  }));
+}
+
 TEST_F(Confine, ReachesNobody) {
   EXPECT_TRUE(inside([](int) { return refused(::socket(AF_INET, SOCK_STREAM, 0)); }));
   EXPECT_TRUE(inside([](int) { return refused(::socket(AF_UNIX, SOCK_STREAM, 0)); }));
   EXPECT_TRUE(inside([](int) { return refused(::kill(::getppid(), 0)); }));
   EXPECT_TRUE(inside([](int) { return refused(::ptrace(PTRACE_ATTACH, ::getppid(), nullptr, nullptr)); }));
+  pid_t parent = ::getpid();
+  EXPECT_TRUE(inside([parent](int) { return refused(::syscall(SYS_tgkill, parent, parent, 0)); }));
+  EXPECT_TRUE(inside([parent](int directory) { return refused(::fcntl(directory, F_SETOWN, parent)); }));
   EXPECT_TRUE(inside([](int) { return refused(::fork()); }));
   EXPECT_TRUE(inside([](int) { return refused(::unshare(CLONE_NEWUSER)); }));
   EXPECT_TRUE(inside([](int) {

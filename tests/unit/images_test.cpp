@@ -175,8 +175,8 @@ TEST(Manifest, Schema1) {
   EXPECT_EQ(manifest->layers[0].digest, kDigest);
   EXPECT_EQ(manifest->layers[1].digest, kOtherDigest);
   EXPECT_EQ(manifest->layers[0].size, -1);
-  EXPECT_EQ(manifestDigest(signedOne), sha256Digest(schema1(fields, false)));
-  EXPECT_EQ(manifestDigest("{}"), sha256Digest("{}"));
+  EXPECT_EQ(signedManifest(signedOne), schema1(fields, false));
+  EXPECT_EQ(signedManifest("{}"), "{}");
   auto config = schema1Config(signedOne, {kOtherDigest, kDigest});
   ASSERT_TRUE(config) << config.error().text();
   ImageRecord record;
@@ -190,6 +190,19 @@ TEST(Manifest, Schema1) {
   EXPECT_EQ(object["history"][1]["created_by"], "x y");
   EXPECT_EQ(object["history"][1]["empty_layer"], true);
   EXPECT_EQ(object["history"][0]["created"], "t1");
+}
+
+// A manifest of another kind, with a "signature" that says it is what is signed, and fields that would be read instead.
+TEST(Manifest, WhatIsNotSignedIsNotRead) {
+  auto honest = manifestJson(kConfig, layerJson(kOtherDigest));
+  auto evil = schema1(honest.substr(1, honest.size() - 2), true);
+  evil.insert(evil.size() - 1, R"(,"schemaVersion":1,"fsLayers":[{"blobSum":")" + kDigest +
+                                   R"("}],"history":[{"v1Compatibility":"{}"}])");
+  ASSERT_EQ(parseManifest(evil, "")->kind, Manifest::Kind::Schema1);
+  auto read = parseManifest(signedManifest(evil), "");
+  ASSERT_TRUE(read) << read.error().text();
+  EXPECT_EQ(read->kind, Manifest::Kind::Image);
+  EXPECT_EQ(read->layers[0].digest, kOtherDigest);
 }
 
 TEST(Manifest, Refused) {

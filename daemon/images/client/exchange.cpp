@@ -185,7 +185,9 @@ bool HttpClient::Exchange::take(std::string_view bytes) {
     return false;
   }
   response_.body.append(bytes.substr(0, room));
-  return true;
+  // Of a refusal the beginning is enough; its end may never come.
+  bodyCut_ = bytes.size() > room;
+  return !bodyCut_;
 }
 
 bool HttpClient::Exchange::deliver(std::string_view bytes) {
@@ -271,6 +273,7 @@ Result<HttpClient::Attempt> HttpClient::Exchange::failed(CURLcode code, const Ho
 Result<HttpClient::Attempt> HttpClient::Exchange::outcome(CURLcode code, const HostTls* tls,
                                                           const std::string& certificates) {
   if (failure_) return *std::move(failure_);
+  if (bodyCut_) code = CURLE_OK;
   if (response_.status == 407) return Error(Code::RegistryUnreachable, url_.authority() + ": " + textOf(code));
   Attempt attempt;
   if (wrongRange_ || response_.status == 416) {

@@ -61,6 +61,7 @@ class HttpClient::Exchange {
   bool stalled_ = false;
   bool silent_ = false;  // the stall: nothing at all
   bool wrongRange_ = false;
+  bool bodyCut_ = false;           // more came than an error message needs
   std::optional<Error> failure_;   // of the sink, or a limit: no retry
   Clock::time_point windowStart_;  // for the average rate
   Clock::time_point lastByte_;

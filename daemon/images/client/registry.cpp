@@ -114,7 +114,8 @@ Result<FetchedManifest> Registry::manifest(const std::string& tagOrDigest) {
   USERPOD_TRY(response, request("manifests", tagOrDigest, wanted, stop_));
   if (response.status != 200) return authenticator_.refusal(response, tagOrDigest);
   FetchedManifest fetched{std::move(response.body), response.header("content-type"), {}};
-  fetched.digest = manifestDigest(fetched.document);
+  fetched.document = signedManifest(std::move(fetched.document));
+  fetched.digest = sha256Digest(fetched.document);
   std::string claimed = isSha256Digest(tagOrDigest) ? tagOrDigest : response.header("docker-content-digest");
   if (isSha256Digest(claimed) && claimed != fetched.digest)
     return Error(Code::DigestMismatch, fmt::format("{}: the manifest is {}, not {}", where(), fetched.digest, claimed));

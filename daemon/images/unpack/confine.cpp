@@ -1,9 +1,12 @@
 #include "daemon/images/unpack/confine.hpp"
 
+#include <fcntl.h>
+#include <iconv.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <termios.h>
 #include <unistd.h>
@@ -20,16 +23,16 @@ namespace {
 // By name: some are missing on some architectures, and some are newer than the library.
 constexpr const char* kAllowed[] = {
     // what it was given, and the files it makes
-    "read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "_llseek", "close", "dup", "fcntl", "fcntl64",
-    "fstat", "fstat64", "fstatat64", "newfstatat", "statx", "statfs", "statfs64", "fstatfs", "fstatfs64", "open",
-    "openat", "openat2", "ftruncate", "ftruncate64", "fallocate", "sync_file_range", "sync_file_range2", "fchmod",
-    "fchmodat", "fchown", "fchown32", "fchownat", "utimensat", "utimensat_time64", "mkdirat", "mknodat", "linkat",
-    "symlinkat", "unlinkat", "renameat", "renameat2", "getdents64", "readlinkat", "fsetxattr", "umask", "poll",
+    "read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "_llseek", "close", "dup", "fstat", "fstat64",
+    "fstatat64", "newfstatat", "statx", "statfs", "statfs64", "fstatfs", "fstatfs64", "open", "openat", "openat2",
+    "ftruncate", "ftruncate64", "fallocate", "sync_file_range", "sync_file_range2", "fchmod", "fchmodat", "fchown",
+    "fchown32", "fchownat", "utimensat", "utimensat_time64", "mkdirat", "mknodat", "linkat", "symlinkat", "unlinkat",
+    "renameat", "renameat2", "getdents64", "readlinkat", "fsetxattr", "umask", "poll",
     // memory and threads
-    "brk", "mmap", "mmap2", "munmap", "mprotect", "mremap", "madvise", "futex", "futex_time64", "set_robust_list",
-    "rseq", "sched_yield", "sched_getaffinity", "gettid", "getpid", "getuid", "geteuid", "exit", "exit_group",
+    "brk", "munmap", "mremap", "madvise", "futex", "futex_time64", "set_robust_list", "rseq", "sched_yield",
+    "sched_getaffinity", "gettid", "getpid", "getuid", "geteuid", "exit", "exit_group",
     // signals of its own, time, chance
-    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "tgkill", "restart_syscall", "clock_gettime",
+    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "clock_gettime",
     "clock_gettime64", "clock_nanosleep", "clock_nanosleep_time64", "nanosleep", "gettimeofday", "getrandom"};
 
 Status filterSystemCalls() {
@@ -43,6 +46,11 @@ Status filterSystemCalls() {
     if (code != 0 && code != -EDOM) failed = code;
   };
   for (const char* name : kAllowed) allow(name);
+  for (int command : {F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL})
+    for (const char* name : {"fcntl", "fcntl64"}) allow(name, SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(command)));
+  // No code but what is there already: a layer may bring files that the C library would load.
+  for (const char* name : {"mmap", "mmap2", "mprotect"}) allow(name, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+  allow("tgkill", SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(::getpid())));
   // Threads, no processes. The newer call hides its flags behind a pointer: the C library falls back from ENOSYS.
   allow("clone", SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
   if (failed == 0) failed = ::seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
@@ -55,6 +63,9 @@ Status filterSystemCalls() {
 }  // namespace
 
 Status confine(int directory) {
+  // The C library reads its configuration of character sets at the first use, and libarchive uses them: from here, not
+  // from the layer.
+  if (auto converter = ::iconv_open("ANSI_X3.4-1968", "UTF-8"); converter != iconv_t(-1)) ::iconv_close(converter);
   rlimit none{0, 0};
   ::setrlimit(RLIMIT_CORE, &none);
   if (::fchdir(directory) < 0 || ::chroot(".") < 0) return sysError("confine to the layer's directory");

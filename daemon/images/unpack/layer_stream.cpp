@@ -83,6 +83,7 @@ Status Stream::inflateAll() {
     if (!decompressor)
       decompressor = makeDecompressor({buffer.get(), filled}, [this](Block block) { return pass(std::move(block)); });
     compressed_ += static_cast<std::int64_t>(filled);
+    USERPOD_CHECK(budget_.checkCompressed(compressed_));
     USERPOD_CHECK(decompressor->feed({buffer.get(), filled}));
     filled = 0;
     if (count == 0) break;

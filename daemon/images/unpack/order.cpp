@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/images/reference.hpp"
 #include "daemon/images/unpack/layer_stream.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -73,6 +74,11 @@ Result<Unpacked> parseOutcome(std::string_view text) {
     return Unpacked{{json.at("bytes"), json.at("inodes"), json.at("squashed")}, json.at("diffId")};
   });
   if (outcome && failure) return *std::move(failure);
+  if (!outcome) return outcome;
+  const auto& [extracted, diffId] = *outcome;
+  bool sane = extracted.bytes >= 0 && extracted.inodes >= 0 && extracted.squashed >= 0 &&
+              (diffId.empty() || isSha256Digest(diffId));
+  if (!sane) return Error(Code::Internal, "the process that unpacks says what cannot be");
   return outcome;
 }
 

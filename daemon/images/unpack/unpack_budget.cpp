@@ -42,4 +42,9 @@ Status UnpackBudget::checkRatio(std::int64_t compressed, std::int64_t unpacked) 
   return exceeds("image-ratio-limit", limits_.ratio, "times its compressed size");
 }
 
+Status UnpackBudget::checkCompressed(std::int64_t compressed) const {
+  if (limits_.bytes == 0 || compressed <= limits_.bytes) return {};
+  return exceeds("image-size-limit", limits_.bytes, "bytes, even compressed");
+}
+
 }  // namespace userpod::images

@@ -31,6 +31,8 @@ class UnpackBudget {
   Status takeEntries(std::int64_t count);
   // Of one stream: an honest file system compresses to a third or a tenth; zeros by the thousand.
   Status checkRatio(std::int64_t compressed, std::int64_t unpacked) const;
+  // Also of one: bytes may come for ever and unpack to nothing.
+  Status checkCompressed(std::int64_t compressed) const;
 
  private:
   const UnpackLimits limits_;
