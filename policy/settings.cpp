@@ -122,6 +122,11 @@ Status readRuntimes(const std::string& file, const toml::node& node, Settings& s
   return {};
 }
 
+// Keys that userpod had of its own before it read the containers ecosystem's files.
+bool isOfRegistries(std::string_view key) {
+  return key == "insecure-registries" || key == "registry-mirrors" || key == "unqualified-search-registries";
+}
+
 const std::map<std::string, Reader, std::less<>>& readers() {
   static const std::map<std::string, Reader, std::less<>> table = {
       {"log-level", choice(&Settings::logLevel, {"error", "warning", "notice", "info", "debug"})},
@@ -168,6 +173,8 @@ Status readSettings(const std::string& file, Settings& settings) {
   }
   for (const auto& [key, node] : table) {
     auto reader = readers().find(key.str());
+    if (reader == readers().end() && isOfRegistries(key.str()))
+      return badKey(file, node, key.str(), "is said in registries.conf: see REGISTRIES in userpod.toml(5)");
     if (reader == readers().end()) return badKey(file, node, key.str(), "is not a known key; see userpod.toml(5)");
     if (auto status = reader->second(file, node, settings); !status) {
       return std::move(status).error().wrap(std::string(key.str()));

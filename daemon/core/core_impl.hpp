@@ -301,6 +301,8 @@ class CoreImpl final : public Core {
   std::uint32_t addJob(JobRecord record, std::stop_source stop, bool cancelable);
   using JobResult = std::function<void(JobRecord&)>;  // puts the result in
   void finishJob(std::uint32_t id, Status status, const JobResult& result);
+  std::uint32_t startPullJob(images::PullRequest request, const std::string& sender, std::stop_source stop,
+                             Callback<std::string> done);
   void jobProgress(std::uint32_t id, images::PullProgress progress);
   void tellProgress(std::uint32_t id);
 
@@ -309,13 +311,13 @@ class CoreImpl final : public Core {
   // One that containers may be made of. NoSuchImage.
   Result<std::shared_ptr<const ImageRecord>> usableImage(const std::string& reference) const;
   void imagesRemoved(const std::vector<std::pair<std::string, Status>>& removed);
-  std::vector<std::string> prunable(bool all) const;
+  std::vector<std::shared_ptr<const ImageRecord>> prunable(bool all) const;
   struct Pruned {
     PruneResult result;
     std::vector<std::pair<std::string, Status>> removed;
     std::optional<Error> failure;
   };
-  Pruned prune(const std::vector<std::string>& ids, bool dryRun);  // worker
+  Pruned prune(const std::vector<std::shared_ptr<const ImageRecord>>& chosen, bool dryRun);  // worker
 
   Parts parts_;
   Info info_;

@@ -18,10 +18,14 @@ void CoreImpl::refreshImages(const std::string& changedId, bool removed) {
   publish(Change::Kind::Image, changedId, removed);
 }
 
+// A job like those of the bus, which can be watched and cancelled there, without a caller there.
 void CoreImpl::pullImage(images::PullRequest request, Callback<std::string> done) {
-  post([this, request = std::move(request), done = std::move(done)]() mutable {
-    pulls_->start(std::move(request), std::move(done));
-  });
+  std::stop_source stop;
+  auto link = std::make_shared<std::stop_callback<std::function<void()>>>(request.stop,
+                                                                          [stop]() mutable { stop.request_stop(); });
+  request.stop = stop.get_token();
+  startPullJob(std::move(request), "", std::move(stop),
+               [link, done = std::move(done)](Result<std::string> pulled) { done(std::move(pulled)); });
 }
 
 Result<std::shared_ptr<const ImageRecord>> CoreImpl::usableImage(const std::string& reference) const {
@@ -65,26 +69,26 @@ void CoreImpl::imagesRemoved(const std::vector<std::pair<std::string, Status>>& 
   for (const auto& [done, status] : waiters) done(status);
 }
 
-std::vector<std::string> CoreImpl::prunable(bool all) const {
+std::vector<std::shared_ptr<const ImageRecord>> CoreImpl::prunable(bool all) const {
   std::set<std::string> used;
   for (const auto& [id, container] : containers_) {
     used.insert(container->record->imageId);
     for (const auto& mount : container->record->config.mounts) used.insert(mount.imageId);
   }
-  std::vector<std::string> ids;
+  std::vector<std::shared_ptr<const ImageRecord>> chosen;
   for (const auto& image : images_->list())
     if (!image->pinned && (all || image->repoTags.empty()) && !used.contains(image->id) &&
         !removing_.contains(image->id))
-      ids.push_back(image->id);
-  return ids;
+      chosen.push_back(image);
+  return chosen;
 }
 
 void CoreImpl::pruneImages(PruneOptions options, Callback<PruneResult> done) {
   post([this, options, done = std::move(done)]() mutable {
-    auto ids = prunable(options.all);
+    auto chosen = prunable(options.all);
     if (!options.dryRun)
-      for (const auto& id : ids) removing_.try_emplace(id);
-    background<Pruned>([this, options, ids = std::move(ids)] { return prune(ids, options.dryRun); },
+      for (const auto& image : chosen) removing_.try_emplace(image->id);
+    background<Pruned>([this, options, chosen = std::move(chosen)] { return prune(chosen, options.dryRun); },
                        [this, dryRun = options.dryRun, done = std::move(done)](Pruned pruned) {
                          if (!dryRun) imagesRemoved(pruned.removed);
                          if (pruned.failure) return done(std::move(*pruned.failure));
@@ -93,7 +97,9 @@ void CoreImpl::pruneImages(PruneOptions options, Callback<PruneResult> done) {
   });
 }
 
-CoreImpl::Pruned CoreImpl::prune(const std::vector<std::string>& ids, bool dryRun) {
+CoreImpl::Pruned CoreImpl::prune(const std::vector<std::shared_ptr<const ImageRecord>>& chosen, bool dryRun) {
+  std::vector<std::string> ids;
+  for (const auto& image : chosen) ids.push_back(image->id);
   Pruned pruned;
   pruned.result.bytes = images_->freedBy(ids);
   if (dryRun) {
@@ -102,7 +108,14 @@ CoreImpl::Pruned CoreImpl::prune(const std::vector<std::string>& ids, bool dryRu
   }
   pruned.result.bytes += images_->dropUnfinished();
   std::vector<std::string> kept;
-  for (const auto& id : ids) {
+  for (const auto& image : chosen) {
+    const std::string& id = image->id;
+    // A pull may have brought it again, and named it, since it was chosen.
+    if (images_->find(id) != image) {
+      pruned.removed.emplace_back(id, Status());
+      kept.push_back(id);
+      continue;
+    }
     auto status = images_->remove(id);
     if (!status && !pruned.failure) pruned.failure = Error(status.error()).wrap("image " + id);
     (status ? pruned.result.images : kept).push_back(id);

@@ -88,16 +88,23 @@ void CoreImpl::tellProgress(std::uint32_t id) {
 
 std::uint32_t CoreImpl::pullImageJob(images::PullRequest request, const std::string& sender) {
   std::stop_source stop;
+  request.stop = stop.get_token();
+  return startPullJob(std::move(request), sender, std::move(stop), {});
+}
+
+// The job ends before the caller is answered.
+std::uint32_t CoreImpl::startPullJob(images::PullRequest request, const std::string& sender, std::stop_source stop,
+                                     Callback<std::string> done) {
   JobRecord record;
   record.type = "pull-image";
   record.object = request.reference;
   record.sender = sender;
-  std::uint32_t id = addJob(std::move(record), stop, true);
-  request.stop = stop.get_token();
+  std::uint32_t id = addJob(std::move(record), std::move(stop), true);
   request.progress = [this, id](const images::PullProgress& progress) { jobProgress(id, progress); };
-  pullImage(std::move(request), [this, id](Result<std::string> pulled) {
-    post([this, id, pulled = std::move(pulled)] {
+  post([this, id, request = std::move(request), done = std::move(done)]() mutable {
+    pulls_->start(std::move(request), [this, id, done = std::move(done)](Result<std::string> pulled) {
       finishJob(id, pulled ? Status() : Status(pulled.error()), [&](JobRecord& job) { job.image = *pulled; });
+      if (done) done(std::move(pulled));
     });
   });
   return id;

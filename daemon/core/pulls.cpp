@@ -50,13 +50,15 @@ void Pulls::start(images::PullRequest request, Done done) {
       if (auto alive = weak.lock()) leave(alive, number);
     });
   });
-  if (first) begin(operation, std::move(request));
+  if (first) return begin(operation, std::move(request));
+  if (entry.progress && operation->progress) entry.progress(*operation->progress);
 }
 
 void Pulls::begin(const OperationPointer& operation, images::PullRequest request) {
   request.stop = operation->stop.get_token();
   request.progress = [this, operation](const images::PullProgress& progress) {
     strand_.post([operation, progress] {
+      operation->progress = progress;
       for (const auto& [number, waiter] : operation->waiters)
         if (waiter.progress) waiter.progress(progress);
     });

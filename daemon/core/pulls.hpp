@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -37,6 +38,7 @@ class Pulls {
     std::string key;
     std::string reference;
     std::stop_source stop;
+    std::optional<images::PullProgress> progress;  // what was told last
     std::map<std::uint64_t, Waiter> waiters;
   };
   using OperationPointer = std::shared_ptr<Operation>;

@@ -75,6 +75,9 @@ grpc::ServerUnaryReactor* ImageService::ImageStatus(Context* context, const v1::
   if (!image || !request->verbose()) return answer(context, name, {});
   return calls_->run(std::move(name), [&](std::shared_ptr<Reply> reply, std::stop_token) {
     core_.imageDocuments(image->id, [reply, response, image](Result<ImageRecord> documents) {
+      // Removed meanwhile: not here, which is an answer without an image.
+      if (!documents && documents.error().code() == Code::NoSuchImage)
+        return reply->ok([&] { response->clear_image(); });
       if (!documents) return reply->fail(std::move(documents).error());
       reply->ok([&] { (*response->mutable_info())["info"] = imageInfo(*image, documents->config); });
     });

@@ -2,6 +2,8 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <optional>
 
@@ -69,9 +71,12 @@ Result<std::string> toServer(std::string_view address) {
   if (address.empty() || address.size() > 300 || address.find_first_not_of(kHost) != std::string_view::npos)
     return invalidField("auth.server_address",
                         "is not the address of a registry, such as https://registry.example:5000");
+  std::string host(address);
+  std::transform(host.begin(), host.end(), host.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (host.ends_with(":443")) host.resize(host.size() - 4);
   for (std::string_view hub : {"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
-    if (address == hub) return std::string("docker.io");
-  return std::string(address);
+    if (host == hub) return std::string("docker.io");
+  return host;
 }
 
 }  // namespace

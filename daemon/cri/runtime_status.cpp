@@ -68,6 +68,9 @@ std::string configInfo(const core::Core& core) {
                     {"imageSizeLimit", settings.imageSizeLimit},
                     {"imageEntriesLimit", settings.imageEntriesLimit},
                     {"imageRatioLimit", settings.imageRatioLimit},
+                    {"pinnedImages", settings.pinnedImages},
+                    {"ignoreChownErrors", settings.ignoreChownErrors},
+                    {"pullStallTimeout", settings.pullStallTimeout},
                     {"nofile", fmt::format("{}:{}", settings.nofile.soft, settings.nofile.hard)},
                     {"allowRuntimeDirectoryMounts", settings.allowRuntimeDirectoryMounts},
                     {"pidsLimit", settings.pidsLimit}});

@@ -167,8 +167,9 @@ class ImagesImpl : public Images {
     }
     USERPOD_CHECK(pool_->commit(image));
     image.manifest = image.config = {};
-    index_.put(image);
-    return image;
+    std::string id = image.id;
+    index_.put(std::move(image));
+    return *index_.id(id);
   }
 
   const Settings settings_;

@@ -11,6 +11,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kDeepest = 64;
+constexpr std::size_t kMostValues = 200'000;
 
 }  // namespace
 
@@ -18,6 +19,7 @@ constexpr std::size_t kDeepest = 64;
 // can spell, is in no honest text, and would cut it short wherever it goes on as a C string.
 Result<json> parseObject(std::string_view document, std::string_view what) {
   std::size_t depth = 0;
+  std::size_t values = 0;
   bool inString = false;
   for (std::size_t at = 0; at < document.size(); ++at) {
     char c = document[at];
@@ -28,7 +30,10 @@ Result<json> parseObject(std::string_view document, std::string_view what) {
       if (c == '"') inString = false;
     } else if (c == '"') {
       inString = true;
-    } else if (c == '{' || c == '[') {
+    } else if (c == ',' || c == '{' || c == '[') {
+      // Each is tens of bytes in memory, whatever it is in the text.
+      if (++values > kMostValues) return invalidImage(fmt::format("{}: more than {} values", what, kMostValues));
+      if (c == ',') continue;
       if (++depth > kDeepest) return invalidImage(fmt::format("{}: nested too deeply", what));
     } else if (c == '}' || c == ']') {
       if (depth > 0) --depth;

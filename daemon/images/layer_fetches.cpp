@@ -45,11 +45,19 @@ Status LayerFetches::run() {
   counters_ = std::move(counters);
   for (const auto& layer : wanted_) parts_.progress.add(layer.descriptor);
   while (next_ < wanted_.size() || !active_.empty()) {
-    while (mayBegin()) USERPOD_CHECK(begin(next_++));
-    USERPOD_CHECK(wait());
-    USERPOD_CHECK(settle());
+    if (auto status = step(); !status) {
+      // Before anything that may wait for the disk.
+      active_.clear();
+      return status;
+    }
   }
   return {};
+}
+
+Status LayerFetches::step() {
+  while (mayBegin()) USERPOD_CHECK(begin(next_++));
+  USERPOD_CHECK(wait());
+  return settle();
 }
 
 bool LayerFetches::mayBegin() const {
@@ -138,6 +146,15 @@ Status LayerFetches::hearOutcome(Active& active) {
   return {};
 }
 
+// In the background, one at a time: another is not waited for.
+void LayerFetches::writeOut() {
+  if (writing_.exchange(true)) return;
+  writer_ = std::jthread([this] {
+    if (auto written = parts_.pool.writeOut(); !written) logError("{}", written.error().text());
+    writing_ = false;
+  });
+}
+
 // What is fetched, verified and unpacked goes to the pool.
 Status LayerFetches::settle() {
   for (auto active = active_.begin(); active != active_.end();) {
@@ -150,7 +167,7 @@ Status LayerFetches::settle() {
     }
     const auto& unpacked = *active->unpacked;
     std::int64_t unpackedBytes = unpacked.extracted.bytes;
-    std::string name = !layer.file.empty() ? layer.diffId : layer.diffId.empty() ? unpacked.diffId : layer.diffId;
+    std::string name = layer.diffId.empty() ? unpacked.diffId : layer.diffId;
     if (unpacked.extracted.squashed > 0)
       logWarning(
           "layer {}: {} files belong to owners that the node's user namespace does not have; they are root's now",
@@ -164,8 +181,7 @@ Status LayerFetches::settle() {
     parts_.progress.unpacked(active->number);
     active = active_.erase(active);
     // The commit waits for the disk: most of it is written while other layers are still on their way.
-    if (unpackedBytes >= kWorthWriting && (!active_.empty() || next_ < wanted_.size()))
-      writer_ = std::jthread([this] { (void)parts_.pool.writeOut(); });
+    if (unpackedBytes >= kWorthWriting && (!active_.empty() || next_ < wanted_.size())) writeOut();
   }
   return {};
 }

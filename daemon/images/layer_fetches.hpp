@@ -1,6 +1,7 @@
 // The layers of one pull that are not here yet: each comes from userpod-pull by a pipe to a userpod-unpack of its own.
 #pragma once
 
+#include <atomic>
 #include <list>
 #include <map>
 #include <optional>
@@ -52,12 +53,14 @@ class LayerFetches {
     std::optional<Unpacked> unpacked;
   };
   Status checkSpace();
+  Status step();
   bool mayBegin() const;
   Status begin(std::size_t number);
   Status wait();
   Status hear();
   Status hearOutcome(Active& active);
   Status settle();
+  void writeOut();
   Active* find(std::size_t number);
 
   const Parts parts_;
@@ -66,6 +69,7 @@ class LayerFetches {
   std::size_t next_ = 0;
   std::list<Active> active_;
   std::map<std::string, std::string> layers_;
+  std::atomic<bool> writing_{false};
   std::jthread writer_;
 };
 

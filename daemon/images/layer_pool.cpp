@@ -271,12 +271,15 @@ Status LayerPool::keep(FreshLayer layer) {
     USERPOD_CHECK(store_->keepLayer(record));
     layers_.emplace(record.diffId, std::move(record));
     layer.workspace.pool_ = nullptr;
+    changed_.notify_all();
   }
   reachStage("pull.kept", layer.diffId);
   return {};
 }
 
 Status LayerPool::writeOut() {
+  // The kernel tells each failure once: nobody may take the next answer for good before the layers are gone.
+  std::lock_guard oneAtATime(writingOut_);
   if (::syncfs(rootFd_.get()) == 0) return {};
   auto error = sysError("write layers to disk");
   std::lock_guard lock(mutex_);

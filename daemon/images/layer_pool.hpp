@@ -142,6 +142,8 @@ class LayerPool {
   static constexpr int kSlots = 6;
   std::atomic<int> slots_{0};
 
+  std::mutex writingOut_;  // before mutex_
+
   std::mutex mutex_;
   std::condition_variable_any changed_;
   std::unique_ptr<store::ImageStore> store_;   // guarded by mutex_

@@ -51,6 +51,9 @@ Result<Descriptor> readDescriptor(const json& object, std::string_view what) {
         Platform{textOf(*platform, "os"), textOf(*platform, "architecture"), textOf(*platform, "variant")};
   if (auto annotations = object.find("annotations"); annotations != object.end() && annotations->is_object())
     descriptor.title = textOf(*annotations, "org.opencontainers.image.title");
+  constexpr std::size_t kLongestTitle = 4096;
+  if (descriptor.title.size() > kLongestTitle)
+    return invalidImage(fmt::format("{} {}: a title of {} bytes", what, descriptor.digest, descriptor.title.size()));
   USERPOD_TRY(urls, readUrls(object));
   descriptor.urls = std::move(urls);
   return descriptor;

@@ -67,9 +67,10 @@ std::vector<std::string> environment(std::initializer_list<const char*> names) {
 
 Result<Unpacked> verdict(const UnpackProcess& process, const ExitStatus& status) {
   if (status.code == 0) return parseOutcome(process.text);
-  std::string how = status.signal == 0 ? fmt::format("ended with status {}", status.code)
-                                       : fmt::format("was ended by signal {}{}", status.signal,
-                                                     status.signal == SIGKILL ? " (no memory?)" : "");
+  std::string how = status.signal == 0
+                        ? fmt::format("ended with status {}", status.code)
+                        : fmt::format("was ended by signal {}{}", status.signal,
+                                      status.signal == SIGKILL || status.signal == SIGABRT ? " (no memory?)" : "");
   return Error(Code::Internal, "the process that unpacks it " + how);
 }
 
@@ -136,9 +137,8 @@ std::optional<Result<Unpacked>> readOutcome(UnpackProcess& process) {
   if (count > 0) (void)process.child.kill(SIGKILL);
   if (auto ended = process.child.waitFor(kEnd); ended && *ended) return verdict(process, **ended);
   (void)process.child.kill(SIGKILL);
-  auto status = process.child.wait();
-  if (!status) return Result<Unpacked>(std::move(status).error());
-  return verdict(process, *status);
+  if (auto status = process.child.wait(); !status) return Result<Unpacked>(std::move(status).error());
+  return parseOutcome(process.text);
 }
 
 }  // namespace userpod::images

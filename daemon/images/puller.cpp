@@ -91,6 +91,8 @@ Status Pull::resolve() {
   if (resolved == nullptr) return Error(Code::Internal, "the process that asks the registry says what nobody asked");
   resolved_ = std::move(*resolved);
   image_.manifest = std::move(answer.second);
+  if (sha256Digest(image_.manifest) != resolved_.manifestDigest)
+    return Error(Code::DigestMismatch, "the manifest that arrived is not " + resolved_.manifestDigest);
   USERPOD_TRY(manifest, parseManifest(image_.manifest, resolved_.contentType));
   manifest_ = std::move(manifest);
   if (manifest_.kind == Manifest::Kind::Index) return Error(Code::Internal, "a list of images instead of one");
@@ -129,12 +131,16 @@ Status checkPlatform(const ImageRecord& image, const std::string& repository) {
 
 Status Pull::describeImage() {
   image_.id = manifest_.config.digest;
-  if (context_.known(image_.id)) {
-    USERPOD_TRY(documents, context_.pool.documents(image_.id));
-    image_.config = std::move(documents.config);
+  auto documents = context_.known(image_.id) ? context_.pool.documents(image_.id)
+                                             : Result<ImageRecord>(Error(Code::NoSuchImage, "not here"));
+  if (documents) {
+    image_.config = std::move(documents->config);
   } else {
     USERPOD_TRY(answer, ask(FetchConfig{manifest_.config}));
     image_.config = std::move(answer.second);
+    // Verified there, too; but the store's ids shall not depend on a process that talks to others.
+    if (sha256Digest(image_.config) != image_.id)
+      return Error(Code::DigestMismatch, "the image config that arrived is not " + image_.id);
   }
   USERPOD_CHECK(readConfig(image_.config, image_));
   if (image_.diffIds.size() != manifest_.layers.size())
@@ -181,9 +187,10 @@ std::string leaseName(const WantedLayer& layer) {
   return layer.diffId.empty() ? LayerPool::blobLease(layer.descriptor.digest) : layer.diffId;
 }
 
-// Whether the same pull may well go better next time.
-bool isWorthAnotherTry(Code code) {
-  return code == Code::RegistryUnreachable || code == Code::Canceled || code == Code::Internal || code == Code::System;
+// Whether it speaks against the image itself: another pull of it would fail alike.
+bool isImagesFault(Code code) {
+  return code == Code::DigestMismatch || code == Code::ImageInvalid || code == Code::LimitsExceeded ||
+         code == Code::SubIdMissing || code == Code::NotSupported;
 }
 
 Status Pull::fetchLayers() {
@@ -209,7 +216,7 @@ Status Pull::fetchLayers() {
   }
   progress_.stage("downloading");
   if (auto fetched = fetches.run(); !fetched) {
-    if (!isWorthAnotherTry(fetched.error().code())) lease.forget();
+    if (isImagesFault(fetched.error().code())) lease.forget();
     return fetched;
   }
   // Nothing is asked for any more: the connections need not wait for the disk.

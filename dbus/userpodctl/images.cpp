@@ -136,7 +136,9 @@ Result<std::string> readSecret(const char* option) {
   if (::isatty(STDIN_FILENO) == 1)
     return Error(Code::InvalidArgument, fmt::format("{} reads a pipe or a file, not a terminal", option));
   USERPOD_TRY(text, readAll(STDIN_FILENO, 64 << 10));
-  return std::string(trim(text));
+  // The line's end is the pipe's; blanks are the secret's own.
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
+  return std::move(text);
 }
 
 // The options of PullImage.

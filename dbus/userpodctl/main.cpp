@@ -152,7 +152,7 @@ void addPull(CLI::App& app, Request& request) {
   pull->add_flag("--identity-token-stdin", request.pull.identityTokenStdin,
                  "Read an OAuth2 identity token from standard input")
       ->excludes(username);
-  pull->add_flag("-q,--quiet", request.pull.quiet, "Print the id alone, and no progress");
+  pull->add_flag("-q,--quiet", request.pull.quiet, "Print the id alone, and no progress")->excludes("--json");
 }
 
 void addPrune(CLI::App& app, Request& request) {

@@ -114,6 +114,8 @@ Status PullRows::cold() {
 // In pulls of their own, as reading it takes time.
 Status PullRows::memory() {
   const auto image = options_.largeImage(0);
+  // With the one that has layers of it, so that none is there.
+  USERPOD_CHECK(client_.removeImage(options_.changedImage(0)));
   USERPOD_CHECK(client_.removeImage(image));
   USERPOD_TRY(own, host_.memoryDuring(kPullProcesses, [&] { return client_.pull(image); }));
   Row pss{"PullImage, peak PSS of all processes", {{own.pss}}, {}, "MiB"};

@@ -14,7 +14,7 @@ using namespace std::chrono_literals;
 constexpr const char* kAccepted =
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, "
-    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.artifact.manifest.v1+json;q=0.7, "
+    "application/vnd.docker.distribution.manifest.v2+json, "
     "application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.5, "
     "application/vnd.docker.distribution.manifest.v1+json;q=0.5";
 constexpr int kMostRefusals = 2;  // in a row, to one request

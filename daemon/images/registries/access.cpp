@@ -27,10 +27,11 @@ Result<Credentials> fromFile(const Places& places, const AuthFile& file, const s
 }
 
 Result<Credentials> fromFiles(const Places& places, const std::string& host, const std::string& path) {
-  USERPOD_TRY(files, readAuthFiles(places));
   auto keys = authKeys(host, path);
-  for (const auto& file : files) {
-    USERPOD_TRY(found, fromFile(places, file, host, keys));
+  for (auto& file : readAuthFiles(places)) {
+    // Only now: an earlier file may have had the entry.
+    if (!file) return std::move(file).error();
+    USERPOD_TRY(found, fromFile(places, *file, host, keys));
     if (!found.empty()) return found;
   }
   return Credentials{};

@@ -211,7 +211,7 @@ std::vector<std::string> authKeys(const std::string& host, const std::string& pa
   return keys;
 }
 
-Result<std::vector<AuthFile>> readAuthFiles(const Places& places) {
+std::vector<Result<AuthFile>> readAuthFiles(const Places& places) {
   std::vector<std::pair<std::string, AuthFormat>> paths;
   auto add = [&](const std::string& directory, const char* name, AuthFormat format) {
     if (!directory.empty()) paths.emplace_back(directory + name, format);
@@ -224,12 +224,13 @@ Result<std::vector<AuthFile>> readAuthFiles(const Places& places) {
     add(places.dockerConfig, "/config.json", AuthFormat::Containers);
     add(places.home, "/.dockercfg", AuthFormat::DockerCfg);
   }
-  std::vector<AuthFile> files;
+  std::vector<Result<AuthFile>> files;
   for (const auto& [path, format] : paths) {
-    USERPOD_TRY(text, readSecretFile(path));
-    if (!text) continue;
-    USERPOD_TRY(parsed, parseAuthFile(*text, path, format));
-    files.push_back(std::move(parsed));
+    auto text = readSecretFile(path);
+    if (!text)
+      files.emplace_back(std::move(text).error());
+    else if (*text)
+      files.push_back(parseAuthFile(**text, path, format));
   }
   return files;
 }

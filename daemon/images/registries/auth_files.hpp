@@ -29,8 +29,8 @@ Result<AuthFile> parseAuthFile(std::string_view text, const std::string& file, A
 // host/path and each namespace above it, the host last.
 std::vector<std::string> authKeys(const std::string& host, const std::string& path);
 
-// The files that are there, in the order in which they count. ConfigInvalid: one cannot be read, belongs to somebody
-// else or may be written by others.
-Result<std::vector<AuthFile>> readAuthFiles(const Places& places);
+// The files that are there, in the order in which they count; of each, ConfigInvalid when it cannot be read, belongs to
+// somebody else or may be written by others.
+std::vector<Result<AuthFile>> readAuthFiles(const Places& places);
 
 }  // namespace userpod::images

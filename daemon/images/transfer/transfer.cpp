@@ -8,8 +8,11 @@
 #include <atomic>
 #include <cerrno>
 #include <list>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "daemon/images/client/registry.hpp"
@@ -43,17 +46,25 @@ class Transfer {
  private:
   Status tell(const Answer& answer, std::string_view body = {}) { return channel_.send(toJson(answer), body); }
   Status answer(Message message);
-  Status resolve(const PullOrder& order);
-  Result<std::pair<ResolvedName, std::string>> resolveAt(const Endpoint& endpoint, const Reference& name,
-                                                         const PullOrder& order);
+  Status resolve();
+  Result<std::pair<ResolvedName, std::string>> resolveAt(const Candidate& candidate, std::size_t endpoint);
+  Result<std::unique_ptr<Registry>> openRegistry(const Endpoint& endpoint) const;
+  Result<Registry*> registryAt(std::size_t endpoint);
   Status fetchConfig(const FetchConfig& fetch);
+  // `received`: of the sink, so far.
+  template <typename Count>
+  Status download(const Descriptor& wanted, const Count& received, const std::function<Status(std::string_view)>& sink);
   void fetchBlob(const FetchBlob& fetch, UniqueFd to);
   Answer fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& blob);
   Status tellReceived();
 
   Channel& channel_;
   const Places places_;
-  std::unique_ptr<Registry> registry_;
+  PullOrder order_;
+  Candidate found_;          // the candidate whose manifest was found
+  std::size_t foundAt_ = 0;  // the endpoint that has it
+  std::mutex opening_;
+  std::map<std::size_t, std::unique_ptr<Registry>> registries_;  // by endpoint of it; guarded by opening_
   std::stop_source stop_;
   std::list<BlobFetch> blobs_;  // last: their threads use the rest
 };
@@ -78,26 +89,48 @@ Status Transfer::run() {
 
 Status Transfer::answer(Message message) {
   USERPOD_TRY(request, parseRequest(message.head));
-  if (const auto* order = std::get_if<PullOrder>(&request)) return resolve(*order);
-  if (!registry_) return Error(Code::Internal, "a pull's blobs are asked for before its name is resolved");
+  if (auto* order = std::get_if<PullOrder>(&request)) {
+    order_ = std::move(*order);
+    return resolve();
+  }
+  if (found_.endpoints.empty())
+    return Error(Code::Internal, "a pull's blobs are asked for before its name is resolved");
   if (const auto* config = std::get_if<FetchConfig>(&request)) return fetchConfig(*config);
   fetchBlob(std::get<FetchBlob>(request), std::move(message.fd));
   return {};
 }
 
-Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint& endpoint, const Reference& name,
-                                                                 const PullOrder& order) {
-  // What the caller gave is for the registry it named: by address, else by the image's name.
-  const std::string& server = order.credentials.serverAddress;
-  bool meant = server.empty() ? !endpoint.mirror : server == endpoint.host;
-  Credentials credentials = meant ? order.credentials : Credentials();
+// What the caller gave is for the registry it named: by address, else by the image's name. A short name that several
+// registries may complete names none; who gives credentials for one takes it for Docker Hub's.
+bool areMeant(const Credentials& credentials, const Endpoint& endpoint, std::size_t candidates) {
+  if (!credentials.serverAddress.empty()) return credentials.serverAddress == endpoint.host;
+  return !endpoint.mirror && (candidates == 1 || endpoint.host == "docker.io");
+}
+
+Result<std::unique_ptr<Registry>> Transfer::openRegistry(const Endpoint& endpoint) const {
+  bool meant = areMeant(order_.credentials, endpoint, order_.candidates.size());
+  Credentials credentials = meant ? order_.credentials : Credentials();
   if (credentials.empty()) {
     USERPOD_TRY(found, findCredentials(places_, endpoint.host, endpoint.path));
     credentials = std::move(found);
   }
-  auto registry = std::make_unique<Registry>(
-      endpoint, std::move(credentials), places_, stop_.get_token(),
-      ClientOptions{.stallSeconds = static_cast<unsigned>(std::clamp<std::int64_t>(order.stallSeconds, 0, 1 << 30))});
+  return std::make_unique<Registry>(endpoint, std::move(credentials), places_, stop_.get_token(),
+                                    ClientOptions{.stallSeconds = static_cast<unsigned>(order_.stallSeconds)});
+}
+
+Result<Registry*> Transfer::registryAt(std::size_t endpoint) {
+  std::lock_guard lock(opening_);
+  auto& slot = registries_[endpoint];
+  if (!slot) {
+    USERPOD_TRY(opened, openRegistry(found_.endpoints[endpoint]));
+    slot = std::move(opened);
+  }
+  return slot.get();
+}
+
+Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Candidate& candidate, std::size_t endpoint) {
+  const Reference& name = candidate.name;
+  USERPOD_TRY(registry, openRegistry(candidate.endpoints[endpoint]));
   USERPOD_TRY(fetched, registry->manifest(name.digest.empty() ? name.tag : name.digest));
   std::string digest = fetched.digest;
   USERPOD_TRY(manifest, parseManifest(fetched.document, fetched.contentType));
@@ -109,19 +142,21 @@ Result<std::pair<ResolvedName, std::string>> Transfer::resolveAt(const Endpoint&
     USERPOD_TRY(parsed, parseManifest(fetched.document, fetched.contentType));
     manifest = std::move(parsed);
   }
-  registry_ = std::move(registry);
+  found_ = candidate;
+  foundAt_ = endpoint;
+  registries_[endpoint] = std::move(registry);
   return std::pair(ResolvedName{name, std::move(digest), std::move(fetched.digest), std::move(fetched.contentType)},
                    std::move(fetched.document));
 }
 
 // Each candidate's endpoints in order. Who was asked in vain is told in that order too; the last one's failure is the
 // kind of the whole.
-Status Transfer::resolve(const PullOrder& order) {
+Status Transfer::resolve() {
   std::optional<Error> failure;
   std::string texts;
-  for (const auto& candidate : order.candidates)
-    for (const auto& endpoint : candidate.endpoints) {
-      auto resolved = resolveAt(endpoint, candidate.name, order);
+  for (const auto& candidate : order_.candidates)
+    for (std::size_t endpoint = 0; endpoint < candidate.endpoints.size(); ++endpoint) {
+      auto resolved = resolveAt(candidate, endpoint);
       if (resolved) return tell(resolved->first, resolved->second);
       failure = std::move(resolved).error();
       texts += (texts.empty() ? "" : "; then ") + failure->text();
@@ -130,10 +165,36 @@ Status Transfer::resolve(const PullOrder& order) {
   return tell(Failed{Error(failure->code(), std::move(texts), failure->sysErrno())});
 }
 
+// From the endpoint that has the manifest, then from those after it: a mirror need not have all of an image. Nobody
+// else is asked once bytes have been received: they are on their way.
+template <typename Count>
+Status Transfer::download(const Descriptor& wanted, const Count& received,
+                          const std::function<Status(std::string_view)>& sink) {
+  std::optional<Error> failure;
+  std::string texts;
+  for (std::size_t endpoint = foundAt_; endpoint < found_.endpoints.size(); ++endpoint) {
+    auto registry = registryAt(endpoint);
+    auto status = registry ? (*registry)->blob(wanted, stop_.get_token(), sink) : Status(registry.error());
+    if (status || received != 0 || status.error().code() == Code::Canceled) return status;
+    failure = std::move(status).error();
+    texts += (texts.empty() ? "" : "; then ") + failure->text();
+  }
+  return Error(failure->code(), std::move(texts), failure->sysErrno());
+}
+
 Status Transfer::fetchConfig(const FetchConfig& fetch) {
-  auto config = registry_->smallBlob(fetch.descriptor);
-  if (!config) return tell(Failed{std::move(config).error()});
-  return tell(FetchedConfig{}, *config);
+  std::string config;
+  std::uint64_t received = 0;
+  auto status = download(fetch.descriptor, received, [&](std::string_view bytes) -> Status {
+    received += bytes.size();
+    config += bytes;
+    return {};
+  });
+  if (!status) return tell(Failed{std::move(status).error()});
+  if (sha256Digest(config) != fetch.descriptor.digest)
+    return tell(Failed{Error(Code::DigestMismatch,
+                             fmt::format("the blob {} arrived as {}", fetch.descriptor.digest, sha256Digest(config)))});
+  return tell(FetchedConfig{}, config);
 }
 
 Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& blob) {
@@ -153,10 +214,12 @@ Answer Transfer::fetch(const FetchBlob& fetch, const UniqueFd& to, BlobFetch& bl
     return block.size() < kBlock ? Status() : pass();
   };
   const auto& wanted = fetch.descriptor;
-  auto status = registry_->blob(wanted, stop_.get_token(), sink);
+  auto status = download(wanted, blob.received, sink);
   // A foreign layer need not be where the image is; a registry that has it spares others the question.
-  if (!status && status.error().code() == Code::ManifestUnknown && !wanted.urls.empty())
-    status = registry_->externalBlob(wanted.urls, wanted, stop_.get_token(), sink);
+  if (!status && status.error().code() == Code::ManifestUnknown && !wanted.urls.empty() && blob.received == 0) {
+    auto registry = registryAt(foundAt_);
+    if (registry) status = (*registry)->externalBlob(wanted.urls, wanted, stop_.get_token(), sink);
+  }
   if (status) status = pass();
   if (!status) return FailedBlob{fetch.number, std::move(status).error(), readerGone};
   if (auto digest = sum.digest(); digest != fetch.descriptor.digest)

@@ -27,7 +27,7 @@ constexpr const char* kAllowed[] = {
     "fstatat64", "newfstatat", "statx", "statfs", "statfs64", "fstatfs", "fstatfs64", "open", "openat", "openat2",
     "ftruncate", "ftruncate64", "fallocate", "sync_file_range", "sync_file_range2", "fchmod", "fchmodat", "fchown",
     "fchown32", "fchownat", "utimensat", "utimensat_time64", "mkdirat", "mknodat", "linkat", "symlinkat", "unlinkat",
-    "renameat", "renameat2", "getdents64", "readlinkat", "fsetxattr", "umask", "poll",
+    "renameat", "renameat2", "getdents64", "readlinkat", "fsetxattr", "umask", "poll", "ppoll", "eventfd2",
     // memory and threads
     "brk", "munmap", "mremap", "madvise", "futex", "futex_time64", "set_robust_list", "rseq", "sched_yield",
     "sched_getaffinity", "gettid", "getpid", "getuid", "geteuid", "exit", "exit_group",
@@ -68,6 +68,11 @@ Status confine(int directory) {
   if (auto converter = ::iconv_open("ANSI_X3.4-1968", "UTF-8"); converter != iconv_t(-1)) ::iconv_close(converter);
   rlimit none{0, 0};
   ::setrlimit(RLIMIT_CORE, &none);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  // A window of zstd, a map of a sparse file and the times of directories, at their largest.
+  rlimit memory{384U << 20, 384U << 20};
+  ::setrlimit(RLIMIT_DATA, &memory);
+#endif
   if (::fchdir(directory) < 0 || ::chroot(".") < 0) return sysError("confine to the layer's directory");
   USERPOD_CHECK(keepCapabilities(1U << CAP_CHOWN | 1U << CAP_DAC_OVERRIDE | 1U << CAP_FOWNER | 1U << CAP_FSETID |
                                  1ULL << CAP_SETFCAP));

@@ -156,8 +156,8 @@ Result<Extracted> Extraction::run() {
 Result<Extracted> Extraction::runFile(std::string_view name) {
   USERPOD_TRY(path, parseEntryPath(name));
   if (path.name.empty()) return invalidImage("a file of the artifact has no name");
-  USERPOD_CHECK(budget_.takeEntries(1));
   USERPOD_TRY(file, tree_.createFile(path, 0644));
+  USERPOD_CHECK(budget_.takeEntries(tree_.inodes()));
   std::int64_t size = 0;
   for (;;) {
     USERPOD_TRY(part, source_());

@@ -1,6 +1,8 @@
 #include "daemon/images/unpack/layer_stream.hpp"
 
 #include <fmt/core.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <array>
@@ -12,6 +14,7 @@
 #include "daemon/images/digest.hpp"
 #include "daemon/images/unpack/block_queue.hpp"
 #include "daemon/images/unpack/decompress.hpp"
+#include "daemon/sys/fd.hpp"
 
 namespace userpod::images {
 
@@ -40,6 +43,15 @@ class Stream {
       if (!failure_) failure_ = std::move(error);
     }
     blocks_.close();
+    // The other thread may wait for bytes that come late or never.
+    std::uint64_t one = 1;
+    (void)!::write(failed_.get(), &one, sizeof one);
+  }
+  // false: the other half has failed.
+  bool waitForBytes() const {
+    pollfd entries[] = {{source_, POLLIN, 0}, {failed_.get(), POLLIN, 0}};
+    while (::poll(entries, 2, -1) < 0 && errno == EINTR) continue;
+    return entries[1].revents == 0;
   }
   Status inflateAll();
   Status pass(Block block);
@@ -48,6 +60,7 @@ class Stream {
   const int source_;
   const UnpackOrder& order_;
   UnpackBudget& budget_;
+  const UniqueFd failed_{::eventfd(0, EFD_CLOEXEC)};  // readable once anything has failed
   BlockQueue blocks_{kQueued};
   Sha256 sum_;
   std::int64_t compressed_ = 0;
@@ -73,6 +86,7 @@ Status Stream::inflateAll() {
   std::unique_ptr<char[]> buffer(new char[kReadBlock]);
   std::size_t filled = 0;
   for (;;) {
+    if (!waitForBytes()) return broken();
     ssize_t count = ::read(source_, buffer.get() + filled, kReadBlock - filled);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return sysError("read the layer's bytes");

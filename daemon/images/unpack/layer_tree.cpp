@@ -235,9 +235,14 @@ Status LayerTree::finishFile(const UniqueFd& file, const EntryPath& path, const 
   struct stat made{};
   if (::fstat(file.get(), &made) < 0) return fileError("stat", path, errno);
   // chown first: it clears setuid, setgid and file capabilities.
-  if (made.st_uid != info.owner.uid || made.st_gid != info.owner.gid)
+  mode_t mode = info.mode & 07777;
+  if (made.st_uid != info.owner.uid || made.st_gid != info.owner.gid) {
+    std::int64_t before = squashed_;
     USERPOD_CHECK(setOwner(file.get(), "", path, info.owner));
-  if ((made.st_mode & 07777) != (info.mode & 07777) && ::fchmod(file.get(), info.mode & 07777) < 0)
+    // What ran as somebody else shall not run as root.
+    if (squashed_ > before) mode &= 01777;
+  }
+  if ((made.st_mode & 07777) != mode && ::fchmod(file.get(), mode) < 0)
     return fileError("set the mode of", path, errno);
   USERPOD_CHECK(setAttributes(file.get(), path, info));
   std::array<timespec, 2> times{info.modified, info.modified};

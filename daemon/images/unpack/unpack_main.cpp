@@ -25,6 +25,8 @@ Result<Unpacked> work(const char* text) {
   ::close(kCounters);
   // Digests are of a provider that is loaded at first use.
   (void)Sha256();
+  // It goes first when memory runs out.
+  (void)writeFile("/proc/self/oom_score_adj", "1000");
   USERPOD_CHECK(confine(kDirectory));
   return unpackStream(STDIN_FILENO, kDirectory, order, *static_cast<UnpackCounters*>(shared));
 }
