@@ -340,6 +340,8 @@ class Proxy(Pulls):
 
 
 if __name__ == '__main__':
+    if cri.SANITIZE:
+        cri.skip('what it is about runs sanitized as unit-registries and unit-client')
     if not DIRECTORY or not os.path.exists(f'{DIRECTORY}/nginx_port'):
         cri.skip('USERPOD_REGISTRY_DIR has no servers of tests/testbed/registries')
     running.main()
