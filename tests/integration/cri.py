@@ -12,6 +12,7 @@ python3-grpcio and python3-protobuf) and are told by tests/run:
 Exit status 77 means skipped, and the last line printed is the reason: see skip().
 """
 import functools
+import http.client
 import importlib
 import json
 import os
@@ -100,6 +101,16 @@ def run(*argv, check=True, timeout=120, **more):
     if check and p.returncode:
         raise RuntimeError(f'{" ".join(argv)}: exit {p.returncode}\n{p.stdout}{p.stderr}')
     return p.stdout.strip()
+
+
+def registry_document(path, accept='application/vnd.oci.image.manifest.v1+json'):
+    """JSON of the test registry below /v2/: a manifest or the config of an image."""
+    connection = http.client.HTTPConnection(REGISTRY, timeout=60)
+    try:
+        connection.request('GET', f'/v2/{path}', headers={'Accept': accept})
+        return json.load(connection.getresponse())
+    finally:
+        connection.close()
 
 
 def systemctl(*args, **more):

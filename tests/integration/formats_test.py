@@ -18,8 +18,6 @@ OUTSIDE = '1185200044'
 class Formats(unpack_test.Looking):
     def setUp(self):
         super().setUp()
-        # Layers that pulls of other tests have left for the next one.
-        cri.run(f'{running.PREFIX}/bin/userpodctl', 'image', 'prune', '--yes')
         self.before = running.stored()
         self.addCleanup(self.remove_others)
 

@@ -83,7 +83,6 @@ class Images(running.Running):
         for image in self.cri.ListImages().images:
             if image.id != self.image:
                 self.cri.RemoveImage(image={'image': image.id})
-        self.prune()                                 # layers of pulls that were cancelled
 
     def name(self, name):
         return f'{self.registry.address}/{name}'
@@ -230,6 +229,7 @@ class Images(running.Running):
                     self.assertIsNone(removing.exception())
                     self.assertNotIn(image, self.listed())
         print(outcomes)
+        self.assertTrue(cri.SLOW or all(outcomes.values()), 'one end only: nothing has raced')
 
     def test_removals_at_once(self):
         for i in range(ROUNDS // 10):
@@ -249,30 +249,36 @@ class Images(running.Running):
     # ---- jobs
 
     def slow_image(self, name, seconds, size=2_000_000):
-        """An image of two layers; the blob of the larger comes evenly over that time.  Its digest."""
+        """An image of two layers; the blob of the larger comes evenly over that time.  Its digest, and a list that gets
+        the time before each of the hundred pieces."""
         big = layer(name, size)
         self.registry.image(name, [layer(f'{name} small'), big])
         digest = next(d for d, data in self.registry.blobs.items() if len(data) > size)
-        self.registry.answers[f'/v2/{name}/blobs/{digest}'] = lambda h: answer(
-            h, self.registry.blobs[digest], 100, lambda _: time.sleep(seconds / 100))
-        return digest
+        sent = []
+
+        def before_piece(_):
+            time.sleep(seconds / 100)
+            sent.append(time.monotonic())
+        self.registry.answers[f'/v2/{name}/blobs/{digest}'] = lambda h: answer(h, self.registry.blobs[digest], 100, before_piece)
+        return digest, sent
 
     def test_progress_and_rate(self):
-        digest = self.slow_image('slow', 4)
+        digest, sent = self.slow_image('slow', 4)
         with Monitor() as monitor:
+            begin = time.monotonic()
             job = self.start_pull('slow')
             self.wait(job)
             cri.wait_until(lambda: any(c.get('State') == 'done' for _, c in monitor.changes(job)), what='the end on the bus')
-            changes = monitor.changes(job)
-        running_changes = [(at, c) for at, c in changes if 'FinishedAt' not in c]
-        for (first, _), (fifth, _) in zip(running_changes, running_changes[4:]):
-            self.assertGreater(fifth - first, 0.8, 'more than four changes a second')
-        rates = [c['Rate'] for _, c in running_changes if 'Rate' in c]
+            changes, duration = monitor.changes(job), time.monotonic() - begin
+        running_changes = [c for _, c in changes if 'FinishedAt' not in c]
+        # Altogether: when one of them is read says little of when it was sent.  The pieces alone are a hundred.
+        self.assertLessEqual(len(running_changes), 4 * duration + 2, 'more than four changes a second')
+        rates = sorted(c['Rate'] for c in running_changes if c.get('Rate'))
         size = len(self.registry.blobs[digest])
-        if not cri.SLOW:
-            self.assertGreater(len(rates), 6, changes)
-            for rate in rates[len(rates) // 2:]:
-                self.assertTrue(0.5 * size / 4 < rate < 2 * size / 4, rates)
+        self.assertTrue(rates, changes)
+        if not cri.SLOW:                             # by what the registry has really sent, which a loaded machine slows down
+            real = size / (sent[-1] - sent[0])
+            self.assertTrue(0.5 * real < rates[len(rates) // 2] < 2 * real, (real, rates))
         last = changes[-1][1]
         self.assertEqual((last['State'], self.job(job, 'Stage'), self.job(job, 'Progress'), self.job(job, 'Rate')), ('done', 'done', 1, 0))
         done, total, items = (self.job(job, p) for p in ('Done', 'Total', 'Items'))
@@ -298,7 +304,7 @@ class Images(running.Running):
 
     def test_cancel_while_downloading(self):
         before = running.stored()
-        digest = self.slow_image('endless', 600)
+        digest, _ = self.slow_image('endless', 600)
         job = self.start_pull('endless')
         cri.wait_until(lambda: any(i[0] == digest and i[2] > 0 for i in self.job(job, 'Items')), what='a part of the layer')
         self.assertEqual(self.job(job, 'Stage'), 'downloading')

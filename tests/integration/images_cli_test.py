@@ -43,9 +43,9 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.resize(columns, rows)
         self.text = b''
-        self.process = subprocess.Popen([CTL, *arguments], stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                                        env={**os.environ, 'TERM': 'xterm', **(environment or {})},
-                                        preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0))
+        # The terminal becomes its controlling one, which Popen cannot do without code between fork and exec.
+        self.process = subprocess.Popen(['setsid', '--ctty', '--wait', CTL, *arguments], stdin=slave, stdout=slave, stderr=slave,
+                                        env={**os.environ, 'TERM': 'xterm', **(environment or {})})
         os.close(slave)
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
@@ -70,8 +70,8 @@ class Terminal:
     def shown(self):
         return self.text.decode(errors='replace')
 
-    def wait_for(self, text):
-        return cri.wait_until(lambda: text in self.shown(), timeout=30, what=f'{text!r} on the terminal')
+    def wait_for(self, *texts):
+        return cri.wait_until(lambda: all(t in self.shown() for t in texts), timeout=30, what=f'{texts} on the terminal')
 
     def end(self):
         """The exit status, when all is read."""
@@ -96,7 +96,6 @@ class ImagesCli(running.Running):
         for image in self.cri.ListImages().images:
             if image.id != self.image:
                 self.cri.RemoveImage(image={'image': image.id})
-        ctl('image', 'prune', '--yes')               # layers of pulls that were cancelled
 
     def name(self, name):
         return f'{self.registry.address}/{name}:latest'
@@ -109,7 +108,7 @@ class ImagesCli(running.Running):
         return {i.id: i for i in self.cri.ListImages().images}
 
     def held(self, name):
-        """An image of two layers; of the larger one half is sent, and the rest after self.go_on.  Name and digest."""
+        """An image of two layers; of the larger one half is sent, little more, and the rest after self.go_on.  Name and digest."""
         self.made(name, layer(f'{name} small'), layer(name, 1_000_000), pull=False)
         digest = next(d for d, data in self.registry.blobs.items() if len(data) > 1_000_000)
 
@@ -118,12 +117,14 @@ class ImagesCli(running.Running):
             handler.send_response(200)
             handler.send_header('Content-Length', str(len(data)))
             handler.end_headers()
+            sent, half = 0, len(data) // 2
             try:
-                for i in range(20):                  # not all at once: what came last may not be told before more comes
-                    handler.wfile.write(data[i * len(data) // 40:(i + 1) * len(data) // 40])
-                    self.go_on.wait(0.02)
-                self.go_on.wait(60)
-                handler.wfile.write(data[len(data) // 2:])
+                while not self.go_on.is_set() and sent < len(data) - 1000:
+                    piece = data[sent:sent + (len(data) // 40 if sent < half else 100)]
+                    handler.wfile.write(piece)
+                    sent += len(piece)
+                    self.go_on.wait(0.02 if sent < half else 0.2)   # what came is told, at the latest, when more comes
+                handler.wfile.write(data[sent:])
             except ConnectionError:
                 pass
         self.registry.answers[f'/v2/{name}/blobs/{digest}'] = half
@@ -290,10 +291,9 @@ class ImagesCli(running.Running):
     def test_bars(self):
         name, digest = self.held('bars')
         terminal = Terminal('pull', name, columns=100)
-        terminal.wait_for('kB of 1.0 MB')
-        self.assertIn(f'{digest[7:19]} [====', ESCAPE.sub('', terminal.shown()))
-        self.assertIn('total        [====', ESCAPE.sub('', terminal.shown()))
-        self.assertIn('\x1b[32m', terminal.shown())
+        terminal.wait_for('kB of 1.0 MB', '\x1b[32m')  # the small layer is done
+        for bar in (digest[7:19], 'total       '):
+            cri.wait_until(lambda b=bar: f'{b} [====' in ESCAPE.sub('', terminal.shown()), timeout=30, what=f'a bar of {bar}')
         terminal.resize(30, 10)                      # it must go on within what there is now
         before = len(terminal.shown())
         self.go_on.set()

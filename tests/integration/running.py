@@ -76,6 +76,8 @@ class Running(unittest.TestCase):
     def setUp(self):
         self.cri = cri.Cri()
         self.addCleanup(lambda: self.cri.channel.close())
+        # Layers that pulls of other tests have left for the next one, which would keep them for a day.
+        cri.run(f'{PREFIX}/bin/userpodctl', 'image', 'prune', '--yes')
         self.image = self.cri.PullImage(image={'image': IMAGE}).image_ref
         self.addCleanup(lambda: self.cri.RemoveImage(image={'image': self.image}))
         self.addCleanup(self.remove_pods)
