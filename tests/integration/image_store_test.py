@@ -329,25 +329,32 @@ class Images(running.Running):
             cri.bus_call(job, f'{BUS}.Job', 'Cancel', 'a{sv}', 0)
 
     def test_cancel_while_committing(self):
-        """From when the last byte is out on: the image is there, whole, or there is nothing of it."""
-        ends = {}
-        for i in range(ROUNDS // 10):
+        """Around the last byte: the image is there, whole, and the job is done, or there is nothing of it.  The first is
+        cancelled before that byte, the last one when it is done."""
+        ends, rounds = {}, ROUNDS // 10
+        for i in range(rounds):
             name = f'late-{i}'
             self.registry.image(name, [layer(name, 300_000)])
             digest = next(d for d, data in self.registry.blobs.items() if len(data) > 300_000)
             job, refusals = [], []
+            ahead = 0.04 - 0.12 * i / (rounds - 1)   # seconds between the call and the last byte, about
 
-            def cancel(job=job, refusals=refusals):
+            def cancel(job=job, refusals=refusals, ahead=ahead, last=i == rounds - 1):
+                time.sleep(max(0, -ahead))
+                if last:
+                    cri.wait_until(lambda: self.job(job[0], 'State') == 'done', what='the end of the pull')
                 try:
                     cri.bus_call(cri.wait_until(lambda: job, what='the job')[0], f'{BUS}.Job', 'Cancel', 'a{sv}', 0)
                 except RuntimeError as e:
                     refusals.append(str(e))
             canceling = threading.Thread(target=cancel)
 
-            def last_byte(piece, canceling=canceling, pause=i * 0.04 / (ROUNDS // 10)):
+            def last_byte(piece, canceling=canceling, ahead=ahead, first=i == 0):
                 if piece == 1:
                     canceling.start()
-                    time.sleep(pause)
+                    if first:
+                        canceling.join()
+                    time.sleep(max(0, ahead))
             self.registry.answers[f'/v2/{name}/blobs/{digest}'] = lambda h, d=self.registry.blobs[digest], l=last_byte: answer(h, d, 2, l)
             job.append(self.start_pull(name))
             job = job[0]
@@ -366,6 +373,7 @@ class Images(running.Running):
                 self.cri.RemoveImage(image={'image': one})
             self.registry.blobs.clear()
         print('committing:', ends)
+        self.assertEqual(set(ends), {'done', 'canceled'})
 
 
 running.main()
