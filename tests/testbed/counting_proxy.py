@@ -13,10 +13,12 @@ class CountingProxy:
     """with CountingProxy('127.0.0.1:5000') as p: pull f'{p.address}/name'; then p.blobs()[digest] is how often that blob
     was asked for.  rate: bytes a second of each connection, None as fast as it goes.  faults[digest] is a list of what
     happens to the next requests of that blob, one each: 'cut' after half of its bytes, 'stall' there until the client
-    goes, 'mute' alike before the first, 'corrupt' a byte there, 'redirect' to the registry itself."""
+    goes, 'mute' alike before the first, 'corrupt' a byte there, 'redirect' to the registry itself.  hold(digests): none of
+    those blobs sends a byte until release(); waiting counts the requests that this keeps."""
 
     def __init__(self, registry):
         self.rate, self.lock, self.faults = None, threading.Lock(), {}
+        self.held, self.released, self.waiting = set(), threading.Event(), 0
         self.clear()
         proxy = self
 
@@ -55,6 +57,8 @@ class CountingProxy:
                 if got.headers.get('Content-Length') is None:
                     self.send_header('Connection', 'close')
                 self.end_headers()
+                if self.path.rpartition('/')[2] in proxy.held:
+                    self.wait()
                 if self.fault:
                     return self.fail(got)
                 while self.command != 'HEAD' and (data := got.read(PIECE)):
@@ -63,6 +67,13 @@ class CountingProxy:
                         proxy.sent += len(data)
                     if proxy.rate:
                         time.sleep(len(data) / proxy.rate)
+
+            def wait(self):
+                with proxy.lock:
+                    proxy.waiting += 1
+                proxy.released.wait()
+                with proxy.lock:
+                    proxy.waiting -= 1
 
             def fail(self, got):
                 if self.fault != 'mute':
@@ -87,8 +98,17 @@ class CountingProxy:
         return self
 
     def __exit__(self, *_):
+        self.release()
         self.server.shutdown()
         self.server.server_close()
+
+    def hold(self, digests):
+        self.released.clear()
+        self.held = set(digests)
+
+    def release(self):
+        self.held = set()
+        self.released.set()
 
     def clear(self):
         """Counts anew."""
@@ -100,3 +120,12 @@ class CountingProxy:
         with self.lock:
             return collections.Counter({path.rpartition('/')[2]: n for (method, path), n in self.asked.items()
                                         if method == 'GET' and '/blobs/' in path})
+
+    def names(self):
+        """How often the manifest of each repository was asked for by tag, HEAD or GET."""
+        with self.lock:
+            counts = collections.Counter()
+            for (_, path), n in self.asked.items():
+                if '/manifests/' in path and '/manifests/sha256:' not in path:
+                    counts[path.removeprefix('/v2/').rpartition('/manifests/')[0]] += n
+            return counts

@@ -155,6 +155,14 @@ class Registry:
             'config': {'mediaType': kind, **self.blob(repo, text)}, 'layers': descriptors,
             **({'annotations': annotations} if annotations else {})})
 
+    def artifact(self, repo, tags, kind, files):
+        """An OCI artifact: files as they are, by their titles; without one where it is None."""
+        layers = [{'mediaType': 'application/octet-stream', **self.blob(repo, data),
+                   **({'annotations': {'org.opencontainers.image.title': title}} if title else {})} for title, data in files]
+        return self.manifest(repo, tags, {
+            'schemaVersion': 2, 'mediaType': OCI + 'manifest.v1+json', 'artifactType': kind,
+            'config': {'mediaType': 'application/vnd.oci.empty.v1+json', **self.blob(repo, b'{}')}, 'layers': layers})
+
     def index(self, repo, tags, entries, docker=False):
         """entries: pairs of a descriptor and its platform."""
         self.manifest(repo, tags, {
@@ -252,6 +260,9 @@ def killed_layers():
         yield Packed(layer, 'fast')
 
 
+ARTIFACT_FILES = (('config.json', b'{"artifact": true}\n'), ('sub/dir/data.bin', bytes(range(256)) * 1024), (None, b'no title\n'))
+
+
 def usual(directory, to):
     base = Packed(busybox_layer())
     to.image('test/busybox', ['latest', '1'], [base])
@@ -286,6 +297,7 @@ def usual(directory, to):
                .symlink('process', '/proc/self/root/etc/hostname').file('setuid', '#!/bin/sh\n', 0o4755))])
     to.image('test/owners-beyond', ['latest'], [base, Packed(Layer().dir('home').file('home/owned', 'far\n', uid=1185200044, gid=1185200513)
                                                             .symlink('home/link', 'owned', uid=1185200044).file('home/near', 'near\n', uid=1000, gid=1000))])
+    to.artifact('artifacts/files', ['latest'], 'application/vnd.example.files', ARTIFACT_FILES)
     family(to, base)
     to.image('test/killed', ['latest'], [base, *killed_layers()])
     # Each for one test, which may remove it.
