@@ -22,10 +22,10 @@ SERVICE = 'trap "exit 0" TERM; echo ready; while :; do usleep 20000; done'
 class Artifacts(running.Running):
     def setUp(self):
         super().setUp()
-        cri.run(f'{running.PREFIX}/bin/userpodctl', 'image', 'prune', '--yes')
         self.pod()                                   # the first one of a node makes directories
         self.remove_pods()
         self.configs.clear()
+        self.drop_layers()
         self.before = running.stored()
         self.proxy = self.enterContext(CountingProxy(cri.REGISTRY))
         self.name = f'{self.proxy.address}/{NAME}:latest'
@@ -117,6 +117,7 @@ class Artifacts(running.Running):
             self.assertEqual(self.read(container, '/part/data.bin'), FILES['sub/dir/data.bin'])
         self.remove()
         self.assertFalse(self.cri.ImageStatus(image={'image': self.ref}).HasField('image'))
+        self.drop_layers()
         self.assertEqual(running.stored(), self.before)
 
 

@@ -2,6 +2,7 @@
 """Images in every format, made by skopeo; owners beyond the subordinate range; layers that several images share."""
 import os
 import sys
+import time
 
 import grpc
 
@@ -65,6 +66,17 @@ class Formats(unpack_test.Looking):
             self.assertEqual(proxy.blobs(), {})
         self.assertEqual(len(self.cri.ImageStatus(image={'image': ref}).image.repo_tags), 4)
         self.remove(ref)
+
+    def test_schema1_is_deprecated(self):
+        """The log says so, by name; of a manifest of schema 2 it says nothing."""
+        since = time.time()
+        for name in ('schema2', 'schema1'):
+            self.remove(self.pull(f'formats/{name}'))
+        told = lambda: [line for line in cri.run('journalctl', '--user', '--no-pager', '-u', running.DAEMON, '-o', 'cat',
+                                                 f'--since=@{since:.3f}').split('\n') if 'deprecated' in line]
+        cri.wait_until(told, what='the warning in the journal')
+        self.assertEqual(len(told()), 1)
+        self.assertIn(f'{cri.REGISTRY}/formats/schema1: ', told()[0])
 
     def test_index(self):
         ref = self.pull('formats/index')
