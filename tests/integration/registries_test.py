@@ -6,11 +6,16 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 
 import cri
 import running
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)) + '/../testbed')
+from lying_registry import LyingRegistry  # noqa: E402
+from registry_images import Layer  # noqa: E402
 
 Code = cri.Code
 CONTAINERS = os.path.dirname(running.CONFIG_DIR) + '/containers'
@@ -228,6 +233,89 @@ class Credentials(running.Running):
         says('''echo '{"ServerURL": "", "Username": "test", "Secret": "secret"}\'''')
         with registries('credential-helpers = ["containers-auth.json", "userpod-test"]\n'):
             self.assertEqual(self.pull(), '')
+
+
+class GivenCredentials(running.Running):
+    """Those of the CRI's PullImage: whom they are shown."""
+
+    USER = {'username': 'user', 'password': 'the-password'}
+    BASIC = 'Basic ' + base64.b64encode(b'user:the-password').decode()
+
+    def setUp(self):
+        super().setUp()
+        self.registries = [self.enterContext(LyingRegistry()) for _ in range(2)]
+        self.given = [[], []]                        # of each registry: the Authorization of every request
+        for registry, given in zip(self.registries, self.given):
+            registry.image('app', [Layer().file('app', registry.address).bytes()])
+            for path in [f'/v2/app/manifests/{tag}' for _, tag in registry.manifests] + [f'/v2/app/blobs/{d}' for d in registry.blobs]:
+                registry.answers[path] = lambda request, r=registry, g=given: self.challenge(request, r, g)
+
+    def challenge(self, request, registry, given):
+        """No answer without a password; any will do."""
+        given.append(request.headers.get('Authorization'))
+        name = request.path.rpartition('/')[2]
+        if not given[-1]:
+            status, kind, data = 401, 'text/plain', b''
+        elif '/manifests/' in request.path:
+            status, (kind, data) = 200, registry.manifests['app', name]
+        else:
+            status, kind, data = 200, 'application/octet-stream', registry.blobs[name]
+        request.send_response(status)
+        request.send_header('Content-Type', kind)
+        request.send_header('Content-Length', str(len(data)))
+        if status == 401:
+            request.send_header('WWW-Authenticate', 'Basic realm="test"')
+        request.end_headers()
+        request.wfile.write(data)
+
+    def searched(self, count=2):
+        return registries(f'unqualified-search-registries = {json.dumps([r.address for r in self.registries[:count]])}\n')
+
+    def pull(self, name='app', **auth):
+        ref = self.cri.PullImage(image={'image': name}, auth=auth).image_ref
+        tags = list(self.cri.ImageStatus(image={'image': ref}).image.repo_tags)
+        self.cri.RemoveImage(image={'image': ref})
+        return tags
+
+    def test_of_a_short_name(self):
+        """Nobody knows whose they are: a client that means docker.io must not show its password to whoever is searched."""
+        with self.searched():
+            with self.assertRaises(cri.grpc.RpcError) as failed:
+                self.pull(**self.USER)
+            print(failed.exception.details())
+            self.assertNotIn('the-password', failed.exception.details())
+            self.assertEqual([given for given in sum(self.given, []) if given], [])
+
+    def test_of_a_short_name_and_a_server(self):
+        with self.searched():
+            second = self.registries[1].address
+            for server in second, f'http://{second}', f'HTTP://{second}/v2/':
+                with self.subTest(server):
+                    self.assertEqual(self.pull(**self.USER, server_address=server), [f'{second}/app:latest'])
+                    self.assertEqual([given for given in self.given[0] if given], [])
+                    self.assertEqual({given for given in self.given[1] if given}, {self.BASIC})
+                    self.assertTrue(self.given[0], 'the first one is asked too')
+                    for given in self.given:
+                        given.clear()
+
+    def test_of_a_short_name_with_one_meaning(self):
+        with self.searched(1):
+            self.assertEqual(self.pull(**self.USER), [f'{self.registries[0].address}/app:latest'])
+            self.assertEqual({given for given in self.given[0] if given}, {self.BASIC})
+
+    def test_of_another_server(self):
+        """The name is full, and the credentials are for somebody else."""
+        first, second = (registry.address for registry in self.registries)
+        with self.assertRaises(cri.grpc.RpcError):
+            self.pull(f'{first}/app', **self.USER, server_address=second)
+        self.assertTrue(self.given[0])
+        self.assertEqual([given for given in sum(self.given, []) if given], [])
+
+    def test_written_in_capitals(self):
+        """Names of hosts are the same in either."""
+        port = self.registries[0].address.rpartition(':')[2]
+        self.assertEqual(self.pull(f'localhost:{port}/app', **self.USER, server_address=f'http://LocalHost:{port}'),
+                         [f'localhost:{port}/app:latest'])
 
 
 if __name__ == '__main__':
