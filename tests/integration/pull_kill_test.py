@@ -106,6 +106,7 @@ class PullKill(running.Running):
             self.tree = trees()
             self.remove()
         self.duration = sorted(times)[1]
+        running.stored()                                               # waits for the trash, which holds what it empties
         self.held = held()
 
     def pull(self):
