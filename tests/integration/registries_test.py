@@ -22,7 +22,7 @@ CONTAINERS = os.path.dirname(running.CONFIG_DIR) + '/containers'
 DROP_IN = f'{CONTAINERS}/registries.conf.d/zz-userpod-test.conf'
 AUTH_FILE = f'{cri.RUNTIME_DIR}/containers/auth.json'
 DEAD, DEAD_TOO = '127.0.0.1:1', '127.0.0.1:2'      # nobody listens there
-LOOK = 1.05                                        # seconds: the daemon looks at the files at most once in one
+LOOK = 0.3                                         # seconds: the daemon looks at the files four times in one
 
 
 @contextlib.contextmanager

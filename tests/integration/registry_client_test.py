@@ -133,7 +133,7 @@ class Tls(Pulls):
         for name in ('expired', 'other', 'nginx'):
             host = f'127.0.0.1:{port(name)}'
             self.configure(f'registries.conf.d/99-userpod-{name}.conf', f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
-        time.sleep(1.1)                              # the files are looked at once a second
+        time.sleep(0.3)                              # the files are looked at four times a second
         for name in ('expired', 'other', 'nginx'):
             self.pull(f'127.0.0.1:{port(name)}/mirror/test/busybox')
 
@@ -207,7 +207,7 @@ class Mirrors(Pulls):
         nginx, faulty = f'127.0.0.1:{port("nginx")}', f'127.0.0.1:{port("faults")}'
         self.configure('registries.conf.d/99-userpod-mirrors.conf', '[[registry]]\nlocation = "registry.test"\n' + ''.join(
             f'[[registry.mirror]]\nlocation = "{place}"\n' for place in ('127.0.0.1:1', f'{faulty}/never', f'{nginx}/mirror')))
-        time.sleep(1.1)                              # the files are looked at once a second
+        time.sleep(0.3)                              # the files are looked at four times a second
         before = len(lines('nginx.access'))
         self.pull('registry.test/test/busybox')
         self.assertTrue([line for line in lines('nginx.access')[before:] if '/v2/mirror/test/busybox/blobs/' in line])

@@ -10,6 +10,12 @@
 
 namespace userpod::images {
 
+namespace {
+
+constexpr std::chrono::milliseconds kLookEvery{250};
+
+}  // namespace
+
 struct RegistriesFiles::State {
   explicit State(Places where) : places(std::move(where)) {}
 
@@ -63,7 +69,7 @@ Result<std::shared_ptr<const Registries>> RegistriesFiles::current() {
   std::lock_guard lock(state_->mutex);
   auto now = std::chrono::steady_clock::now();
   if (now >= state_->nextLook) {
-    state_->nextLook = now + std::chrono::seconds(1);
+    state_->nextLook = now + kLookEvery;
     state_->look();
   }
   if (state_->failure && !state_->good) return *state_->failure;
