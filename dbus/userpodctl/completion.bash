@@ -16,22 +16,23 @@ _userpodctl() {
   elif [ "$command" = image ]; then
     words='inspect ls prune pull rm --help'
   elif [[ $cur == -* ]]; then
-    words='--help --json'
+    words='-h --help --json'
     case $command in
     start|pause|resume) words+=' --force-managed' ;;
-    stop) words+=' --force-managed --time' ;;
-    rm) words+=' --force --force-managed' ;;
-    reset) words+=' --yes' ;;
-    images) words+=' --digests --no-trunc --quiet' ;;
-    pull) words+=' --identity-token-stdin --password-stdin --quiet --username' ;;
-    prune) words+=' --all --dry-run --yes' ;;
+    stop) words+=' --force-managed -t --time' ;;
+    rm) words+=' -f --force --force-managed' ;;
+    reset) words+=' -y --yes' ;;
+    images) words+=' --digests --no-trunc -q --quiet' ;;
+    pull) words+=' --identity-token-stdin --password-stdin -q --quiet -u --username' ;;
+    prune) words+=' -a --all -n --dry-run -y --yes' ;;
     esac
   else
     # Ids are asked for only where the daemon runs: completion starts nothing.
     systemctl --user -q is-active userpod.service 2>/dev/null || return 0
     case $command in
     start|pause|resume) words=$(userpodctl containers 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
-    stop|rm|inspect) words=$({ userpodctl containers; userpodctl pods; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
+    stop|rm) words=$({ userpodctl containers; userpodctl pods; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
+    inspect) words=$({ userpodctl containers; userpodctl pods; userpodctl images; } 2>/dev/null | awk '$1 != "ID" { print $1 }') ;;
     network) words=$(userpodctl pods 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     rmi|inspect-image) words=$(userpodctl images --quiet 2>/dev/null) ;;
     enter) mapfile -t COMPREPLY < <(compgen -c -- "$cur"); return 0 ;;
