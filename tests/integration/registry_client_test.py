@@ -34,6 +34,11 @@ def lines(name):
         return f.read().splitlines()
 
 
+def told(name, fits, after=0):
+    """Waits for lines of a server's log that are so: it may write them after the last byte of its answer."""
+    return cri.wait_until(lambda: [line for line in lines(name)[after:] if fits(line)], what=f'a line of {name}')
+
+
 def faults(method, path='/seen'):
     connection = http.client.HTTPConnection('127.0.0.1', port('faults'), timeout=30)
     connection.request(method, path)
@@ -117,7 +122,7 @@ class Tls(Pulls):
             self.refused(image, 'unknown authority', f'{CONTAINERS}/certs.d/{host}/ca.crt')
             self.trust(host)
             self.pull(image)
-        self.assertTrue([line for line in lines('nginx.access') if '/mirror/' in line and line.endswith('|HTTP/2.0')])
+        told('nginx.access', lambda line: '/mirror/' in line and line.endswith('|HTTP/2.0'))
 
     def test_other_names_of_this_machine(self):
         self.trust(f'localhost:{port("tls")}')
@@ -180,9 +185,8 @@ class Tokens(Pulls):
 class Redirects(Pulls):
     def test_to_a_store(self):
         self.pull(f'127.0.0.1:{port("nginx")}/store/test/busybox')
-        asked = lines('store.access')
-        self.assertTrue([line for line in asked if '/blobs/' in line])
-        self.assertEqual([line for line in asked if '|-|' not in line], [])
+        told('store.access', lambda line: '/blobs/' in line)
+        self.assertEqual([line for line in lines('store.access') if '|-|' not in line], [])
         self.assertNotIn(SECRET, self.journal())
 
     def test_a_store_has_certificates_of_its_own(self):
@@ -210,7 +214,7 @@ class Mirrors(Pulls):
         time.sleep(0.3)                              # the files are looked at four times a second
         before = len(lines('nginx.access'))
         self.pull('registry.test/test/busybox')
-        self.assertTrue([line for line in lines('nginx.access')[before:] if '/v2/mirror/test/busybox/blobs/' in line])
+        told('nginx.access', lambda line: '/v2/mirror/test/busybox/blobs/' in line, before)
         self.assertTrue([path for path, *_ in faults('GET') if '/never/' in path])
 
 
@@ -331,9 +335,8 @@ class Proxy(Pulls):
         with self.proxy('proxy:secret'):
             self.pull(image)
             self.pull(f'{cri.REGISTRY}/test/busybox')
-        asked = lines('proxy_log')
-        self.assertIn(f'CONNECT registry.test:{port("tls")} 200', asked)
-        self.assertEqual([line for line in asked if cri.REGISTRY in line], [])   # loopback goes by no proxy
+        told('proxy_log', lambda line: line == f'CONNECT registry.test:{port("tls")} 200')
+        self.assertEqual([line for line in lines('proxy_log') if cri.REGISTRY in line], [])   # loopback goes by no proxy
         with self.proxy('proxy:guess'):
             self.refused(image, f'the proxy 127.0.0.1:{port("proxy")} demands other credentials')
         self.assertNotIn('guess', self.journal())
