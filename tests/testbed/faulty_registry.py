@@ -59,6 +59,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Until the client goes."""
         self.close_connection = True
         self.rfile.read(1)
+        self.gone()
+
+    def gone(self):
         with lock:
             seen.append(['gone', None, None])
 
@@ -84,6 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.serve(asked[1], '/v2/' + asked[2], asked[3], number)
         except ConnectionError:
             self.close_connection = True             # the client has seen enough
+            self.gone()
 
     def serve(self, fault, path, kind, number):
         if fault == 'never':
