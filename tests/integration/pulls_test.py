@@ -24,9 +24,13 @@ Code = cri.Code
 
 
 class Pulls(running.Running):
+    cleared = False                                  # of the layers of other tests
+
     def setUp(self):
         super().setUp()
-        self.drop_layers()
+        if not Pulls.cleared:
+            self.drop_layers()
+            Pulls.cleared = True
         self.before = running.stored()
         self.proxy = self.enterContext(CountingProxy(cri.REGISTRY))
         self.documents = Registry(int(cri.REGISTRY.rpartition(':')[2]))
@@ -39,7 +43,7 @@ class Pulls(running.Running):
         for image in self.cri.ListImages().images:
             if image.id != self.image:
                 self.cri.RemoveImage(image={'image': image.id})
-        self.drop_layers()
+        self.prune_layers()
         self.assertEqual(running.stored(), self.before)
 
     def layers(self, name, tag):

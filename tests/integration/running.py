@@ -94,12 +94,15 @@ class Running(unittest.TestCase):
         self.cri = cri.Cri()
         cri.wait_until(lambda: cri.code_of(self.cri.Version) == cri.Code.OK, timeout=20, what='an answer of the daemon')
 
+    def prune_layers(self):
+        """Those that pulls which did not end have left for the next one."""
+        cri.run(f'{PREFIX}/bin/userpodctl', 'image', 'prune', '--yes')
+
     def drop_layers(self):
-        """Those of no image: pulls that did not end leave them for the next one, and a daemon keeps what containers had at
-        its start until it ends."""
+        """Those too that containers had when the daemon started: it keeps them until it ends."""
         restart_daemon()
         self.connect()
-        cri.run(f'{PREFIX}/bin/userpodctl', 'image', 'prune', '--yes')
+        self.prune_layers()
 
     def remove_pods(self):
         for pod in self.configs:
