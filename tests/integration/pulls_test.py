@@ -20,6 +20,7 @@ ROOT, BUS = '/org/userpod1', 'org.userpod1'
 THREADS = 8                                          # kPulls of daemon/core/pulls.cpp
 ANSWER = 2 * (5 if cri.SLOW else 1)                  # seconds that a cancelled pull's answer may take
 ROUNDS = 30
+SLOW_RATE = 1 << 18                                # bytes a second of each connection: family/son takes some 8 s
 Code = cri.Code
 
 
@@ -88,10 +89,10 @@ class Pulls(running.Running):
 
     def test_the_first_of_equal_pulls_leaves(self):
         """What it has begun goes on for the others: nothing is asked for twice, neither the name."""
-        self.proxy.rate = 1 << 20
-        first = self.future('test/killed')
-        cri.wait_until(lambda: self.proxy.sent > 1 << 18, what='some bytes')
-        jobs = [self.start_job('test/killed') for _ in range(2)]
+        self.proxy.rate = SLOW_RATE
+        first = self.future('family/son')
+        cri.wait_until(lambda: self.proxy.sent > 1 << 17, what='some bytes')
+        jobs = [self.start_job('family/son') for _ in range(2)]
         # The pull's progress is told to whom it belongs to.
         cri.wait_until(lambda: all(self.job(job, 'Stage') == 'downloading' for job in jobs), what='the progress of those that joined')
         begin = time.monotonic()
@@ -99,16 +100,16 @@ class Pulls(running.Running):
         with self.assertRaises(grpc.FutureCancelledError):
             first.result(timeout=60)
         sent = self.proxy.sent
-        cri.wait_until(lambda: self.proxy.sent > sent + (1 << 18), what='more bytes')
+        cri.wait_until(lambda: self.proxy.sent > sent + (1 << 17), what='more bytes')
         self.assertLess(self.cancel_job(jobs.pop()), ANSWER)
         self.assertLess(time.monotonic() - begin, 10 * ANSWER)
         self.proxy.rate = None
         image = 'sha256:' + cri.bus_call(jobs[0], f'{BUS}.Job', 'Wait', 'a{sv}', 0)[0]['image'].rpartition('/')[2]
         self.assertEqual(self.listed(), {self.image, image})
-        missing = [digest for digest in self.layers('test/killed', 'latest') if digest not in self.layers('test/busybox', '1')]
+        missing = [digest for digest in self.layers('family/son', 'latest') if digest not in self.layers('test/busybox', '1')]
         self.assertEqual(self.proxy.blobs(), dict.fromkeys([image, *missing], 1))
         self.assertEqual(self.proxy.ranges, [])
-        self.assertEqual(self.proxy.names(), {'test/killed': 1})
+        self.assertEqual(self.proxy.names(), {'family/son': 1})
 
     # ---- cancelled
 
@@ -173,11 +174,11 @@ class Pulls(running.Running):
 
     def test_restart_in_the_midst(self):
         """With pulls that flow, that are held and that wait for their turn."""
-        self.proxy.rate = 1 << 20
-        calls = [self.future('test/killed'), *self.busy(THREADS - 1)]
+        self.proxy.rate = SLOW_RATE
+        calls = [self.future('family/son'), *self.busy(THREADS - 1)]
         calls += [self.future('test/tags-i:1'), self.future('test/tags-i:2')]
         job = self.start_job('test/twin-i:1')
-        cri.wait_until(lambda: self.proxy.sent > 1 << 18, what='some bytes')
+        cri.wait_until(lambda: self.proxy.sent > 1 << 17, what='some bytes')
         since, begin, pid = time.time(), time.monotonic(), running.main_pid()
         cri.systemctl('restart', running.DAEMON)
         took = time.monotonic() - begin
@@ -199,7 +200,7 @@ class Pulls(running.Running):
         self.assertEqual(self.listed(), {self.image})
         self.proxy.rate = None
         self.proxy.release()
-        for name in 'test/killed', 'test/tags-a:1', 'test/tags-i:1':
+        for name in 'family/son', 'test/tags-a:1', 'test/tags-i:1':
             self.assertIn(self.future(name).result(timeout=60).image_ref, self.listed())
 
     def journal(self, since):
