@@ -64,7 +64,8 @@ void Pulls::begin(const OperationPointer& operation, images::PullRequest request
     });
   };
   threads_->submit([this, operation, request = std::move(request)] {
-    // Everybody may have left before its turn came.
+    // Everybody may have left before its turn came; from here on the last one waits for the end.
+    operation->begun = true;
     auto pulled = std::make_shared<Result<ImageRecord>>(
         request.stop.stop_requested() ? Error(Code::Canceled, "pull " + request.reference + ": canceled")
                                       : images_.pull(request));
@@ -78,13 +79,15 @@ void Pulls::forget(const OperationPointer& operation) {
 }
 
 void Pulls::leave(const OperationPointer& operation, std::uint64_t waiter) {
-  auto gone = operation->waiters.extract(waiter);
-  if (!gone) return;
-  if (operation->waiters.empty()) {
+  auto found = operation->waiters.find(waiter);
+  if (found == operation->waiters.end()) return;
+  if (operation->waiters.size() == 1) {
     // Who asks for the same from now on begins anew.
     forget(operation);
     operation->stop.request_stop();
+    if (operation->begun) return;  // finish() tells
   }
+  auto gone = operation->waiters.extract(found);
   gone.mapped().done(Error(Code::Canceled, "pull " + operation->reference + ": canceled"));
 }
 

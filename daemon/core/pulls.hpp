@@ -1,6 +1,7 @@
 // Pulls under way: who asks for the same image in the same way shares one, and each may leave it at any time.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -23,8 +24,9 @@ class Pulls {
   // Ends all that is under way, without an answer. The strand runs no task any more.
   ~Pulls();
 
-  // On the strand. `done` is called once, on the strand: soon after the request's stop too (Canceled), whether the pull
-  // has begun or not; the pull itself ends when nobody waits for it any more. request.progress is called on the strand.
+  // On the strand. `done` is called once, on the strand: soon after the request's stop too, whether the pull has begun
+  // or not. Who leaves others to it is told Canceled; the last one ends it, and is told how: what is being committed is
+  // committed. request.progress is called on the strand.
   void start(images::PullRequest request, Done done);
 
  private:
@@ -38,6 +40,7 @@ class Pulls {
     std::string key;
     std::string reference;
     std::stop_source stop;
+    std::atomic<bool> begun{false};
     std::optional<images::PullProgress> progress;  // what was told last
     std::map<std::uint64_t, Waiter> waiters;
   };
