@@ -30,7 +30,12 @@ def enter(*command, **more):
 def stored():
     """The names of all that pulls and containers store, as the node's root sees them, once what is in the trash is gone."""
     def names():
-        found = enter('find', cri.DATA_DIR, '-mindepth', '1', '-maxdepth', '3', '-not', '-name', '*.db*', errors='surrogateescape').split('\n')
+        try:
+            found = enter('find', cri.DATA_DIR, '-mindepth', '1', '-maxdepth', '3', '-not', '-name', '*.db*', errors='surrogateescape').split('\n')
+        except RuntimeError as e:
+            if 'No such file or directory' not in str(e):
+                raise
+            return None                              # a directory went while find was in it
         return None if any('/.trash-' in n or '/.tmp-' in n for n in found) else sorted(found)
     return cri.wait_until(names, timeout=20, what='an empty trash')
 
