@@ -1,5 +1,6 @@
 #include "daemon/cri/server.hpp"
 
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/server_posix.h>
@@ -41,6 +42,9 @@ Server::~Server() {
 
 Result<std::unique_ptr<Server>> Server::start(core::Core& core, streaming::Server* streaming, UniqueFd listener) {
   gpr_set_log_function(&logGrpc);
+  // Held for the life of the process. When its last user goes, gRPC joins a thread that polls for up to ten seconds
+  // once a large answer has waited for its socket: a stop would wait for that.
+  ::grpc_init();
   auto parts = std::make_unique<Parts>(core, streaming);
   grpc::ServerBuilder builder;  // without ports: connections come from the acceptor
   builder.RegisterService(&parts->runtime);
