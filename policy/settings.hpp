@@ -67,15 +67,15 @@ struct Settings {
   std::string defaultRuntime = "crun";
   std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
   std::string conmon;                              // empty: found in PATH
-  std::int64_t imageSizeLimit = 64LL << 30;            // bytes that a pull may unpack; 0: no limit
-  std::int64_t imageEntriesLimit = 5'000'000;  // files, directories and links that a pull may unpack; 0: no limit
-  std::int64_t imageRatioLimit = 250;          // a layer above 256 MiB to its compressed size; 0: no limit
-  std::vector<std::string> pinnedImages;  // names that are kept from removal by others; "*" at the end, or at both
-  bool ignoreChownErrors = false;         // owners that the node's user namespace does not have become its root
-  std::int64_t pullStallTimeout = 30;     // seconds in which a registry may send (almost) nothing
-  FileLimit nofile;                            // of containers
-  bool nofileSet = false;                      // by the user: then one that cannot be had is worth a warning
-  bool allowRuntimeDirectoryMounts = false;    // such a container controls all others
+  std::int64_t imageSizeLimit = 64LL << 30;        // bytes that a pull may unpack; 0: no limit
+  std::int64_t imageEntriesLimit = 5'000'000;      // files, directories and links that a pull may unpack; 0: no limit
+  std::int64_t imageRatioLimit = 250;              // a layer above 256 MiB to its compressed size; 0: no limit
+  std::vector<std::string> pinnedImages;     // names that are kept from removal by others; "*" at the end, or at both
+  bool ignoreChownErrors = false;            // owners that the node's user namespace does not have become its root
+  std::int64_t pullStallTimeout = 30;        // seconds in which a registry may send (almost) nothing
+  FileLimit nofile;                          // of containers
+  bool nofileSet = false;                    // by the user: then one that cannot be had is worth a warning
+  bool allowRuntimeDirectoryMounts = false;  // such a container controls all others
   std::vector<std::string> cdiSpecDirs = {"/etc/cdi", "/var/run/cdi"};  // and <config>/cdi; later ones win
   std::vector<std::string> hooksDirs;                                   // of hook files: oci-hooks(5)
   std::int64_t pidsLimit = 0;  // per container when the request has none; 0: no limit

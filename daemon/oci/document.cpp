@@ -15,7 +15,7 @@
 namespace userpod::oci {
 namespace {
 
-constexpr int kNesting = 32;                // of nested values
+constexpr int kNesting = 32;              // of nested values
 constexpr std::size_t kValues = 1 << 17;  // in a document, with aliases as often as they are used
 
 Error invalid(std::string text) {

@@ -32,7 +32,8 @@ class ImageStore {
   Result<ImageRecord> documents(const std::string& id);
   // A layer that no image has yet. One that is known already is left as it is. Survives the process, not the machine.
   Status keepLayer(const LayerRecord& layer);
-  // Of a layer that no image has, by its name or what was fetched for it; one may be empty: nobody waits for it any more.
+  // Of a layer that no image has, by its name or what was fetched for it; one may be empty: nobody waits for it any
+  // more.
   Status expireLayer(const std::string& diffId, const std::string& blob);
   // The image with its names (taken from whatever image had them), in one transaction; its layers, which are known, are
   // its own from then on, and on disk: the caller has seen to that. The commit is on disk when this returns.

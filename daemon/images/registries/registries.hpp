@@ -47,10 +47,10 @@ class Registries {
   virtual const std::vector<std::string>& credentialHelpers() const = 0;
 };
 
-// Keeps the configuration in step with the files: current() looks at most four times a second whether one was changed, added
-// or removed (by stat), and reads them again then. A change that cannot be read (ConfigInvalid: file, line, key and
-// mend) is logged once and the last good configuration stays; when there never was a good one, it is the error.
-// Any thread.
+// Keeps the configuration in step with the files: current() looks at most four times a second whether one was changed,
+// added or removed (by stat), and reads them again then. A change that cannot be read (ConfigInvalid: file, line, key
+// and mend) is logged once and the last good configuration stays; when there never was a good one, it is the error. Any
+// thread.
 class RegistriesFiles {
  public:
   explicit RegistriesFiles(Places places);
