@@ -50,12 +50,12 @@ class Races(running.Running):
         self.assertEqual(cri.code_of(self.create, pod, 'late', config, deadline=0.001), cri.Code.DEADLINE_EXCEEDED)
         made = self.create(pod, 'late', config)
         self.assertEqual([c.id for c in self.cri.ListContainers().containers], [made])
-        # A start that nobody waited for is done all the same.
-        cri.code_of(self.cri.StartContainer, container_id=made, deadline=0.001)
+        # A start that nobody waited for is done all the same. Within a millisecond a client may not even have sent it.
+        cri.code_of(self.cri.StartContainer, container_id=made, deadline=0.05)
         cri.wait_until(lambda: self.state(made) == 'RUNNING', what='the start')
         time.sleep(0.5)     # its shell has not said yet what to do at the signal
         # So is a stop, with its grace.
-        code = cri.code_of(self.cri.StopContainer, container_id=made, timeout=30, deadline=0.001)
+        code = cri.code_of(self.cri.StopContainer, container_id=made, timeout=30, deadline=0.05)
         self.assertIn(code, (cri.Code.DEADLINE_EXCEEDED, cri.Code.OK))
         cri.wait_until(lambda: self.state(made) == 'EXITED', what='the stop')
         self.assertEqual(self.status(made).exit_code, 0)
