@@ -79,6 +79,7 @@ CoreImpl::~CoreImpl() {
   parking_.shutdown();  // its tasks hand work to the workers
   if (network_) network_->stop();
   pulls_.reset();
+  statsWorker_.reset();
   networkWorkers_.reset();
   workers_.reset();
 }
@@ -96,6 +97,7 @@ Status CoreImpl::start() {
   USERPOD_TRY(loop, EventLoop::start("core"));
   strand_ = std::move(loop);
   workers_ = std::make_unique<Workers>(kWorkers, "worker");
+  statsWorker_ = std::make_unique<Workers>(1, "stats");
   pulls_ = std::make_unique<Pulls>(*strand_, *images_, [this](const std::string& id) { refreshImages(id, false); });
   if (network_->stack() == "cni") networkWorkers_ = std::make_unique<Workers>(kNetworkWorkers, "network");
   std::promise<Status> ready;
@@ -123,6 +125,7 @@ Status CoreImpl::openParts() {
   network_ = std::move(network);
   USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
   runtime_ = std::move(runtime);
+  stats_ = stats::Stats::open(node_);
   auto [name, version] = runtime_->version();
   info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(), storage_->reason(),
            node_.hostCgroup};

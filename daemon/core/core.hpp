@@ -11,6 +11,7 @@
 
 #include "daemon/images/images.hpp"
 #include "daemon/oci/oci.hpp"
+#include "daemon/stats/figures.hpp"
 #include "daemon/storage/storage.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
@@ -87,6 +88,17 @@ struct Change {
   std::shared_ptr<const Snapshot> snapshot;
 };
 
+// What happened to a container, or to a pod as a whole (then id is the pod's), with how things stood right after.
+// A pod is Created and Started in one.
+struct Event {
+  enum class Kind { Created, Started, Stopped, Deleted };  // numbers of the CRI
+  Kind kind = Kind::Created;
+  std::string id;
+  std::int64_t time = 0;                                           // nanoseconds since the epoch
+  std::shared_ptr<const PodRecord> pod;                            // as it is now, or was last
+  std::vector<std::shared_ptr<const ContainerRecord>> containers;  // of the pod; without a deleted one
+};
+
 template <typename T>
 using Callback = std::function<void(Result<T>)>;  // called once, on any of the core's threads; must not block
 using DoneCallback = std::function<void(Status)>;
@@ -146,6 +158,8 @@ class Core : public Streams {
   // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read
   // snapshot().
   virtual void subscribe(std::function<void(const Change&)> listener) = 0;
+  // Called on the core strand, in order, and must only hand over.
+  virtual void subscribeEvents(std::function<void(const Event&)> listener) = 0;
   virtual const Info& info() const = 0;
   virtual const Paths& paths() const = 0;
   virtual const Settings& settings() const = 0;
@@ -207,6 +221,14 @@ class Core : public Streams {
   virtual void pruneImages(PruneOptions options, Callback<PruneResult> done) = 0;
   virtual void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
+
+  // Figures of these, in their order, read now by a thread that no lifecycle operation keeps busy. What has ended
+  // meanwhile comes without a cgroup's.
+  virtual void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail detail,
+                                std::function<void(std::vector<stats::ContainerFigures>)> done) = 0;
+  // With their running containers.
+  virtual void podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail detail,
+                          std::function<void(std::vector<stats::PodFigures>)> done) = 0;
 
   // Jobs: the same operations with a record that can be watched and cancelled. Returns the job's id at once.
   virtual std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) = 0;

@@ -13,6 +13,7 @@
 #include "daemon/core/parking.hpp"
 #include "daemon/core/pulls.hpp"
 #include "daemon/network/network.hpp"
+#include "daemon/stats/stats.hpp"
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
@@ -94,6 +95,7 @@ class CoreImpl final : public Core {
     return snapshot_;
   }
   void subscribe(std::function<void(const Change&)> listener) override;
+  void subscribeEvents(std::function<void(const Event&)> listener) override;
   const Info& info() const override { return info_; }
   const Paths& paths() const override { return parts_.paths; }
   const Settings& settings() const override { return parts_.settings; }
@@ -143,6 +145,10 @@ class CoreImpl final : public Core {
   void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) override;
 
+  void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail detail,
+                        std::function<void(std::vector<stats::ContainerFigures>)> done) override;
+  void podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail detail,
+                  std::function<void(std::vector<stats::PodFigures>)> done) override;
   std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override;
   std::uint32_t pruneImagesJob(PruneOptions options, const std::string& sender) override;
   std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
@@ -286,6 +292,13 @@ class CoreImpl final : public Core {
   void removeLeftovers();
   void removeUnknownCgroups();
 
+  // events.cpp
+  void emit(Event::Kind kind, const std::string& id, const PodPointer& pod);
+
+  // figures.cpp
+  stats::ContainerPlace placeOf(const std::shared_ptr<const ContainerRecord>& container) const;
+  stats::PodPlace placeOf(const Snapshot& snapshot, const std::shared_ptr<const PodRecord>& pod) const;
+
   // jobs.cpp
   struct JobEntity {
     std::shared_ptr<const JobRecord> record;
@@ -327,6 +340,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<images::Images> images_;
   std::unique_ptr<network::Network> network_;
   std::unique_ptr<oci::Runtime> runtime_;
+  std::unique_ptr<stats::Stats> stats_;
   std::unique_ptr<Watches> watches_;  // the daemon's one inotify descriptor
 
   std::map<std::string, PodPointer> pods_;
@@ -344,6 +358,7 @@ class CoreImpl final : public Core {
   std::map<std::string, Condition> reported_;  // by type
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;
+  std::vector<std::function<void(const Event&)>> eventListeners_;
   std::atomic<std::uint32_t> nextJob_{1};
   // Not std::atomic: libstdc++'s has a lock inside all the same, and one that the thread sanitizer cannot see.
   mutable std::mutex snapshotMutex_;
@@ -354,6 +369,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<Pulls> pulls_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Workers> networkWorkers_;  // none without CNI
+  std::unique_ptr<Workers> statsWorker_;     // one thread: figures never wait behind operations
   Parking parking_;
 };
 

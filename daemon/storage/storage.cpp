@@ -48,6 +48,10 @@ class Directories final : public Storage {
                                   const std::string& subPath) override;
   Status unmountContainer(const std::string& id) override;
   Status removeContainer(const std::string& id) override;
+  std::string writableLayer(const std::string& id) const override {
+    std::string upper = directory(id) + "/upper";
+    return pathExists(upper) ? upper : directory(id) + "/merged";
+  }
   std::vector<std::string> containers() const override;
   Result<FilesystemUsage> imageUsage() const override;
   Result<FilesystemUsage> containerUsage() const override;

@@ -51,6 +51,8 @@ class Storage {
                                           const std::vector<std::string>& layers, const std::string& subPath) = 0;
   virtual Status unmountContainer(const std::string& id) = 0;  // keeps what the container wrote; not mounted is fine
   virtual Status removeContainer(const std::string& id) = 0;  // unmounts; what was written is removed in the background
+  // Where what the container writes is kept: its upper directory, or with a copy all of its files.
+  virtual std::string writableLayer(const std::string& id) const = 0;
   // Of all directories of containers, those that a crash has left too.
   virtual std::vector<std::string> containers() const = 0;
   virtual Result<FilesystemUsage> imageUsage() const = 0;  // by statfs and counters, never by walking

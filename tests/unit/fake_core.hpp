@@ -43,6 +43,19 @@ class FakeCore final : public tests::NoStreams {
 
   std::shared_ptr<const core::Snapshot> snapshot() const override { return snapshot_.load(); }
   void subscribe(std::function<void(const core::Change&)>) override {}
+  void subscribeEvents(std::function<void(const core::Event&)> listener) override { tell = std::move(listener); }
+  void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail,
+                        std::function<void(std::vector<stats::ContainerFigures>)> done) override {
+    std::vector<stats::ContainerFigures> figures;
+    for (auto& container : containers) figures.push_back(containerFiguresOf(container));
+    done(std::move(figures));
+  }
+  void podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail,
+                  std::function<void(std::vector<stats::PodFigures>)> done) override {
+    std::vector<stats::PodFigures> figures;
+    for (auto& pod : pods) figures.push_back(podFiguresOf(pod));
+    done(std::move(figures));
+  }
   const core::Info& info() const override { return info_; }
   const Paths& paths() const override { return paths_; }
   const Settings& settings() const override { return settings_; }
@@ -130,6 +143,13 @@ class FakeCore final : public tests::NoStreams {
   std::condition_variable arrived;
   core::Callback<std::string> held;
   images::PullRequest pull;
+  std::function<void(const core::Event&)> tell;  // the subscriber of events
+  // What the core answers with; a test may say otherwise.
+  std::function<stats::ContainerFigures(std::shared_ptr<const ContainerRecord>)> containerFiguresOf =
+      [](auto container) { return stats::ContainerFigures{std::move(container), {}, {}, {}}; };
+  std::function<stats::PodFigures(std::shared_ptr<const PodRecord>)> podFiguresOf = [](auto pod) {
+    return stats::PodFigures{std::move(pod), {}, 0, {}, {}};
+  };
 
  private:
   void hold(core::Callback<std::string> done) {

@@ -22,6 +22,15 @@ class NoStreams : public core::Core {
   Result<network::LoopbackListeners> loopbackListeners() override {
     return Error(Code::NotSupported, "not in this test");
   }
+  void subscribeEvents(std::function<void(const core::Event&)>) override {}
+  void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>>, stats::Detail,
+                        std::function<void(std::vector<stats::ContainerFigures>)> done) override {
+    done({});
+  }
+  void podFigures(std::vector<std::shared_ptr<const PodRecord>>, stats::Detail,
+                  std::function<void(std::vector<stats::PodFigures>)> done) override {
+    done({});
+  }
 };
 
 }  // namespace userpod::tests
