@@ -17,7 +17,7 @@ umlPrepare() {
 
 # umlSuite USER BUILD, as root, after umlPrepare.
 umlSuite() {
-  local user=$1 build=$2 test tests=() status=0
+  local user=$1 build=$2 test tests=()
   for test in "${umlTests[@]}"; do ! chosen "$test" || tests+=("$test"); done
   for test in "${only[@]}"; do case $test in *.*) tests+=("$test") ;; esac; done
   [ ${#only[@]} -gt 0 ] || tests+=("${umlConformance[@]}")
@@ -25,7 +25,5 @@ umlSuite() {
   [ -d "$build/images" ] || { echo "== uml: nothing to run: see above"; return 1; }
   echo "== uml: boot"
   "$session" root "$inside/tests/testbed/uml" -m 2G -t 900 -u "$user" -v "$inside:$inside" -v "$build:$build" -- \
-    env "USERPOD_LONG=$long" "$inside/tests/lib/uml-inside" "$build" "${tests[@]}" || status=$?
-  [ "$status" -eq 77 ] || return "$status"
-  echo "skipped uml: see above; these tests need a machine that gives the controllers, or an older processor"
+    env "USERPOD_LONG=$long" "$inside/tests/lib/uml-inside" "$build" "${tests[@]}"
 }
