@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -64,6 +65,9 @@ class CriClient final : public Client {
   Result<pid_t> containerPid(const std::string& id) override;
   Result<std::size_t> listPods() override;
   Result<std::size_t> listContainers() override;
+  Result<std::size_t> listContainerStats() override;
+  Result<std::size_t> listPodStats() override;
+  Result<std::size_t> listPodMetrics() override;
   Status removeAll() override;
   Status pull(const std::string& image) override;
   Result<std::vector<std::string>> listImages() override;
@@ -258,6 +262,29 @@ Result<std::size_t> CriClient::listContainers() {
   USERPOD_CHECK(
       runtimeCall("ListContainers", &v1::RuntimeService::Stub::ListContainers, v1::ListContainersRequest(), &response));
   return static_cast<std::size_t>(response.containers_size());
+}
+
+Result<std::size_t> CriClient::listContainerStats() {
+  v1::ListContainerStatsResponse response;
+  USERPOD_CHECK(runtimeCall("ListContainerStats", &v1::RuntimeService::Stub::ListContainerStats,
+                            v1::ListContainerStatsRequest(), &response));
+  return static_cast<std::size_t>(std::count_if(response.stats().begin(), response.stats().end(), [](const auto& one) {
+    return one.cpu().has_usage_core_nano_seconds();
+  }));
+}
+
+Result<std::size_t> CriClient::listPodStats() {
+  v1::ListPodSandboxStatsResponse response;
+  USERPOD_CHECK(runtimeCall("ListPodSandboxStats", &v1::RuntimeService::Stub::ListPodSandboxStats,
+                            v1::ListPodSandboxStatsRequest(), &response));
+  return static_cast<std::size_t>(response.stats_size());
+}
+
+Result<std::size_t> CriClient::listPodMetrics() {
+  v1::ListPodSandboxMetricsResponse response;
+  USERPOD_CHECK(runtimeCall("ListPodSandboxMetrics", &v1::RuntimeService::Stub::ListPodSandboxMetrics,
+                            v1::ListPodSandboxMetricsRequest(), &response));
+  return static_cast<std::size_t>(response.pod_metrics_size());
 }
 
 Status CriClient::removeAll() {

@@ -48,6 +48,9 @@ class Client {
   virtual Result<pid_t> containerPid(const std::string& id) = 0;  // in the node, from the verbose status
   virtual Result<std::size_t> listPods() = 0;                     // their number
   virtual Result<std::size_t> listContainers() = 0;
+  virtual Result<std::size_t> listContainerStats() = 0;  // those that have the cgroup's figures
+  virtual Result<std::size_t> listPodStats() = 0;
+  virtual Result<std::size_t> listPodMetrics() = 0;
   virtual Status removeAll() = 0;
 
   virtual Status pull(const std::string& image) = 0;

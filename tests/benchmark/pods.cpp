@@ -17,7 +17,7 @@ namespace userpod::bench {
 namespace {
 
 constexpr unsigned kMakers = 10;  // pods are made by so many callers at once
-constexpr std::chrono::seconds kRest{5};
+constexpr std::chrono::seconds kRest{20};
 constexpr const char* kInner = "userpodd-inner";
 
 // Of a field in kB; 0 without one.
@@ -39,16 +39,17 @@ Result<std::string> processNamed(const std::string& name) {
   return Error(Code::NotReady, "no process " + name + " is seen: does userpod.service run?");
 }
 
-// Processor time of all its threads.
-Result<double> milliseconds(const std::string& process) {
+}  // namespace
+
+// The process's own schedstat is of its first thread alone, and its stat counts in ticks.
+Result<double> daemonTime() {
+  USERPOD_TRY(process, processNamed(kInner));
   double sum = 0;
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(process + "/task", failed))
     if (auto times = readFile(entry.path().string() + "/schedstat")) sum += std::strtod(times->c_str(), nullptr) / 1e6;
   return sum;
 }
-
-}  // namespace
 
 Result<UniqueFd> openMemoryOf(const std::string& name) {
   USERPOD_TRY(process, processNamed(name));
@@ -73,10 +74,9 @@ Status PodRows::idle(Report& report) const {
 }
 
 Status PodRows::printDaemon(Report& report, const std::string& when) const {
-  USERPOD_TRY(process, processNamed(kInner));
-  USERPOD_TRY(before, milliseconds(process));
+  USERPOD_TRY(before, daemonTime());
   std::this_thread::sleep_for(kRest);
-  USERPOD_TRY(after, milliseconds(process));
+  USERPOD_TRY(after, daemonTime());
   USERPOD_TRY(memory, daemonMemory(outerMemory_));
   report.print(valueRow("daemon RSS, " + when, memory.rss, "MiB"));
   report.print(valueRow("outer RSS of it, " + when, memory.outerRss, "MiB"));
@@ -154,10 +154,12 @@ Status PodRows::withPods(Report& report) {
     USERPOD_CHECK(printDaemon(report, when));
     USERPOD_CHECK(printMonitors(report, when));
     USERPOD_CHECK(printLists(report, pods, containers_));
+    USERPOD_CHECK(measurePolling(options_, client_, cgroupRoot_, containers_, report));
   }
   if (options_.containers > containers_ && !pods_.empty()) {
     USERPOD_CHECK(grow(static_cast<unsigned>(pods_.size()), options_.containers));
     USERPOD_CHECK(printLists(report, pods_.size(), containers_));
+    USERPOD_CHECK(measurePolling(options_, client_, cgroupRoot_, containers_, report));
   }
   return client_.removeAll();
 }

@@ -104,6 +104,14 @@ Status measureImages(const Options& options, Client& client, const UniqueFd& out
 // the caller.
 Status measurePull(const Options& options, Client& client, HostSide& host, const std::string& scratch, Report& report);
 
+// Processor time of all threads of the daemon, milliseconds since its start: of the inner process, which does the work.
+Result<double> daemonTime();
+
+// What polling costs, with as many pods and containers as there are: the daemon's processor time under a kubelet's
+// calls each second, and the times of the calls; ListContainerStats beside reading the same files of the cgroups.
+Status measurePolling(const Options& options, Client& client, const std::string& cgroupRoot, std::size_t containers,
+                      Report& report);
+
 // What the daemon costs at rest: memory and processor, monitors, and the times of lists, with no pod and with many.
 class PodRows {
  public:
