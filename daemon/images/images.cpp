@@ -187,7 +187,7 @@ Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings&
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   std::string place = programs.empty() ? USERPOD_LIBEXEC : programs;
   return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(
-      std::move(pool), settings, PullPrograms{place + "/userpod-pull", place + "/userpod-unpack"}));
+      std::move(pool), settings, PullPrograms{place + "/userpod-pull", place + "/userpod-unpack", paths.data}));
 }
 
 }  // namespace userpod::images

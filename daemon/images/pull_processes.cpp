@@ -85,7 +85,7 @@ Error startFailed(Error error, const std::string& program) {
 Result<TransferProcess> startTransfer(const PullPrograms& programs) {
   USERPOD_TRY(pair, makeSocketPair(SOCK_STREAM));
   SpawnOptions options;
-  options.argv = {programs.pull};
+  options.argv = {programs.pull, programs.data};
   for (const char* name : kPassedOn)
     for (auto& entry : environment({name})) options.environment.push_back(std::move(entry));
   for (char** entry = environ; *entry != nullptr; ++entry)

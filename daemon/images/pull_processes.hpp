@@ -15,6 +15,7 @@ namespace userpod::images {
 struct PullPrograms {  // absolute paths
   std::string pull;
   std::string unpack;
+  std::string data;  // userpod's data directory
 };
 
 struct TransferProcess {

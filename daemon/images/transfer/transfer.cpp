@@ -17,6 +17,7 @@
 
 #include "daemon/images/client/registry.hpp"
 #include "daemon/images/digest.hpp"
+#include "daemon/images/transfer/confine_transfer.hpp"
 #include "daemon/images/transfer/messages.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -39,13 +40,15 @@ struct BlobFetch {
 
 class Transfer {
  public:
-  explicit Transfer(Channel& channel) : channel_(channel), places_(userPlaces()) {}
+  Transfer(Channel& channel, std::string data) : channel_(channel), places_(userPlaces()), data_(std::move(data)) {}
 
   Status run();
 
  private:
   Status tell(const Answer& answer, std::string_view body = {}) { return channel_.send(toJson(answer), body); }
   Status answer(Message message);
+  Status begin(PullOrder order);
+  bool areMeant(const Endpoint& endpoint) const;  // the caller's credentials, if there are any
   Status resolve();
   Result<std::pair<ResolvedName, std::string>> resolveAt(const Candidate& candidate, std::size_t endpoint);
   Result<std::unique_ptr<Registry>> openRegistry(const Endpoint& endpoint) const;
@@ -60,7 +63,11 @@ class Transfer {
 
   Channel& channel_;
   const Places places_;
+  const std::string data_;
   PullOrder order_;
+  // By host and path of an endpoint. Looked up before anybody is asked: the user's helpers are programs, and none can
+  // be started afterwards.
+  std::map<std::pair<std::string, std::string>, Result<Credentials>> credentials_;
   Candidate found_;          // the candidate whose manifest was found
   std::size_t foundAt_ = 0;  // the endpoint that has it
   std::mutex opening_;
@@ -90,7 +97,7 @@ Status Transfer::run() {
 Status Transfer::answer(Message message) {
   USERPOD_TRY(request, parseRequest(message.head));
   if (auto* order = std::get_if<PullOrder>(&request)) {
-    order_ = std::move(*order);
+    if (auto begun = begin(std::move(*order)); !begun) return tell(Failed{std::move(begun).error()});
     return resolve();
   }
   if (found_.endpoints.empty())
@@ -100,18 +107,29 @@ Status Transfer::answer(Message message) {
   return {};
 }
 
+Status Transfer::begin(PullOrder order) {
+  if (!order_.candidates.empty()) return Error(Code::Internal, "a pull is ordered twice");
+  order_ = std::move(order);
+  for (const auto& candidate : order_.candidates)
+    for (const auto& endpoint : candidate.endpoints)
+      if (std::pair key(endpoint.host, endpoint.path); !areMeant(endpoint) && !credentials_.contains(key))
+        credentials_.emplace(key, findCredentials(places_, endpoint.host, endpoint.path));
+  return confineTransfer(places_.runtime, data_);
+}
+
 // What the caller gave is for the registry it named: by address, else by the image's name. A short name that several
 // registries may complete names none; who gives credentials for one takes it for Docker Hub's.
-bool areMeant(const Credentials& credentials, const Endpoint& endpoint, std::size_t candidates) {
+bool Transfer::areMeant(const Endpoint& endpoint) const {
+  const Credentials& credentials = order_.credentials;
+  if (credentials.empty()) return false;
   if (!credentials.serverAddress.empty()) return credentials.serverAddress == endpoint.host;
-  return !endpoint.mirror && (candidates == 1 || endpoint.host == "docker.io");
+  return !endpoint.mirror && (order_.candidates.size() == 1 || endpoint.host == "docker.io");
 }
 
 Result<std::unique_ptr<Registry>> Transfer::openRegistry(const Endpoint& endpoint) const {
-  bool meant = areMeant(order_.credentials, endpoint, order_.candidates.size());
-  Credentials credentials = meant ? order_.credentials : Credentials();
-  if (credentials.empty()) {
-    USERPOD_TRY(found, findCredentials(places_, endpoint.host, endpoint.path));
+  Credentials credentials = order_.credentials;
+  if (!areMeant(endpoint)) {
+    USERPOD_TRY(found, credentials_.at({endpoint.host, endpoint.path}));
     credentials = std::move(found);
   }
   return std::make_unique<Registry>(endpoint, std::move(credentials), places_, stop_.get_token(),
@@ -252,8 +270,8 @@ Status Transfer::tellReceived() {
 
 }  // namespace
 
-Status serveTransfer(Channel& channel) {
-  return Transfer(channel).run();
+Status serveTransfer(Channel& channel, const std::string& data) {
+  return Transfer(channel, data).run();
 }
 
 }  // namespace userpod::images

@@ -1,0 +1,112 @@
+#include "daemon/images/transfer/confine_transfer.hpp"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+#include <vector>
+
+#include "daemon/sys/fd.hpp"
+#include "daemon/sys/mount.hpp"
+#include "daemon/sys/privileges.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::images {
+
+namespace {
+
+constexpr const char* kPins = "/run/userpod";  // the node's own file system, with the pods' namespaces
+
+// Resolvers of names load code and talk to daemons of the system, and libraries change with their versions: so this is
+// a list of what is refused. By name: some are missing on some architectures, and some are newer than the library.
+constexpr const char* kRefused[] = {
+    // programs and processes
+    "execve", "execveat", "fork", "vfork",
+    // other processes
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "kill", "tkill", "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo", "pidfd_open", "pidfd_getfd", "pidfd_send_signal",
+    // namespaces and mounts
+    "unshare", "setns", "chroot", "pivot_root", "mount", "umount", "umount2", "open_tree", "move_mount", "fsopen",
+    "fsconfig", "fsmount", "fspick", "mount_setattr",
+    // much code of the kernel that no client of a registry needs
+    "add_key", "request_key", "keyctl", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
+    "io_uring_register", "name_to_handle_at", "open_by_handle_at", "personality", "modify_ldt", "quotactl", "swapon",
+    "swapoff", "acct", "reboot", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
+    "fanotify_init", "mq_open", "shmget", "shmat", "msgget", "semget"};
+
+Status refuseSystemCalls() {
+  std::unique_ptr<void, void (*)(scmp_filter_ctx)> filter(::seccomp_init(SCMP_ACT_ALLOW), ::seccomp_release);
+  if (!filter) return sysError("confine: a filter of system calls", ENOMEM);
+  int failed = 0;
+  auto refuse = [&](const char* name, int with, auto... conditions) {
+    int number = ::seccomp_syscall_resolve_name(name);
+    if (number == __NR_SCMP_ERROR || failed != 0) return;
+    int code = ::seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(static_cast<std::uint16_t>(with)), number,
+                                  sizeof...(conditions), conditions...);
+    if (code != 0 && code != -EDOM) failed = code;
+  };
+  for (const char* name : kRefused) refuse(name, EPERM);
+  refuse("tgkill", EPERM, SCMP_A0(SCMP_CMP_NE, static_cast<scmp_datum_t>(::getpid())));
+  // Threads, no processes. The newer call hides its flags behind a pointer: the C library falls back from ENOSYS.
+  refuse("clone", EPERM, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+  refuse("clone3", ENOSYS);
+  if (failed == 0) failed = ::seccomp_load(filter.get());
+  return failed == 0 ? Status() : sysError("confine: filter system calls", -failed);
+}
+
+// As mountinfo writes paths: proc(5).
+std::string escaped(const std::string& path) {
+  std::string text;
+  for (char c : path)
+    if (c == ' ' || c == '\t' || c == '\n' || c == '\\')
+      text += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
+    else
+      text += c;
+  return text;
+}
+
+// The copy of a mount that its owner unmounts would live on here, and so would the namespace of a pod that is pinned.
+Status leaveMountsBelow(const std::string& directory) {
+  USERPOD_TRY(table, readFile("/proc/self/mountinfo", 64U << 20));
+  const std::string start = escaped(directory) + "/";
+  std::vector<std::string> mounts;
+  for (const auto& line : split(table, '\n')) {
+    auto fields = split(line, ' ');
+    // Below it names are userpod's own, which nothing needs to escape.
+    if (fields.size() > 4 && fields[4].starts_with(start))
+      mounts.push_back(directory + "/" + fields[4].substr(start.size()));
+  }
+  for (const auto& mount : mounts) USERPOD_CHECK(unmountDetached(mount));
+  return {};
+}
+
+Status leaveMounts(const std::string& runtime, const std::string& data) {
+  if (::unshare(CLONE_NEWNS) < 0) return sysError("confine: a mount namespace");
+  USERPOD_CHECK(setPropagation("/", MS_REC | MS_PRIVATE));
+  USERPOD_CHECK(unmountDetached(kPins));
+  USERPOD_CHECK(leaveMountsBelow(data));
+  // The session's bus and systemd would do for a client what it cannot do itself; programs leave sockets in /tmp too.
+  for (const auto& place : {runtime, std::string("/tmp")})
+    if (!place.empty() && pathExists(place))
+      USERPOD_CHECK(mountFilesystem("tmpfs", "none", place, MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0500,size=4k"));
+  mount_attr readOnly{};
+  readOnly.attr_set = MOUNT_ATTR_RDONLY;
+  if (::mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &readOnly, sizeof readOnly) < 0)
+    return sysError("confine: make all mounts read-only");
+  return {};
+}
+
+}  // namespace
+
+Status confineTransfer(const std::string& runtime, const std::string& data) {
+  USERPOD_CHECK(leaveMounts(runtime, data));
+  USERPOD_CHECK(keepCapabilities(0));
+  return refuseSystemCalls();
+}
+
+}  // namespace userpod::images
