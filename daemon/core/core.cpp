@@ -127,8 +127,15 @@ Status CoreImpl::openParts() {
   runtime_ = std::move(runtime);
   stats_ = stats::Stats::open(node_);
   auto [name, version] = runtime_->version();
-  info_ = {USERPOD_VERSION, name, version, storage_->driver(), storage_->root(), network_->stack(), storage_->reason(),
-           node_.hostCgroup};
+  info_ = {USERPOD_VERSION,
+           name,
+           version,
+           storage_->driver(),
+           storage_->root(),
+           network_->stack(),
+           storage_->reason(),
+           node_.hostCgroup,
+           storage_->containerRoot()};
   imageList_ = std::make_shared<const ImageList>(images_->list());
   return {};
 }

@@ -119,6 +119,7 @@ struct Info {
   std::string
       storageReason;       // why storageDriver is none of the better ones; empty when it was asked for, or is overlay
   std::string nodeCgroup;  // of the node as the host sees it, absolute below /sys/fs/cgroup: prefix of record cgroups
+  std::string containerRoot;  // directory of all writable layers
 };
 
 // What streams: the part of the core that the streaming server needs. Streams are carried by the caller; closing them

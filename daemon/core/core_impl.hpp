@@ -297,7 +297,7 @@ class CoreImpl final : public Core {
 
   // figures.cpp
   stats::ContainerPlace placeOf(const std::shared_ptr<const ContainerRecord>& container) const;
-  stats::PodPlace placeOf(const Snapshot& snapshot, const std::shared_ptr<const PodRecord>& pod) const;
+  stats::PodPlace placeOf(const std::shared_ptr<const PodRecord>& pod) const;  // without its containers
 
   // jobs.cpp
   struct JobEntity {

@@ -7,13 +7,10 @@ stats::ContainerPlace CoreImpl::placeOf(const std::shared_ptr<const ContainerRec
   return {container, storage_->writableLayer(container->id)};
 }
 
-stats::PodPlace CoreImpl::placeOf(const Snapshot& snapshot, const std::shared_ptr<const PodRecord>& pod) const {
+stats::PodPlace CoreImpl::placeOf(const std::shared_ptr<const PodRecord>& pod) const {
   stats::PodPlace place{pod, "", {}};
   bool own = pod->config.security.namespaces.network != NamespaceMode::Node;
   if (own && pod->state == PodRecord::State::Ready) place.network = network_->namespacesOf(*pod).network;
-  for (const auto& container : snapshot.containers)
-    if (container->podId == pod->id && container->state == ContainerRecord::State::Running)
-      place.containers.push_back(placeOf(container));
   return place;
 }
 
@@ -33,7 +30,16 @@ void CoreImpl::podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, st
     auto now = snapshot();
     std::vector<stats::PodPlace> places;
     places.reserve(pods.size());
-    for (const auto& pod : pods) places.push_back(placeOf(*now, pod));
+    std::unordered_map<std::string_view, std::size_t> byId;  // of places
+    for (const auto& pod : pods) {
+      byId.emplace(pod->id, places.size());
+      places.push_back(placeOf(pod));
+    }
+    for (const auto& container : now->containers) {
+      if (container->state != ContainerRecord::State::Running) continue;
+      if (auto found = byId.find(container->podId); found != byId.end())
+        places[found->second].containers.push_back(placeOf(container));
+    }
     done(stats_->read(places, detail));
   });
 }

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "daemon/cri/limits.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -83,6 +84,13 @@ grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const Cal
   return reactor;
 }
 
+Status checkAnswer(std::size_t bytes, std::string_view instead) {
+  if (bytes <= kMaxMessage) return {};
+  return Error(Code::LimitsExceeded, fmt::format("the answer has {} bytes, more than the {} of one message; call {}, "
+                                                 "or ask for less by a filter",
+                                                 bytes, kMaxMessage, instead));
+}
+
 Reply::~Reply() {
   fail(stopping());
   registry_->ended(this);
@@ -98,6 +106,16 @@ void Reply::ok(const std::function<void()>& fill) {
   if (reactor == nullptr) return;
   if (fill) fill();
   reactor->Finish(grpc::Status::OK);
+}
+
+void Reply::ok(const google::protobuf::MessageLite& response, std::string_view instead,
+               const std::function<void()>& fill) {
+  grpc::ServerUnaryReactor* reactor = claim();
+  if (reactor == nullptr) return;
+  fill();
+  auto fits = checkAnswer(response.ByteSizeLong(), instead);
+  if (!fits) logFailure(name_, fits.error());
+  reactor->Finish(fits ? grpc::Status::OK : toGrpc(fits.error()));
 }
 
 void Reply::fail(const Error& error) {

@@ -2,6 +2,7 @@
 // dropped callback), which is an answer too.
 #pragma once
 
+#include <google/protobuf/message_lite.h>
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -36,6 +37,8 @@ struct CallName {
 
 // Finishes a call that needed no waiting; a failure is logged.
 grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name, const Status& status);
+// LimitsExceeded when an answer of so many bytes is more than clients take. instead: the call that gives it in chunks.
+Status checkAnswer(std::size_t bytes, std::string_view instead);
 void logFailure(const CallName& name, const Error& error);
 
 class CallRegistry;
@@ -49,6 +52,8 @@ class Reply {
 
   // `fill` writes the response; it runs only if nobody has answered yet, because the response lives until then.
   void ok(const std::function<void()>& fill = {});
+  // Alike, for an answer that may be too large: see checkAnswer().
+  void ok(const google::protobuf::MessageLite& response, std::string_view instead, const std::function<void()>& fill);
   void fail(const Error& error);
   void finish(const Status& status) { status ? ok() : fail(status.error()); }
 

@@ -15,10 +15,6 @@ namespace v1 = ::runtime::v1;
   X(CheckpointContainer, never)    \
   X(CheckpointPod, never)          \
   X(RestorePod, never)             \
-  X(ContainerStats, notYet)        \
-  X(ListContainerStats, notYet)    \
-  X(PodSandboxStats, notYet)       \
-  X(ListPodSandboxStats, notYet)   \
   X(ListMetricDescriptors, notYet) \
   X(ListPodSandboxMetrics, notYet)
 #define USERPOD_REFUSED_STREAMS(X)                                                            \
@@ -67,6 +63,12 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Reactor* Exec(Context*, const v1::ExecRequest*, v1::ExecResponse*) override;
   Reactor* Attach(Context*, const v1::AttachRequest*, v1::AttachResponse*) override;
   Reactor* PortForward(Context*, const v1::PortForwardRequest*, v1::PortForwardResponse*) override;
+
+  Reactor* ContainerStats(Context*, const v1::ContainerStatsRequest*, v1::ContainerStatsResponse*) override;
+  Reactor* ListContainerStats(Context*, const v1::ListContainerStatsRequest*, v1::ListContainerStatsResponse*) override;
+  Reactor* PodSandboxStats(Context*, const v1::PodSandboxStatsRequest*, v1::PodSandboxStatsResponse*) override;
+  Reactor* ListPodSandboxStats(Context*, const v1::ListPodSandboxStatsRequest*,
+                               v1::ListPodSandboxStatsResponse*) override;
 
 #define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
   USERPOD_REFUSED_CALLS(USERPOD_DECLARE)

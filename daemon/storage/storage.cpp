@@ -41,6 +41,7 @@ class Directories final : public Storage {
   std::string driver() const override { return driver_->name(); }
   std::string reason() const override { return reason_; }
   std::string root() const override { return data_; }
+  std::string containerRoot() const override { return containers_; }
   Result<std::string> mountContainer(const std::string& id, const std::vector<std::string>& layers,
                                      const std::string& label) override;
   Result<UniqueFd> server(const std::string& id) const override { return fuseServer(node_, id); }

@@ -34,7 +34,8 @@ class Storage {
   virtual std::string driver() const = 0;  // of new containers
   // Why it is none of the better ones; empty with native overlay and with a driver that was asked for by name.
   virtual std::string reason() const = 0;
-  virtual std::string root() const = 0;  // <data>
+  virtual std::string root() const = 0;           // <data>
+  virtual std::string containerRoot() const = 0;  // <data>/containers
   // Makes a root file system of layers (directory names below <data>/layers, lowest first), in which a container may
   // write; returns its path. Also after a crash in the middle: what is there is removed first. All of it has the
   // SELinux label, if there is one: NotSupported with another driver than native overlay.

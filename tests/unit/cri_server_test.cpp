@@ -19,85 +19,17 @@
 #include "api.grpc.pb.h"
 #include "daemon/cri/server.hpp"
 #include "daemon/sys/util.hpp"
-#include "tests/unit/fake_core.hpp"
+#include "tests/unit/cri_bed.hpp"
 
 namespace userpod {
 namespace {
 
 namespace v1 = ::runtime::v1;
 using namespace std::chrono_literals;
-using tests::FakeCore;
+using tests::CriServer;
 using tests::kMebibyte;
-
-std::shared_ptr<const PodRecord> makePod(char digit, Origin origin = Origin::Cri) {
-  auto pod = std::make_shared<PodRecord>();
-  pod->id = std::string(64, digit);
-  pod->config.name = "pod";
-  pod->config.nameSpace = "default";
-  pod->config.uid = "u";
-  pod->origin = origin;
-  pod->state = PodRecord::State::Ready;
-  pod->createdAt = 1;
-  return pod;
-}
-
-std::shared_ptr<const ContainerRecord> makeContainer(const std::string& id, Origin origin = Origin::Cri) {
-  auto container = std::make_shared<ContainerRecord>();
-  container->id = id;
-  container->podId = std::string(64, 'a');
-  container->config.name = "main";
-  container->config.image = "busybox";
-  container->imageId = "sha256:1";
-  container->origin = origin;
-  container->state = ContainerRecord::State::Running;
-  container->pid = 7;
-  container->createdAt = 1;
-  for (int i = 0; i < 5; ++i) {
-    container->config.labels["io.kubernetes.label." + std::to_string(i)] = "some-value-of-usual-length";
-    container->config.annotations["io.kubernetes.annotation." + std::to_string(i)] = "some-value-of-usual-length";
-  }
-  return container;
-}
-
-class CriServer : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = ::testing::TempDir() + "/userpod-cri-XXXXXX";
-    directory_ = ::mkdtemp(name.data());
-    socket_ = directory_ + "/cri.sock";
-    auto listener = cri::openListener(socket_);
-    ASSERT_TRUE(listener) << listener.error().text();
-    auto server = cri::Server::start(core_, nullptr, std::move(*listener));
-    ASSERT_TRUE(server) << server.error().text();
-    server_ = std::move(*server);
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(16 * kMebibyte);
-    arguments.SetMaxSendMessageSize(-1);
-    auto channel = grpc::CreateCustomChannel("unix:" + socket_, grpc::InsecureChannelCredentials(), arguments);
-    runtime_ = v1::RuntimeService::NewStub(channel);
-    images_ = v1::ImageService::NewStub(channel);
-  }
-  void TearDown() override {
-    server_.reset();
-    EXPECT_TRUE(removeTree(directory_));
-  }
-
-  static v1::RunPodSandboxRequest runRequest() {
-    v1::RunPodSandboxRequest request;
-    auto* metadata = request.mutable_config()->mutable_metadata();
-    metadata->set_name("pod");
-    metadata->set_namespace_("default");
-    metadata->set_uid("u");
-    return request;
-  }
-
-  FakeCore core_;
-  std::string directory_;
-  std::string socket_;
-  std::unique_ptr<cri::Server> server_;
-  std::unique_ptr<v1::RuntimeService::Stub> runtime_;
-  std::unique_ptr<v1::ImageService::Stub> images_;
-};
+using tests::makeContainer;
+using tests::makePod;
 
 TEST_F(CriServer, VersionIsWhatKubeletDemands) {
   grpc::ClientContext context;
@@ -133,10 +65,10 @@ TEST_F(CriServer, StatusTellsConditionsHandlersAndDiagnosis) {
 
 TEST_F(CriServer, WhatIsNotThereAnswersUnimplemented) {
   grpc::ClientContext context;
-  v1::ContainerStatsResponse response;
-  auto stats = runtime_->ContainerStats(&context, {}, &response);
-  EXPECT_EQ(stats.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_NE(stats.error_message().find("ContainerStats is not implemented"), std::string::npos);
+  v1::ListMetricDescriptorsResponse response;
+  auto metrics = runtime_->ListMetricDescriptors(&context, {}, &response);
+  EXPECT_EQ(metrics.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_NE(metrics.error_message().find("ListMetricDescriptors is not implemented"), std::string::npos);
   grpc::ClientContext second;
   v1::ContainerEventResponse event;
   auto events = runtime_->GetContainerEvents(&second, {});

@@ -23,6 +23,7 @@ class FakeCore final : public tests::NoStreams {
     conditions.push_back({"RuntimeReady", true, "", ""});
     conditions.push_back({"NetworkReady", false, "NetworkPluginNotReady", "no bridge"});
     paths_.data = "/data";
+    info_.containerRoot = "/data/containers";
     set({}, {});
   }
 
