@@ -12,10 +12,6 @@ namespace {
 // gRPC sends the text as a header; clients take 8 KiB of headers, percent encoding can treble a byte.
 constexpr std::size_t kMaxErrorText = 2048;
 
-Error stopping() {
-  return Error(Code::NotReady, "userpodd is stopping; ask again, what was begun is found by the next call");
-}
-
 std::string_view clientPrefix(Code code) {
   if (code == Code::RegistryUnreachable) return "RegistryUnavailable";
   if (code == Code::SignatureRejected) return "SignatureValidationFailed";
@@ -39,6 +35,10 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 };
 
 }  // namespace
+
+Error stopping() {
+  return Error(Code::NotReady, "userpodd is stopping; ask again, what was begun is found by the next call");
+}
 
 std::string toText(std::string_view bytes) {
   if (isUtf8(bytes)) return std::string(bytes);
@@ -89,6 +89,11 @@ Status checkAnswer(std::size_t bytes, std::string_view instead) {
   return Error(Code::LimitsExceeded, fmt::format("the answer has {} bytes, more than the {} of one message; call {}, "
                                                  "or ask for less by a filter",
                                                  bytes, kMaxMessage, instead));
+}
+
+grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name,
+                                 const google::protobuf::MessageLite& response, std::string_view instead) {
+  return answer(context, name, checkAnswer(response.ByteSizeLong(), instead));
 }
 
 Reply::~Reply() {

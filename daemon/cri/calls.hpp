@@ -24,6 +24,9 @@ namespace userpod::cri {
 // ImageVolumeMountFailed).
 grpc::Status toGrpc(const Error& error);
 
+// What a call is told that ends with the daemon.
+Error stopping();
+
 // The same bytes when they are UTF-8, else with '?' for what is not. A proto3 string must be UTF-8: one bad byte in one
 // container's message would make whole lists unreadable to Go clients.
 std::string toText(std::string_view bytes);
@@ -37,6 +40,9 @@ struct CallName {
 
 // Finishes a call that needed no waiting; a failure is logged.
 grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name, const Status& status);
+// With a list that may be too large.
+grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name,
+                                 const google::protobuf::MessageLite& response, std::string_view instead);
 // LimitsExceeded when an answer of so many bytes is more than clients take. instead: the call that gives it in chunks.
 Status checkAnswer(std::size_t bytes, std::string_view instead);
 void logFailure(const CallName& name, const Error& error);

@@ -53,15 +53,19 @@ grpc::ServerUnaryReactor* ImageService::ListImages(Context* context, const grpc:
   auto slice = message.filter().image().image().empty() ? listOf(core_.snapshot()->images)
                                                         : listBytes(selectImages(message.filter()));
   *response = grpc::ByteBuffer(&slice, 1);
-  return answer(context, name, {});
+  return answer(context, name, checkAnswer(slice.size(), "StreamImages"));
 }
 
 grpc::ServerWriteReactor<v1::StreamImagesResponse>* ImageService::StreamImages(Context*,
                                                                                const v1::StreamImagesRequest* request) {
-  return new ListStream<ImageRecord, v1::StreamImagesResponse>(
-      selectImages(request->filter()), [](const ImageRecord& image, v1::StreamImagesResponse* response) {
-        fillItem(image, "", response->add_images());
+  using Pointer = std::shared_ptr<const ImageRecord>;
+  auto* stream = new ListStream<Pointer, v1::StreamImagesResponse>(
+      selectImages(request->filter()), [](const Pointer& image, v1::StreamImagesResponse* response) {
+        v1::Image* item = response->add_images();
+        fillItem(*image, "", item);
+        return item->ByteSizeLong();
       });
+  return stream->start();
 }
 
 grpc::ServerUnaryReactor* ImageService::ImageStatus(Context* context, const v1::ImageStatusRequest* request,

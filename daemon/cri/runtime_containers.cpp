@@ -139,17 +139,20 @@ grpc::ServerUnaryReactor* RuntimeService::ListContainers(Context* context, const
   auto snapshot = core_.snapshot();
   for (const auto& container : snapshot->containers)
     if (matches(request->filter(), *container)) fillItem(*container, response->add_containers());
-  return answer(context, {"ListContainers"}, {});
+  return answer(context, {"ListContainers"}, *response, "StreamContainers");
 }
 
 grpc::ServerWriteReactor<v1::StreamContainersResponse>* RuntimeService::StreamContainers(
     Context*, const v1::StreamContainersRequest* request) {
-  return new ListStream<ContainerRecord, v1::StreamContainersResponse>(
+  auto* stream = new ListStream<ContainerPointer, v1::StreamContainersResponse>(
       select(core_.snapshot()->containers,
              [&](const ContainerRecord& container) { return matches(request->filter(), container); }),
-      [](const ContainerRecord& container, v1::StreamContainersResponse* response) {
-        fillItem(container, response->add_containers());
+      [](const ContainerPointer& container, v1::StreamContainersResponse* response) {
+        v1::Container* item = response->add_containers();
+        fillItem(*container, item);
+        return item->ByteSizeLong();
       });
+  return stream->start();
 }
 
 grpc::ServerUnaryReactor* RuntimeService::UpdateContainerResources(Context* context,

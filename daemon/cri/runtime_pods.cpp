@@ -120,16 +120,19 @@ grpc::ServerUnaryReactor* RuntimeService::ListPodSandbox(Context* context, const
   auto snapshot = core_.snapshot();
   for (const auto& pod : snapshot->pods)
     if (matches(request->filter(), *pod)) fillItem(*pod, response->add_items());
-  return answer(context, {"ListPodSandbox"}, {});
+  return answer(context, {"ListPodSandbox"}, *response, "StreamPodSandboxes");
 }
 
 grpc::ServerWriteReactor<v1::StreamPodSandboxesResponse>* RuntimeService::StreamPodSandboxes(
     Context*, const v1::StreamPodSandboxesRequest* request) {
-  return new ListStream<PodRecord, v1::StreamPodSandboxesResponse>(
+  auto* stream = new ListStream<PodPointer, v1::StreamPodSandboxesResponse>(
       select(core_.snapshot()->pods, [&](const PodRecord& pod) { return matches(request->filter(), pod); }),
-      [](const PodRecord& pod, v1::StreamPodSandboxesResponse* response) {
-        fillItem(pod, response->add_pod_sandboxes());
+      [](const PodPointer& pod, v1::StreamPodSandboxesResponse* response) {
+        v1::PodSandbox* item = response->add_pod_sandboxes();
+        fillItem(*pod, item);
+        return item->ByteSizeLong();
       });
+  return stream->start();
 }
 
 }  // namespace userpod::cri

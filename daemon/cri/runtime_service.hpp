@@ -18,8 +18,6 @@ namespace v1 = ::runtime::v1;
   X(ListMetricDescriptors, notYet) \
   X(ListPodSandboxMetrics, notYet)
 #define USERPOD_REFUSED_STREAMS(X)                                                            \
-  X(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse)          \
-  X(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse)       \
   X(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse) \
   X(GetContainerEvents, GetEventsRequest, ContainerEventResponse)
 
@@ -69,6 +67,10 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   Reactor* PodSandboxStats(Context*, const v1::PodSandboxStatsRequest*, v1::PodSandboxStatsResponse*) override;
   Reactor* ListPodSandboxStats(Context*, const v1::ListPodSandboxStatsRequest*,
                                v1::ListPodSandboxStatsResponse*) override;
+  grpc::ServerWriteReactor<v1::StreamContainerStatsResponse>* StreamContainerStats(
+      Context*, const v1::StreamContainerStatsRequest*) override;
+  grpc::ServerWriteReactor<v1::StreamPodSandboxStatsResponse>* StreamPodSandboxStats(
+      Context*, const v1::StreamPodSandboxStatsRequest*) override;
 
 #define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
   USERPOD_REFUSED_CALLS(USERPOD_DECLARE)

@@ -4,11 +4,8 @@
 #include "daemon/cri/stats.hpp"
 
 namespace userpod::cri {
-namespace {
 
 using stats::Detail;
-
-}  // namespace
 
 grpc::ServerUnaryReactor* RuntimeService::ContainerStats(Context* context, const v1::ContainerStatsRequest* request,
                                                          v1::ContainerStatsResponse* response) {
@@ -69,6 +66,39 @@ grpc::ServerUnaryReactor* RuntimeService::ListPodSandboxStats(Context*, const v1
                        });
                      });
   });
+}
+
+grpc::ServerWriteReactor<v1::StreamContainerStatsResponse>* RuntimeService::StreamContainerStats(
+    Context*, const v1::StreamContainerStatsRequest* request) {
+  using Stream = ReadStream<ContainerRecord, stats::ContainerFigures, v1::StreamContainerStatsResponse>;
+  auto* stream = new Stream(
+      select(core_.snapshot()->containers,
+             [&](const ContainerRecord& container) { return matches(request->filter(), container); }),
+      [this](Records<ContainerRecord> containers, Stream::Done done) {
+        core_.containerFigures(std::move(containers), Detail::Usual, std::move(done));
+      },
+      [this](const stats::ContainerFigures& figures, v1::StreamContainerStatsResponse* response) {
+        v1::ContainerStats* item = response->add_container_stats();
+        fillStats(figures, core_.info().containerRoot, item);
+        return item->ByteSizeLong();
+      });
+  return stream->start();
+}
+
+grpc::ServerWriteReactor<v1::StreamPodSandboxStatsResponse>* RuntimeService::StreamPodSandboxStats(
+    Context*, const v1::StreamPodSandboxStatsRequest* request) {
+  using Stream = ReadStream<PodRecord, stats::PodFigures, v1::StreamPodSandboxStatsResponse>;
+  auto* stream = new Stream(
+      select(core_.snapshot()->pods, [&](const PodRecord& pod) { return matches(request->filter(), pod); }),
+      [this](Records<PodRecord> pods, Stream::Done done) {
+        core_.podFigures(std::move(pods), Detail::Usual, std::move(done));
+      },
+      [this](const stats::PodFigures& figures, v1::StreamPodSandboxStatsResponse* response) {
+        v1::PodSandboxStats* item = response->add_pod_sandbox_stats();
+        fillStats(figures, core_.info().containerRoot, item);
+        return item->ByteSizeLong();
+      });
+  return stream->start();
 }
 
 }  // namespace userpod::cri

@@ -1,6 +1,8 @@
 // The double of the core that the tests of the CRI front end talk to.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -47,6 +49,9 @@ class FakeCore final : public tests::NoStreams {
   void subscribeEvents(std::function<void(const core::Event&)> listener) override { tell = std::move(listener); }
   void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail,
                         std::function<void(std::vector<stats::ContainerFigures>)> done) override {
+    ++reads;
+    largestRead = std::max(largestRead.load(), containers.size());
+    if (dropReads) return;
     std::vector<stats::ContainerFigures> figures;
     for (auto& container : containers) figures.push_back(containerFiguresOf(container));
     done(std::move(figures));
@@ -145,6 +150,9 @@ class FakeCore final : public tests::NoStreams {
   core::Callback<std::string> held;
   images::PullRequest pull;
   std::function<void(const core::Event&)> tell;  // the subscriber of events
+  // Of figures of containers: how often and for how many at most they were asked for; not answered.
+  std::atomic<std::size_t> reads = 0, largestRead = 0;
+  std::atomic<bool> dropReads = false;
   // What the core answers with; a test may say otherwise.
   std::function<stats::ContainerFigures(std::shared_ptr<const ContainerRecord>)> containerFiguresOf =
       [](auto container) { return stats::ContainerFigures{std::move(container), {}, {}, {}}; };
