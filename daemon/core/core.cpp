@@ -125,7 +125,7 @@ Status CoreImpl::openParts() {
   network_ = std::move(network);
   USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
   runtime_ = std::move(runtime);
-  stats_ = stats::Stats::open(node_);
+  stats_ = stats::Stats::open(node_, [this](const std::string& id) { return storage_->writableLayer(id); });
   auto [name, version] = runtime_->version();
   info_ = {USERPOD_VERSION,
            name,
@@ -311,7 +311,12 @@ void CoreImpl::commit(const PodPointer& pod, PodRecord record) {
 void CoreImpl::commit(const ContainerPointer& container, ContainerRecord record) {
   noteStore(store_->putContainer(record));
   container->record = std::make_shared<const ContainerRecord>(std::move(record));
+  followLayer(*container->record);
   publish(Change::Kind::Container, container->record->id);
+}
+
+void CoreImpl::followLayer(const ContainerRecord& record) {
+  stats_->followLayer(record.id, record.state == ContainerRecord::State::Exited);
 }
 
 void CoreImpl::forget(const PodPointer& pod) {
@@ -322,6 +327,7 @@ void CoreImpl::forget(const PodPointer& pod) {
   if (name != podNames_.end() && name->second == record.id) podNames_.erase(name);
   pod->removed = true;
   pods_.erase(record.id);
+  stats_->forget(record.id);
   publish(Change::Kind::Pod, record.id, true);
 }
 
@@ -333,18 +339,8 @@ void CoreImpl::forget(const ContainerPointer& container) {
   if (auto pod = pods_.find(record.podId); pod != pods_.end()) pod->second->containers.erase(record.id);
   container->removed = true;
   containers_.erase(record.id);
+  stats_->forget(record.id);
   publish(Change::Kind::Container, record.id, true);
-}
-
-void CoreImpl::filesystemUsage(
-    std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) {
-  workers_->submit([this, done = std::move(done)] {
-    auto images = storage_->imageUsage();
-    if (!images) return done(std::move(images).error());
-    auto containers = storage_->containerUsage();
-    if (!containers) return done(std::move(containers).error());
-    done(std::pair(std::move(*images), std::move(*containers)));
-  });
 }
 
 }  // namespace userpod::core

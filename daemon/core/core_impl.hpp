@@ -195,6 +195,7 @@ class CoreImpl final : public Core {
   // the store follows when it can.
   void commit(const PodPointer& pod, PodRecord record);
   void commit(const ContainerPointer& container, ContainerRecord record);
+  void followLayer(const ContainerRecord& record);
   void forget(const PodPointer& pod);
   void forget(const ContainerPointer& container);
   void noteStore(const Status& status);
@@ -294,10 +295,6 @@ class CoreImpl final : public Core {
 
   // events.cpp
   void emit(Event::Kind kind, const std::string& id, const PodPointer& pod);
-
-  // figures.cpp
-  stats::ContainerPlace placeOf(const std::shared_ptr<const ContainerRecord>& container) const;
-  stats::PodPlace placeOf(const std::shared_ptr<const PodRecord>& pod) const;  // without its containers
 
   // jobs.cpp
   struct JobEntity {

@@ -85,6 +85,7 @@ void CoreImpl::recoverContainer(const ContainerRecord& record) {
   auto container = std::make_shared<ContainerEntity>();
   container->record = std::make_shared<const ContainerRecord>(record);
   containers_[record.id] = container;
+  followLayer(record);
   containerNames_[containerNameKey(record.podId, record.config)] = record.id;
   pod->second->containers.insert(record.id);
   if (record.state == ContainerRecord::State::Exited) {

@@ -2,6 +2,7 @@
 // only the scans walk trees.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,38 +12,33 @@
 
 namespace userpod::stats {
 
-// Where the figures of a container or a pod are.
-struct ContainerPlace {
-  std::shared_ptr<const ContainerRecord> container;
-  std::string layer;  // its writable layer, absolute; empty: none
-};
+using Containers = std::vector<std::shared_ptr<const ContainerRecord>>;
 
 struct PodPlace {
   std::shared_ptr<const PodRecord> pod;
-  std::string network;  // path of its own network namespace; empty: it has the node's
-  std::vector<ContainerPlace> containers;
+  std::string network;    // path of its own network namespace; empty: it has the node's
+  Containers containers;  // whose figures are wanted with the pod's
 };
 
 // read() blocks for the time of some reads (30 to 100 microseconds a container); any thread, several at once.
 class Stats {
  public:
+  // Where the writable layer of a container is, absolute. Asked for by the thread that scans.
+  using LayerPath = std::function<std::string(const std::string& id)>;
   // The node outlives it.
-  static std::unique_ptr<Stats> open(const NodeInside& node);
+  static std::unique_ptr<Stats> open(const NodeInside& node, LayerPath path);
   virtual ~Stats() = default;
 
-  virtual std::vector<ContainerFigures> read(const std::vector<ContainerPlace>& containers, Detail detail) = 0;
+  virtual std::vector<ContainerFigures> read(const Containers& containers, Detail detail) = 0;
   virtual std::vector<PodFigures> read(const std::vector<PodPlace>& pods, Detail detail) = 0;
 
-  // The writable layers that there are; what is not among them is forgotten. A layer that is new is scanned soon, one
-  // that is asked for by read() again and again, one whose container has ended (`resting`) a last time.
-  struct Layer {
-    std::string id;  // of the container
-    std::string path;
-    bool resting = false;
-  };
-  virtual void setLayers(std::vector<Layer> layers) = 0;
-  // Of all writable layers together, as last scanned, and when the oldest of these scans ended (0: none).
-  virtual LayerFigures layerTotal() const = 0;
+  // A container has a writable layer: one that is new is scanned soon, one that is asked for by read() or layerTotal()
+  // again and again, one whose container has ended (`resting`) a last time. Quick; repeating it is fine.
+  virtual void followLayer(const std::string& id, bool resting) = 0;
+  virtual void forget(const std::string& id) = 0;  // of a container or pod that is no more
+  // Of all writable layers together, as last scanned. The timestamp is that of the oldest scan: what rests is as it was
+  // then, and where nothing else is, it is now.
+  virtual LayerFigures layerTotal() = 0;
 };
 
 }  // namespace userpod::stats

@@ -5,7 +5,6 @@
 #include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -55,7 +54,6 @@ class Directories final : public Storage {
   }
   std::vector<std::string> containers() const override;
   Result<FilesystemUsage> imageUsage() const override;
-  Result<FilesystemUsage> containerUsage() const override;
 
  private:
   std::string directory(const std::string& id) const { return containers_ + "/" + id; }
@@ -236,14 +234,6 @@ Result<FilesystemUsage> Directories::imageUsage() const {
   USERPOD_TRY(totals, store::layerTotals(images_));
   return FilesystemUsage{layers_, nowNanos(), static_cast<std::uint64_t>(totals.bytes),
                          static_cast<std::uint64_t>(totals.inodes)};
-}
-
-// Nobody counts what containers write: this is what the whole file system holds, which is what fills up.
-Result<FilesystemUsage> Directories::containerUsage() const {
-  struct statvfs info{};
-  if (::statvfs(containers_.c_str(), &info) < 0) return sysError("statvfs " + containers_);
-  return FilesystemUsage{containers_, nowNanos(), std::uint64_t{info.f_blocks - info.f_bfree} * info.f_frsize,
-                         info.f_files - info.f_ffree};
 }
 
 }  // namespace

@@ -57,7 +57,6 @@ class Storage {
   // Of all directories of containers, those that a crash has left too.
   virtual std::vector<std::string> containers() const = 0;
   virtual Result<FilesystemUsage> imageUsage() const = 0;  // by statfs and counters, never by walking
-  virtual Result<FilesystemUsage> containerUsage() const = 0;
 };
 
 }  // namespace userpod::storage

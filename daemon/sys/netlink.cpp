@@ -137,4 +137,30 @@ Result<unsigned> Netlink::linkIndex(const std::string& name) {
   return foundIndex_;
 }
 
+Status Netlink::dumpLinks(const std::function<void(const nlmsghdr&)>& each) {
+  const std::string what = "list links";
+  alignas(nlmsghdr) std::array<char, 32768> buffer;  // what the kernel fills at most
+  auto* request = mnl_nlmsg_put_header(buffer.data());
+  request->nlmsg_type = RTM_GETLINK;
+  request->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  request->nlmsg_seq = sequence_++;
+  const std::uint32_t sequence = request->nlmsg_seq;
+  static_cast<ifinfomsg*>(mnl_nlmsg_put_extra_header(request, sizeof(ifinfomsg)))->ifi_family = AF_UNSPEC;
+  if (mnl_socket_sendto(socket_.get(), request, request->nlmsg_len) < 0) return sysError(what + ": send to rtnetlink");
+  for (;;) {
+    ssize_t received = mnl_socket_recvfrom(socket_.get(), buffer.data(), buffer.size());
+    if (received < 0 && errno == EINTR) continue;
+    if (received < 0) return sysError(what + ": answer of rtnetlink");
+    int size = static_cast<int>(received);
+    for (const auto* header = reinterpret_cast<const nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(header, size);
+         header = mnl_nlmsg_next(header, &size)) {
+      if (header->nlmsg_seq != sequence) continue;
+      if (header->nlmsg_type == NLMSG_DONE) return {};
+      if (header->nlmsg_type == NLMSG_ERROR)
+        return sysError(what, -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(header))->error);
+      if (header->nlmsg_type == RTM_NEWLINK) each(*header);
+    }
+  }
+}
+
 }  // namespace userpod

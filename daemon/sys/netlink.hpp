@@ -4,6 +4,7 @@
 #include <libmnl/libmnl.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -66,6 +67,8 @@ class Netlink {
   Status run(NetlinkBatch& batch);
   // Index of a link; sysErrno() is ENODEV when there is none.
   Result<unsigned> linkIndex(const std::string& name);
+  // Every link of the namespace, as an RTM_NEWLINK message.
+  Status dumpLinks(const std::function<void(const nlmsghdr&)>& each);
 
  private:
   struct Close {

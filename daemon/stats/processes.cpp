@@ -1,0 +1,103 @@
+#include "daemon/stats/processes.hpp"
+
+#include <dirent.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "daemon/stats/cgroup.hpp"
+#include "daemon/sys/fd.hpp"
+#include "daemon/sys/util.hpp"
+
+namespace userpod::stats {
+namespace {
+
+constexpr std::size_t kMostProcesses = 64;  // that are looked at
+constexpr std::size_t kMostBelow = 64;      // cgroups
+constexpr std::size_t kMostText = 1U << 20;
+
+struct Pids {
+  std::uint64_t count = 0;
+  std::vector<std::int32_t> first;
+};
+
+// One in a line. The kernel gives as much as fits, so it takes several reads.
+void readPids(int directory, const char* name, Pids& pids) {
+  UniqueFd file(::openat(directory, name, O_RDONLY | O_CLOEXEC));
+  if (!file) return;
+  std::array<char, 16384> buffer;
+  std::int32_t pid = 0;
+  for (std::size_t all = 0; all < kMostText;) {
+    ssize_t size = ::read(file.get(), buffer.data(), buffer.size());
+    if (size <= 0) return;
+    all += static_cast<std::size_t>(size);
+    for (char c : std::string_view(buffer.data(), static_cast<std::size_t>(size))) {
+      if (c >= '0' && c <= '9' && pid < 1 << 24) pid = pid * 10 + (c - '0');
+      if (c != '\n') continue;
+      ++pids.count;
+      if (pid > 0 && pids.first.size() < kMostProcesses) pids.first.push_back(pid);
+      pid = 0;
+    }
+  }
+}
+
+std::vector<std::string> cgroupsBelow(int directory) {
+  std::vector<std::string> names;
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(::openat(directory, ".", O_RDONLY | O_CLOEXEC)), &::closedir);
+  if (!entries) return names;
+  while (const dirent* entry = ::readdir(entries.get()))
+    if (entry->d_type == DT_DIR && entry->d_name[0] != '.' && names.size() < kMostBelow)
+      names.emplace_back(entry->d_name);
+  return names;
+}
+
+Figure openDescriptors(const std::string& process) {
+  struct stat info{};
+  if (::stat(("/proc/" + process + "/fd").c_str(), &info) < 0) return std::nullopt;
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+Figure countDescriptors(const Pids& processes) {
+  static const bool counted = openDescriptors("self").value_or(0) > 0;
+  if (!counted || processes.count > processes.first.size()) return std::nullopt;
+  std::uint64_t sum = 0;
+  for (auto pid : processes.first) sum += openDescriptors(std::to_string(pid)).value_or(0);
+  return sum;
+}
+
+}  // namespace
+
+// Max open files            1024                 524288               files
+Figure parseSoftFileLimit(std::string_view text) {
+  constexpr std::string_view kName = "Max open files";
+  auto begin = text.find(kName);
+  if (begin == std::string_view::npos) return std::nullopt;
+  auto line = text.substr(begin + kName.size());
+  line = trim(line.substr(0, line.find('\n')));
+  return parseNumber(line.substr(0, line.find(' ')));
+}
+
+ProcessFigures readProcesses(const std::string& cgroup, std::int32_t firstPid, Figure tasks) {
+  ProcessFigures figures;
+  UniqueFd directory(::open(cgroup.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) return figures;
+  Pids processes, threads;
+  auto read = [&](const std::string& below) {
+    readPids(directory.get(), (below + "cgroup.procs").c_str(), processes);
+    if (!tasks) readPids(directory.get(), (below + "cgroup.threads").c_str(), threads);
+  };
+  read("");
+  for (const auto& name : cgroupsBelow(directory.get())) read(name + "/");
+  figures.processes = processes.count;
+  figures.threads = tasks.value_or(threads.count);
+  figures.descriptors = countDescriptors(processes);
+  if (auto limits = readFile(fmt::format("/proc/{}/limits", firstPid), 8192); firstPid > 0 && limits)
+    figures.softFileLimit = parseSoftFileLimit(*limits);
+  return figures;
+}
+
+}  // namespace userpod::stats
