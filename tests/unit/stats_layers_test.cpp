@@ -54,7 +54,7 @@ bool waitUntil(const std::function<bool()>& condition, std::chrono::seconds most
 class Tree : public ::testing::Test {
  protected:
   void SetUp() override {
-    directory_ = testing::makeTestDirectory();
+    directory_ = makeDirectory();
     ASSERT_FALSE(directory_.empty());
     top_ = directory_ + "/upper";
     ASSERT_TRUE(makeDirectories(top_));
@@ -62,6 +62,11 @@ class Tree : public ::testing::Test {
   void TearDown() override {
     auto removed = removeTree(directory_);
     EXPECT_TRUE(removed) << removed.error().text();
+  }
+  // In memory, where there are many files to be made.
+  virtual std::string makeDirectory() const {
+    std::string path = "/dev/shm/userpod-test-XXXXXX";
+    return ::mkdtemp(path.data()) != nullptr ? path : testing::makeTestDirectory();
   }
   void put(const std::string& name, std::size_t size) const {
     std::ofstream(top_ + "/" + name) << std::string(size, 'x');
@@ -86,7 +91,11 @@ class Tree : public ::testing::Test {
   std::string directory_, top_;
 };
 
-TEST_F(Tree, AsDuCounts) {
+class TreeOnDisk : public Tree {
+  std::string makeDirectory() const override { return testing::makeTestDirectory(); }
+};
+
+TEST_F(TreeOnDisk, AsDuCounts) {
   ASSERT_TRUE(makeDirectories(top_ + "/a/b/c"));
   put("a/one", 1);
   put("a/b/large", 300'000);
@@ -135,6 +144,14 @@ TEST_F(Tree, DeepAndWide) {
   EXPECT_EQ(openDescriptors(), before);
   EXPECT_EQ(scan.inodes(), 1 + 5000U + 50 + 600);
   EXPECT_EQ((Usage{scan.bytes(), scan.inodes()}), du(top_));
+}
+
+TEST_F(TreeOnDisk, ComesBackToWhereItWas) {
+  dig(80);
+  for (int i = 0; i < 500; ++i) put("d/d/file-" + std::to_string(i), 1);
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(makeDirectories(top_ + "/d/d/side-" + std::to_string(i) + "/deeper"));
+  EXPECT_EQ(scanned(), du(top_));
+  EXPECT_EQ(scanned().inodes, 1 + 80U + 1 + 500 + 200);
 }
 
 TEST_F(Tree, MovedAwayMeanwhile) {
