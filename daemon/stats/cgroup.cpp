@@ -176,10 +176,11 @@ std::optional<CgroupFigures> CgroupReader::read(const std::string& path, Detail 
   figures.timestamp = nowNanos();
   readMemory(figures.memory, detail);
   figures.tasks = number("pids.current");
-  if (figures.tasks) figures.tasksLimit = number("pids.max");
   figures.io.pressure = pressure("io.pressure");
-  if (detail == Detail::All)
+  if (detail == Detail::All) {
+    if (figures.tasks) figures.tasksLimit = number("pids.max");
     if (auto io = text("io.stat")) figures.io.devices = parseIo(*io);
+  }
   auto cpuPressure = pressure("cpu.pressure");
   // Every cgroup has this one: where it cannot be read, the cgroup has gone, and with it maybe some of the others.
   auto cpu = text("cpu.stat");

@@ -60,7 +60,8 @@ struct CgroupFigures {
   CpuFigures cpu;
   MemoryFigures memory;
   IoFigures io;
-  Figure tasks, tasksLimit;  // processes and their threads
+  Figure tasks;       // processes and their threads
+  Figure tasksLimit;  // Detail::All; absent: none
 };
 
 struct InterfaceFigures {

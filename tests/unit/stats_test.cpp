@@ -154,7 +154,7 @@ TEST_F(Cgroup, WithControllers) {
            {"memory.swap.max", "max\n"},
            {"memory.pressure", "some total=2\n"},
            {"pids.current", "3\n"},
-           {"pids.max", "max\n"},
+           {"pids.max", "30\n"},
            {"io.pressure", "full total=3\n"},
            {"io.stat", "8:0 rbytes=1\n"}})
     put(name, text);
@@ -172,13 +172,13 @@ TEST_F(Cgroup, WithControllers) {
   EXPECT_FALSE(usual->memory.swapLimit);
   EXPECT_EQ(usual->memory.pressure->some.total, 2U);
   EXPECT_EQ(usual->tasks, 3U);
-  EXPECT_FALSE(usual->tasksLimit);
   EXPECT_EQ(usual->io.pressure->full.total, 3U);
   EXPECT_FALSE(usual->memory.peak) << "not among the usual ones";
-  EXPECT_FALSE(usual->io.devices);
+  EXPECT_FALSE(usual->io.devices || usual->tasksLimit);
   auto all = read(Detail::All);
   ASSERT_TRUE(all);
   EXPECT_EQ(all->memory.peak, 6000U);
+  EXPECT_EQ(all->tasksLimit, 30U);
   EXPECT_EQ(all->memory.limitHits, 1U);
   EXPECT_EQ(all->memory.oomKills, 2U);
   ASSERT_TRUE(all->io.devices);
