@@ -1,10 +1,13 @@
-// What the user may decide (userpod.toml) and where things lie (XDG directories). Read once at start.
+// What the user may decide (userpod.toml) and where things lie (XDG directories). What each setting means, and when a
+// change of it counts, stands in the table of policy/settings_keys.cpp.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -48,41 +51,66 @@ struct FileLimit {
 };
 
 struct Settings {
-  std::string logLevel = "info";              // error, warning, notice, info, debug
-  std::string uplink = "auto";                // auto (pasta where the installed one is able, else slirp4netns), pasta,
-                                              // slirp4netns, none
-  std::string pasta;                          // empty: found in PATH
-  std::string slirp4netns;                    // empty: found in PATH
-  bool hostLoopback = false;                  // whether the node and its pods reach services on the host's 127.0.0.1
-  std::string network = "bridge";             // of pods: bridge (the built-in one), cni
-  std::string subnet = "10.88.0.0/16";        // of pods on the built-in bridge; its first address is the bridge's
-  std::string subnet6 = "fd75:7064:88::/64";  // the same for IPv6; empty: pods have none
-  std::int64_t addressReuseDelay = 30;        // seconds until a freed pod address is given out again
+  std::string logLevel = "info";
+  std::string uplink = "auto";
+  std::string pasta;        // empty: found in PATH
+  std::string slirp4netns;  // empty: found in PATH
+  bool hostLoopback = false;
+  std::string network = "bridge";             // or cni
+  std::string subnet = "10.88.0.0/16";        // its first address is the bridge's
+  std::string subnet6 = "fd75:7064:88::/64";  // empty: pods have none
+  std::int64_t addressReuseDelay = 30;        // seconds
   std::vector<std::string> cniConfigDirs;     // empty: <config>/../cni/net.d, then /etc/cni/net.d
   std::vector<std::string> cniPluginDirs = {"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"};
-  std::string cniNetwork;                 // name of the pods' network; empty: of the first file
-  std::int64_t cniTimeout = 60;           // seconds that one plugin may take
-  std::int64_t privilegedPortOffset = 0;  // added on the host to host ports below 1024; 0: they are refused
-  std::string storageDriver = "auto";     // auto, overlay, fuse-overlayfs, copy
+  std::string cniNetwork;                 // empty: of the first file
+  std::int64_t cniTimeout = 60;           // seconds
+  std::int64_t privilegedPortOffset = 0;  // 0: ports below 1024 are refused
+  std::string storageDriver = "auto";     // or overlay, fuse-overlayfs, copy
   std::string defaultRuntime = "crun";
   std::map<std::string, RuntimeHandler> runtimes;  // empty path: found in PATH
   std::string conmon;                              // empty: found in PATH
-  std::int64_t imageSizeLimit = 64LL << 30;        // bytes that a pull may unpack; 0: no limit
-  std::int64_t imageEntriesLimit = 5'000'000;      // files, directories and links that a pull may unpack; 0: no limit
-  std::int64_t imageRatioLimit = 250;              // a layer above 256 MiB to its compressed size; 0: no limit
-  std::vector<std::string> pinnedImages;     // names that are kept from removal by others; "*" at the end, or at both
-  bool ignoreChownErrors = false;            // owners that the node's user namespace does not have become its root
-  std::int64_t pullStallTimeout = 30;        // seconds in which a registry may send (almost) nothing
-  FileLimit nofile;                          // of containers
-  bool nofileSet = false;                    // by the user: then one that cannot be had is worth a warning
-  bool allowRuntimeDirectoryMounts = false;  // such a container controls all others
-  std::vector<std::string> cdiSpecDirs = {"/etc/cdi", "/var/run/cdi"};  // and <config>/cdi; later ones win
-  std::vector<std::string> hooksDirs;                                   // of hook files: oci-hooks(5)
-  std::int64_t pidsLimit = 0;  // per container when the request has none; 0: no limit
+  std::int64_t imageSizeLimit = 64LL << 30;        // bytes; of the three limits 0 is none
+  std::int64_t imageEntriesLimit = 5'000'000;
+  std::int64_t imageRatioLimit = 250;
+  std::vector<std::string> pinnedImages;
+  bool ignoreChownErrors = false;
+  std::int64_t pullStallTimeout = 30;  // seconds; 0: none
+  FileLimit nofile;
+  bool nofileSet = false;  // not the default: then one that cannot be had is worth a warning
+  bool allowRuntimeDirectoryMounts = false;
+  std::vector<std::string> cdiSpecDirs = {"/etc/cdi", "/var/run/cdi"};  // and <config>/cdi
+  std::vector<std::string> hooksDirs;
+  std::int64_t pidsLimit = 0;  // 0: none
 };
 
-// Defaults, then /etc/userpod/userpod.toml, then <config>/userpod.toml, then <config>/userpod.toml.d/*.toml in order.
-// An unknown key or a wrong type is ConfigInvalid and names file, line and key.
+// The settings in force, shared: copies are the same. Any thread. Whoever needs several of them at once takes one
+// current() and reads that; it never changes. What is kept beyond one operation is as old as when it was taken.
+class LiveSettings {
+ public:
+  LiveSettings(Settings first = {}) : shared_(std::make_shared<Shared>()) { replace(std::move(first)); }
+
+  std::shared_ptr<const Settings> current() const {
+    std::lock_guard lock(shared_->mutex);
+    return shared_->settings;
+  }
+  void replace(Settings next) {
+    auto settings = std::make_shared<const Settings>(std::move(next));
+    std::lock_guard lock(shared_->mutex);
+    shared_->settings.swap(settings);
+  }
+
+ private:
+  struct Shared {
+    std::mutex mutex;
+    std::shared_ptr<const Settings> settings;  // guarded by mutex
+  };
+  std::shared_ptr<Shared> shared_;
+};
+
+// $XDG_CONFIG_HOME/userpod
+std::string configDirectory();
+
+// The settings of all files, see policy/configuration.hpp; ConfigInvalid with the first problem.
 Result<Settings> loadSettings(const Paths& paths);
 
 }  // namespace userpod
