@@ -1,0 +1,336 @@
+#!/usr/bin/python3
+"""Figures under load, each between two readings of its source: the cgroup's files, /proc/PID/net/dev, du of the upper directory.
+
+Memory and processes need their controllers: tests/run's suite `uml` has them."""
+import json
+import os
+import time
+import unittest
+
+import cri
+import limits_test
+import running
+
+MEBIBYTE = 1 << 20
+NANOS = 10 ** 9
+STAY = limits_test.STAY
+STARTS = 'trap "exit 0" TERM; echo up; '
+
+
+def numbers(text):
+    """Of lines of a name and a number."""
+    return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+
+
+def totals(text):
+    """Of a pressure file: who -> microseconds."""
+    return {line.split()[0]: int(line.rsplit('total=', 1)[1]) for line in text.splitlines()}
+
+
+def thread_time(name):
+    """Nanoseconds of processor time that the daemon's thread has used."""
+    for pid in limits_test.read(f'/proc/{running.main_pid()}/task/{running.main_pid()}/children').split():
+        for task in os.listdir(f'/proc/{pid}/task'):
+            if limits_test.read(f'/proc/{pid}/task/{task}/comm') == name:
+                return int(limits_test.read(f'/proc/{pid}/task/{task}/schedstat').split()[0])
+    raise AssertionError(f'the daemon has no thread {name}')
+
+
+class Stats(limits_test.Limits):
+    def stats(self, container):
+        return self.cri.ContainerStats(container_id=container).stats
+
+    def pod_stats(self, pod):
+        return self.cri.PodSandboxStats(pod_sandbox_id=pod).stats
+
+    def pod_file(self, pod, name):
+        return limits_test.read(f'{limits_test.node_cgroup()}{self.pod_info(pod)["cgroup"]}/{name}')
+
+    def between(self, source, call, tries=20):
+        """source() is a dict of what only grows: what call() tells under the same names is between two readings of it, each
+        time.  Returns how much all of it grew meanwhile."""
+        first = source()
+        for _ in range(tries):
+            before = source()
+            told = call()
+            after = source()
+            for name, value in told.items():
+                self.assertLessEqual(before[name], value, name)
+                self.assertLessEqual(value, after[name], name)
+        return {name: after[name] - first[name] for name in first}
+
+    def upper(self, container):
+        return f'{cri.DATA_DIR}/containers/{container}/upper'
+
+    def du(self, container):
+        """As root of the node, who sees all of it: bytes and inodes."""
+        script = 'du -s --block-size=1 "$0"; du -s --inodes "$0"'
+        bytes_, _, inodes, _ = running.enter('sh', '-c', script, self.upper(container)).split()
+        return int(bytes_), int(inodes)
+
+    def layer(self, container, since):
+        """Of a scan that ended after that time (time.time())."""
+        def fresh():
+            layer = self.stats(container).writable_layer
+            return layer.timestamp >= since * NANOS and (layer.used_bytes.value, layer.inodes_used.value)
+        return cri.wait_until(fresh, timeout=60, what='a new scan of the writable layer', interval=0.2)
+
+
+class Everywhere(Stats):
+    def test_cpu(self):
+        pod = self.pod()
+        burner = self.container(pod, STARTS + 'while :; do /bin/true; done & while :; do :; done & wait', 'burner')
+        self.wait_for_line('up', name='burner')
+
+        def told(stats):
+            return {'usage_usec': stats.cpu.usage_core_nano_seconds.value / 1000}
+        grown = self.between(lambda: numbers(self.file(burner, 'cpu.stat')), lambda: told(self.stats(burner)))
+        self.assertGreater(grown['usage_usec'], 1000)
+        grown = self.between(lambda: numbers(self.pod_file(pod, 'cpu.stat')), lambda: told(self.pod_stats(pod).linux))
+        self.assertGreater(grown['usage_usec'], 1000)
+        self.between(lambda: numbers(self.file(burner, 'cpu.stat')),
+                     lambda: told(self.pod_stats(pod).linux.containers[0]))
+
+    def test_pressure(self):
+        container = self.container(self.pod(), STARTS + 'for i in 1 2 3 4; do while :; do /bin/true; done & done; wait')
+        self.wait_for_line('up')
+        if not os.path.exists(f'{limits_test.node_cgroup()}/cpu.pressure'):
+            self.skipTest('the kernel counts no pressure here (psi=1)')
+
+        def told(kind):
+            psi = getattr(self.stats(container), kind).psi
+            return {'some': psi.some.total, 'full': psi.full.total}
+        for kind in ('cpu', 'memory', 'io'):
+            grown = self.between(lambda kind=kind: totals(self.file(container, f'{kind}.pressure')), lambda kind=kind: told(kind))
+            if kind == 'cpu':
+                self.assertGreater(grown['some'], 0, 'four loops and no pressure: nothing is shown')
+
+    def test_rate(self):
+        """Of late, not since the start."""
+        container = self.container(self.pod(), STARTS + 'while [ ! -e /stop ]; do :; done; echo over; sleep 3600 & wait')
+        self.wait_for_line('up')
+        time.sleep(0.6)
+        first = self.stats(container).cpu
+        self.assertGreater(first.usage_nano_cores.value, NANOS // 20)
+        time.sleep(1.5)
+        second = self.stats(container).cpu
+        used = second.usage_core_nano_seconds.value - first.usage_core_nano_seconds.value
+        expected = used * NANOS / (second.timestamp - first.timestamp)
+        self.assertAlmostEqual(second.usage_nano_cores.value / expected, 1, delta=0.05)
+        self.cri.ExecSync(container_id=container, cmd=['touch', '/stop'])
+        self.wait_for_line('over')
+        self.stats(container)
+        time.sleep(0.6)
+        self.stats(container)
+        time.sleep(0.6)
+        self.assertLess(self.stats(container).cpu.usage_nano_cores.value, NANOS // 50)
+
+    def test_network(self):
+        server, client = self.pod('server'), self.pod('client')
+        self.container(server, STARTS + 'httpd -f -p 8080 -h / & wait')
+        self.wait_for_line('up', pod='server')
+        address = self.pod_status(server).network.ip
+        loader = self.container(client, STARTS + f'while :; do wget -q -O - http://{address}:8080/bin/busybox | tail -c1 > /dev/null; done')
+        pid = json.loads(self.cri.ContainerStatus(container_id=loader, verbose=True).info['info'])['pid']
+
+        def source():
+            lines = [line.split() for line in limits_test.read(f'/proc/{pid}/net/dev').replace(':', ': ').splitlines()]
+            line = next(line for line in lines if line[0] == 'eth0:')
+            return dict(zip(('rx', 'rx_errors', 'tx', 'tx_errors'), (int(line[i]) for i in (1, 3, 9, 11))))
+
+        def told():
+            network = self.pod_stats(client).linux.network
+            self.assertEqual([network.default_interface.name] + [i.name for i in network.interfaces], ['eth0'])
+            eth0 = network.default_interface
+            return {'rx': eth0.rx_bytes.value, 'tx': eth0.tx_bytes.value,
+                    'rx_errors': eth0.rx_errors.value, 'tx_errors': eth0.tx_errors.value}
+        cri.wait_until(lambda: source()['rx'] > 100_000, what='traffic')
+        grown = self.between(source, told)
+        self.assertGreater(grown['rx'], 100_000)
+        self.assertGreater(grown['tx'], 1_000)
+        # A namespace that nobody keeps goes with its pod, whoever has read it.
+        inode = os.stat(f'/proc/{pid}/ns/net').st_ino
+        self.cri.StopPodSandbox(pod_sandbox_id=client)
+        self.assertFalse(self.pod_stats(client).linux.HasField('network'))
+        tasks = [f'/proc/{p}/task/{t}/ns/net' for p in os.listdir('/proc') if p.isdigit() for t in self.tasks(p)]
+        self.assertNotIn(inode, [self.inode(task) for task in tasks])
+
+    @staticmethod
+    def tasks(pid):
+        try:
+            return os.listdir(f'/proc/{pid}/task')
+        except OSError:
+            return []
+
+    @staticmethod
+    def inode(path):
+        try:
+            return os.stat(path).st_ino
+        except OSError:
+            return 0
+
+    def test_node_network(self):
+        """A pod on the node's has none of its own."""
+        pod = self.pod(linux={'security_context': {'namespace_options': {'network': 'NODE'}}})
+        linux = self.pod_stats(pod).linux
+        self.assertFalse(linux.HasField('network'))
+        self.assertTrue(linux.cpu.HasField('usage_core_nano_seconds'))
+
+    def test_writable_layer(self):
+        script = STARTS + ('mkdir -p /w/a/b; dd if=/dev/zero of=/w/sparse bs=1 seek=1G count=1 2>/dev/null; echo x > /w/1; ln /w/1 /w/2; '
+                           'ln -s /bin /w/link; rm /bin/sh; i=0; while [ ! -e /stop ]; do i=$((i + 1)); '
+                           'dd if=/dev/zero of=/w/a/$i bs=10k count=1 2>/dev/null; sleep 0.02; done; echo over; sleep 3600 & wait')
+        container = self.container(self.pod(), script)
+        self.wait_for_line('up')
+        for _ in range(2):
+            before = self.du(container)
+            # One that ended more than a second later began after that reading.
+            told = self.layer(container, time.time() + 1)
+            after = self.du(container)
+            for a, b, c in zip(before, told, after):
+                self.assertLessEqual(a, b)
+                self.assertLessEqual(b, c)
+            self.assertLess(before[0], after[0])
+        self.cri.ExecSync(container_id=container, cmd=['touch', '/stop'])
+        self.wait_for_line('over')
+        rest = self.du(container)
+        self.assertEqual(self.layer(container, time.time() + 1), rest)
+        info = self.cri.ImageFsInfo()
+        self.assertEqual(len(info.container_filesystems), 1)
+        usage = info.container_filesystems[0]
+        self.assertEqual((usage.used_bytes.value, usage.inodes_used.value), rest)
+        self.assertLess(abs(usage.timestamp / NANOS - time.time()), 60)
+        self.assertTrue(os.path.isdir(usage.fs_id.mountpoint))
+        self.assertEqual(self.stats(container).writable_layer.fs_id.mountpoint, usage.fs_id.mountpoint)
+        self.assertGreater(info.image_filesystems[0].used_bytes.value, 0)
+        self.assertGreater(info.image_filesystems[0].inodes_used.value, 0)
+
+    def test_after_the_end(self):
+        """What it wrote last is counted, soon and without being asked for again."""
+        container = self.container(self.pod(), 'dd if=/dev/zero of=/last bs=1M count=3 2>/dev/null')
+        self.ended(container)
+        time.sleep(4)
+        used = self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value
+        self.assertEqual(used, self.du(container)[0])
+        self.assertGreater(used, 3 * MEBIBYTE)
+        # A daemon that comes later counts it too.
+        running.restart_daemon()
+        self.connect()
+        cri.wait_until(lambda: self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value == used, what='the same figure')
+
+    def test_removed(self):
+        container = self.container(self.pod(), 'dd if=/dev/zero of=/last bs=1M count=3 2>/dev/null; echo up; ' + STAY)
+        self.wait_for_line('up')
+        self.layer(container, time.time())
+        self.cri.RemoveContainer(container_id=container)
+        usage = self.cri.ImageFsInfo().container_filesystems[0]
+        self.assertEqual((usage.used_bytes.value, usage.inodes_used.value), (0, 0))
+        self.assertGreater(usage.timestamp, 0)
+
+    def test_scans_are_bounded(self):
+        """A hundredth of a processor while somebody asks, nothing while nobody does."""
+        script = STARTS + 'mkdir /w; for i in $(seq 1000); do mkdir /w/$i; for j in 1 2 3 4 5 6 7 8 9 10; do : > /w/$i/$j; done; done; echo made; sleep 3600 & wait'
+        container = self.container(self.pod(), script)
+        cri.wait_until(lambda: 'made' in self.texts(), timeout=60, what='many files')
+        begin, before = time.monotonic(), thread_time('stats-layers')
+        # What was asked for is scanned at once, then each ten seconds.
+        while time.monotonic() < begin + 22:
+            self.stats(container)
+            time.sleep(0.2)
+        used, took = thread_time('stats-layers') - before, time.monotonic() - begin
+        self.assertGreater(used, 0)
+        self.assertLess(used / NANOS, 0.01 * took + 0.03)
+        self.assertGreaterEqual(self.layer(container, time.time()), (0, 11_000))
+        time.sleep(15)      # what was asked for last
+        before = thread_time('stats-layers')
+        time.sleep(12)
+        self.assertEqual(thread_time('stats-layers'), before)
+
+    def test_coming_and_going(self):
+        """Containers and pods that end while they are read are no errors."""
+        begin, seen = time.monotonic(), 0
+        pods = [self.pod(f'p{i}') for i in range(4)]
+        futures = []
+        round_ = 0
+        while time.monotonic() < begin + 8:
+            made = [self.container(pod, 'while :; do /bin/true & wait $!; done', f'c{round_}') for pod in pods]
+            futures = [self.cri.future('StopContainer', container_id=c, timeout=0) for c in made]
+            futures.append(self.cri.future('StopPodSandbox', pod_sandbox_id=pods.pop(0)))
+            while not all(f.done() for f in futures):
+                seen += sum(s.HasField('cpu') for s in self.cri.ListContainerStats().stats)
+                for pod in self.cri.ListPodSandboxStats().stats:
+                    seen += pod.linux.HasField('cpu')
+            for future in futures:
+                future.result()
+            round_ += 1
+            pods.append(self.pod(f'p{3 + round_}'))
+        self.assertGreater(seen, 10)
+
+
+class With(Stats):
+    def test_memory(self):
+        """What is held is told; what only grows is between two readings."""
+        pod = self.pod()
+        script = STARTS + ('dd if=/dev/zero of=/dev/shm/held bs=1M count=30 2>/dev/null; dd if=/dev/zero of=/file bs=1M count=10 2>/dev/null; '
+                           'echo held; while :; do /bin/true; done & wait')
+        container = self.container(pod, script, linux={'resources': {'memory_limit_in_bytes': 100 * MEBIBYTE}})
+        self.wait_for_line('held')
+        for stats, file in ((lambda: self.stats(container), lambda name: self.file(container, name)),
+                            (lambda: self.pod_stats(pod).linux, lambda name: self.pod_file(pod, name))):
+            grown = self.between(lambda file=file: numbers(file('memory.stat')), lambda stats=stats: {
+                'pgfault': (m := stats().memory).page_faults.value, 'pgmajfault': m.major_page_faults.value})
+            self.assertGreater(grown['pgfault'], 100)
+            before, stat = int(file('memory.current')), numbers(file('memory.stat'))
+            memory = stats().memory
+            self.assertGreater(memory.usage_bytes.value, 30 * MEBIBYTE)
+            self.assertAlmostEqual(memory.usage_bytes.value, before, delta=4 * MEBIBYTE)
+            self.assertAlmostEqual(memory.rss_bytes.value, stat['anon'], delta=2 * MEBIBYTE)
+            self.assertAlmostEqual(memory.working_set_bytes.value, before - stat['inactive_file'], delta=4 * MEBIBYTE)
+        memory = self.stats(container).memory
+        self.assertEqual(memory.available_bytes.value, 100 * MEBIBYTE - memory.working_set_bytes.value)
+        self.assertFalse(self.pod_stats(pod).linux.memory.HasField('available_bytes'), 'the pod has no limit of its own')
+
+    def test_swap(self):
+        resources = {'memory_limit_in_bytes': 50 * MEBIBYTE, 'memory_swap_limit_in_bytes': 60 * MEBIBYTE}
+        container = self.limited(**resources)
+        if not os.path.exists(f'{limits_test.node_cgroup()}/init/memory.swap.current'):
+            self.assertFalse(self.stats(container).HasField('swap'))
+            self.skipTest('the kernel counts no swap')
+        swap = self.stats(container).swap
+        self.assertEqual(swap.swap_usage_bytes.value, int(self.file(container, 'memory.swap.current')))
+        self.assertEqual(swap.swap_available_bytes.value, 10 * MEBIBYTE - swap.swap_usage_bytes.value)
+
+    def test_processes(self):
+        pod = self.pod()
+        self.container(pod, 'for i in 1 2 3 4 5; do sleep 3600 & done; ' + STAY)
+        self.wait_for_line('up')
+        count = int(self.pod_file(pod, 'pids.current'))
+        self.assertGreaterEqual(count, 6)
+        self.assertEqual(self.pod_stats(pod).linux.process.process_count.value, count)
+
+
+class Without(Stats):
+    def test_not_available_is_no_zero(self):
+        pod = self.pod()
+        container = self.container(pod, STAY)
+        missing = {'cpu', 'memory', 'pids'} - limits_test.controllers()
+        for stats in (self.stats(container), self.pod_stats(pod).linux):
+            self.assertGreater(stats.cpu.timestamp, 0)
+            self.assertGreater(stats.memory.timestamp, 0)
+            self.assertTrue(stats.cpu.HasField('usage_core_nano_seconds'))
+            for field in ('usage_bytes', 'working_set_bytes', 'available_bytes', 'rss_bytes', 'page_faults', 'major_page_faults'):
+                self.assertEqual(stats.memory.HasField(field), 'memory' not in missing, field)
+        self.assertEqual(self.pod_stats(pod).linux.HasField('process'), 'pids' not in missing)
+
+
+def load_tests(loader, tests, _):
+    if not (os.path.exists(cri.SOCKET) and cri.REGISTRY):
+        return tests
+    have = {'cpu', 'memory', 'pids'} <= limits_test.controllers()
+    if not have:
+        print('SKIP: figures of memory and processes: no cpu, memory and pids controllers are delegated here', flush=True)
+    return unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in (Everywhere, With if have else Without))
+
+
+if __name__ == '__main__':
+    running.main()
