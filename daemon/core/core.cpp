@@ -304,15 +304,19 @@ void CoreImpl::catchUpStore() {
 
 void CoreImpl::commit(const PodPointer& pod, PodRecord record) {
   noteStore(store_->putPod(record));
+  auto before = pod->record->state;
   pod->record = std::make_shared<const PodRecord>(std::move(record));
   publish(Change::Kind::Pod, pod->record->id);
+  emitStep(before, pod);
 }
 
 void CoreImpl::commit(const ContainerPointer& container, ContainerRecord record) {
   noteStore(store_->putContainer(record));
+  auto before = container->record->state;
   container->record = std::make_shared<const ContainerRecord>(std::move(record));
   followLayer(*container->record);
   publish(Change::Kind::Container, container->record->id);
+  emitStep(before, container);
 }
 
 void CoreImpl::followLayer(const ContainerRecord& record) {
@@ -329,6 +333,7 @@ void CoreImpl::forget(const PodPointer& pod) {
   pods_.erase(record.id);
   stats_->forget(record.id);
   publish(Change::Kind::Pod, record.id, true);
+  emitEnd(pod);
 }
 
 void CoreImpl::forget(const ContainerPointer& container) {
@@ -341,6 +346,7 @@ void CoreImpl::forget(const ContainerPointer& container) {
   containers_.erase(record.id);
   stats_->forget(record.id);
   publish(Change::Kind::Container, record.id, true);
+  emitEnd(container);
 }
 
 }  // namespace userpod::core

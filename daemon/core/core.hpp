@@ -94,7 +94,9 @@ struct Event {
   enum class Kind { Created, Started, Stopped, Deleted };  // numbers of the CRI
   Kind kind = Kind::Created;
   std::string id;
-  std::int64_t time = 0;                                           // nanoseconds since the epoch
+  Origin origin = Origin::Cri;  // of the container, or of the pod
+  std::int64_t time = 0;        // when it was seen, nanoseconds since the epoch; each has a later one than the last
+  bool late = false;            // it happened while there was no daemon, whose start has found it
   std::shared_ptr<const PodRecord> pod;                            // as it is now, or was last
   std::vector<std::shared_ptr<const ContainerRecord>> containers;  // of the pod; without a deleted one
 };
@@ -159,7 +161,7 @@ class Core : public Streams {
   // The listener is called on the core strand and must only hand over. Before any change it gets nothing: read
   // snapshot().
   virtual void subscribe(std::function<void(const Change&)> listener) = 0;
-  // Called on the core strand, in order, and must only hand over.
+  // Called on the core strand, in order, and must only hand over. The first listener is told what happened before it.
   virtual void subscribeEvents(std::function<void(const Event&)> listener) = 0;
   virtual const Info& info() const = 0;
   virtual const Paths& paths() const = 0;

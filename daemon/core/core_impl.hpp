@@ -294,7 +294,11 @@ class CoreImpl final : public Core {
   void removeUnknownCgroups();
 
   // events.cpp
-  void emit(Event::Kind kind, const std::string& id, const PodPointer& pod);
+  void emit(Event::Kind kind, const std::string& id, Origin origin, const PodPointer& pod);
+  void emitStep(PodRecord::State before, const PodPointer& pod);
+  void emitStep(ContainerRecord::State before, const ContainerPointer& container);
+  void emitEnd(const PodPointer& pod);
+  void emitEnd(const ContainerPointer& container);
 
   // jobs.cpp
   struct JobEntity {
@@ -356,6 +360,8 @@ class CoreImpl final : public Core {
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;
   std::vector<std::function<void(const Event&)>> eventListeners_;
+  std::deque<Event> lateEvents_;  // for the first of them
+  std::int64_t lastEvent_ = 0;    // its time
   std::atomic<std::uint32_t> nextJob_{1};
   // Not std::atomic: libstdc++'s has a lock inside all the same, and one that the thread sanitizer cannot see.
   mutable std::mutex snapshotMutex_;

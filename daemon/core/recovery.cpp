@@ -43,6 +43,8 @@ Status CoreImpl::recover() {
   USERPOD_TRY(content, store_->load());
   for (const auto& pod : content.pods) recoverPod(pod);
   for (const auto& container : content.containers) recoverContainer(container);
+  for (const auto& pod : content.pods)
+    if (auto found = pods_.find(pod.id); found != pods_.end()) emitStep(pod.state, found->second);
   removeLeftovers();
   network_->recovered();
   publish(Change::Kind::Conditions, "");

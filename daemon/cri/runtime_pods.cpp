@@ -1,9 +1,11 @@
 // RuntimeService: the calls about pods.
+#include "daemon/cri/containers.hpp"
 #include "daemon/cri/fields.hpp"
 #include "daemon/cri/lists.hpp"
 #include "daemon/cri/pods.hpp"
 #include "daemon/cri/resources.hpp"
 #include "daemon/cri/runtime_service.hpp"
+#include "daemon/sys/util.hpp"
 
 namespace userpod::cri {
 namespace {
@@ -26,11 +28,28 @@ Result<PodLimits> toPodLimits(const v1::UpdatePodSandboxResourcesRequest& reques
   return limits;
 }
 
+// Of the same moment as the pod's: a kubelet that works by events asks no more. Where there is no room for them it is
+// told so by the absence of the time, and asks for each.
+void fillContainers(const core::Snapshot& snapshot, const std::string& podId, v1::PodSandboxStatusResponse* response) {
+  constexpr std::size_t kRoom = kMaxMessage / 2;  // for the rest, and what verbose adds
+  for (const auto& container : snapshot.containers)
+    if (container->podId == podId && visible(*container)) fillStatus(*container, response->add_containers_statuses());
+  if (response->ByteSizeLong() <= kRoom)
+    response->set_timestamp(nowNanos());
+  else
+    response->clear_containers_statuses();
+}
+
 }  // namespace
 
 Result<RuntimeService::PodPointer> RuntimeService::findPod(const std::string& key, bool whole) const {
+  return findPod(*core_.snapshot(), key, whole);
+}
+
+Result<RuntimeService::PodPointer> RuntimeService::findPod(const core::Snapshot& snapshot, const std::string& key,
+                                                           bool whole) {
   USERPOD_CHECK(checkId("pod_sandbox_id", key));
-  USERPOD_TRY(pod, core_.snapshot()->pod(key));
+  USERPOD_TRY(pod, snapshot.pod(key));
   if (pod->origin != Origin::Cri || (whole && !visible(*pod))) return Error(Code::NoSuchPod, "no pod with id " + key);
   return std::move(pod);
 }
@@ -93,9 +112,11 @@ grpc::ServerUnaryReactor* RuntimeService::RemovePodSandbox(Context* context, con
 grpc::ServerUnaryReactor* RuntimeService::PodSandboxStatus(Context* context, const v1::PodSandboxStatusRequest* request,
                                                            v1::PodSandboxStatusResponse* response) {
   CallName name{"PodSandboxStatus", "POD_ID", request->pod_sandbox_id()};
-  auto pod = findPod(request->pod_sandbox_id(), true);
+  auto snapshot = core_.snapshot();
+  auto pod = findPod(*snapshot, request->pod_sandbox_id(), true);
   if (!pod) return answer(context, name, std::move(pod).error());
   fillStatus(**pod, response->mutable_status());
+  fillContainers(*snapshot, (*pod)->id, response);
   if (request->verbose())
     (*response->mutable_info())["info"] = podInfo(**pod, hostPidOf((*pod)->pausePid), core_.podNamespaces(**pod));
   return answer(context, name, {});

@@ -4,6 +4,7 @@
 #include "api.grpc.pb.h"
 #include "daemon/core/core.hpp"
 #include "daemon/cri/calls.hpp"
+#include "daemon/cri/events.hpp"
 #include "daemon/streaming/streaming.hpp"
 
 namespace userpod::cri {
@@ -17,15 +18,14 @@ namespace v1 = ::runtime::v1;
   X(RestorePod, never)             \
   X(ListMetricDescriptors, notYet) \
   X(ListPodSandboxMetrics, notYet)
-#define USERPOD_REFUSED_STREAMS(X)                                                            \
-  X(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse) \
-  X(GetContainerEvents, GetEventsRequest, ContainerEventResponse)
+#define USERPOD_REFUSED_STREAMS(X) \
+  X(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse)
 
 class RuntimeService final : public v1::RuntimeService::CallbackService {
  public:
   // streaming: null where it could not be started.
-  RuntimeService(core::Core& core, streaming::Server* streaming, std::shared_ptr<CallRegistry> calls)
-      : core_(core), streaming_(streaming), calls_(std::move(calls)) {}
+  RuntimeService(core::Core& core, streaming::Server* streaming, EventHub& events, std::shared_ptr<CallRegistry> calls)
+      : core_(core), streaming_(streaming), events_(events), calls_(std::move(calls)) {}
 
   using Context = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
@@ -71,6 +71,7 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
       Context*, const v1::StreamContainerStatsRequest*) override;
   grpc::ServerWriteReactor<v1::StreamPodSandboxStatsResponse>* StreamPodSandboxStats(
       Context*, const v1::StreamPodSandboxStatsRequest*) override;
+  EventHub::Reactor* GetContainerEvents(Context*, const v1::GetEventsRequest*) override;
 
 #define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
   USERPOD_REFUSED_CALLS(USERPOD_DECLARE)
@@ -85,6 +86,7 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
   using ContainerPointer = std::shared_ptr<const ContainerRecord>;
   // By id or prefix. Objects of the bus do not exist here. `whole` leaves out those still being made.
   Result<PodPointer> findPod(const std::string& key, bool whole) const;
+  static Result<PodPointer> findPod(const core::Snapshot& snapshot, const std::string& key, bool whole);
   Result<ContainerPointer> findContainer(const std::string& key, bool whole) const;
   pid_t hostPidOf(pid_t nodePid) const;
   // The whole id of a pod that is told to end, "" when it is unknown, which is success.
@@ -101,6 +103,7 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
 
   core::Core& core_;
   streaming::Server* streaming_;
+  EventHub& events_;
   std::shared_ptr<CallRegistry> calls_;
 };
 
@@ -109,5 +112,6 @@ void fillConditions(const core::Core& core, v1::RuntimeStatus* status);
 void fillHandlers(const core::Core& core, v1::StatusResponse* response);
 std::string configInfo(const core::Core& core);
 std::string diagnosisInfo(const std::vector<Check>& checks);
+std::string eventsInfo(const EventHub& events);
 
 }  // namespace userpod::cri

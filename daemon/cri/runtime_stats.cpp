@@ -1,4 +1,4 @@
-// RuntimeService: the calls about figures.
+// RuntimeService: the calls about figures and events.
 #include "daemon/cri/lists.hpp"
 #include "daemon/cri/runtime_service.hpp"
 #include "daemon/cri/stats.hpp"
@@ -99,6 +99,10 @@ grpc::ServerWriteReactor<v1::StreamPodSandboxStatsResponse>* RuntimeService::Str
         return item->ByteSizeLong();
       });
   return stream->start();
+}
+
+EventHub::Reactor* RuntimeService::GetContainerEvents(Context*, const v1::GetEventsRequest*) {
+  return events_.follow();
 }
 
 }  // namespace userpod::cri

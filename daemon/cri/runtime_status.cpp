@@ -86,6 +86,11 @@ std::string diagnosisInfo(const std::vector<Check>& checks) {
   return printInfo(list);
 }
 
+std::string eventsInfo(const EventHub& events) {
+  auto counts = events.counts();
+  return printInfo({{"clients", counts.clients}, {"dropped", counts.dropped}});
+}
+
 grpc::ServerUnaryReactor* RuntimeService::Version(Context* context, const v1::VersionRequest*,
                                                   v1::VersionResponse* response) {
   response->set_version(kKubeletApiVersion);
@@ -103,6 +108,7 @@ grpc::ServerUnaryReactor* RuntimeService::Status(Context* context, const v1::Sta
   return calls_->run({"Status"}, [&](std::shared_ptr<Reply> reply, std::stop_token) {
     auto& info = *response->mutable_info();
     info["config"] = configInfo(core_);
+    info["events"] = eventsInfo(events_);
     core_.diagnose([reply, response](const std::vector<Check>& checks) {
       reply->ok([&] { (*response->mutable_info())["diagnosis"] = diagnosisInfo(checks); });
     });

@@ -25,9 +25,11 @@ void logGrpc(gpr_log_func_args* args) {
 }  // namespace
 
 struct Server::Parts {
-  Parts(core::Core& core, streaming::Server* streaming) : runtime(core, streaming, calls), images(core, calls) {}
+  Parts(core::Core& core, streaming::Server* streaming, std::unique_ptr<EventHub> hub)
+      : events(std::move(hub)), runtime(core, streaming, *events, calls), images(core, calls) {}
 
   std::shared_ptr<CallRegistry> calls = std::make_shared<CallRegistry>();
+  std::unique_ptr<EventHub> events;  // ends after gRPC
   RuntimeService runtime;
   ImageService images;
   std::unique_ptr<grpc::Server> grpc;
@@ -45,7 +47,8 @@ Result<std::unique_ptr<Server>> Server::start(core::Core& core, streaming::Serve
   // Held for the life of the process. When its last user goes, gRPC joins a thread that polls for up to ten seconds
   // once a large answer has waited for its socket: a stop would wait for that.
   ::grpc_init();
-  auto parts = std::make_unique<Parts>(core, streaming);
+  USERPOD_TRY(events, EventHub::start(core));
+  auto parts = std::make_unique<Parts>(core, streaming, std::move(events));
   grpc::ServerBuilder builder;  // without ports: connections come from the acceptor
   builder.RegisterService(&parts->runtime);
   builder.RegisterService(&parts->images);
@@ -65,6 +68,7 @@ void Server::stop(std::chrono::milliseconds grace) {
   if (!parts_) return;
   parts_->acceptor->stop();
   parts_->calls->close(grace);
+  parts_->events->close();
   parts_->grpc->Shutdown(std::chrono::system_clock::now() + kStreamGrace);
   parts_.reset();
 }

@@ -69,11 +69,6 @@ TEST_F(CriServer, WhatIsNotThereAnswersUnimplemented) {
   auto metrics = runtime_->ListMetricDescriptors(&context, {}, &response);
   EXPECT_EQ(metrics.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_NE(metrics.error_message().find("ListMetricDescriptors is not implemented"), std::string::npos);
-  grpc::ClientContext second;
-  v1::ContainerEventResponse event;
-  auto events = runtime_->GetContainerEvents(&second, {});
-  EXPECT_FALSE(events->Read(&event));
-  EXPECT_NE(events->Finish().error_message().find("GetContainerEvents is not implemented"), std::string::npos);
 }
 
 TEST_F(CriServer, WithoutAStreamingServerItsCallsSayWhereToLook) {
