@@ -50,7 +50,7 @@ Result<UniqueFd> listener(const Paths& paths) {
 
 void reload(const Paths& paths) {
   auto settings = loadSettings(paths);
-  if (!settings) return logError("settings not read again: {}", settings.error().text());
+  if (!settings) return logError("settings not read again: {}", settings.error());
   setLogLevel(levelNamed(settings->logLevel));
   logInfo("log level {}; other settings count from the next start", settings->logLevel);
 }
@@ -83,13 +83,13 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   USERPOD_TRY(core, core::Core::open({paths, settings, std::make_shared<Broker>(std::move(brokerSocket))}));
   auto streams = streaming::Server::start(*core);
   if (!streams) {
-    logWarning("no streaming: {}; exec, attach and port-forward are refused", streams.error().text());
+    logWarning("no streaming: {}; exec, attach and port-forward are refused", streams.error());
     core->report({"Streaming", false, "StreamingUnavailable", streams.error().text()});
   }
   USERPOD_TRY(server, cri::Server::start(*core, streams ? streams->get() : nullptr, std::move(socket)));
   auto frontEnd = bus::Bus::start(*core);
   if (!frontEnd) {
-    logWarning("no bus: {}; the CRI works without it", frontEnd.error().text());
+    logWarning("no bus: {}; the CRI works without it", frontEnd.error());
     core->report({"SessionBus", false, "NoSessionBus", frontEnd.error().text()});
   }
   (void)::sd_notifyf(0, "READY=1\nSTATUS=Serving the CRI on %s", paths.criSocket().c_str());
@@ -116,7 +116,7 @@ int runDaemon(UniqueFd brokerSocket) {
   // Before the first thread, so that every thread inherits it.
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   if (auto status = run(std::move(brokerSocket), signals); !status) {
-    logMessage(Level::Error, status.error().text(), {{"USERPOD_ERROR", codeName(status.error().code())}});
+    logFailure(Level::Error, status.error());
     (void)::sd_notifyf(0, "STATUS=%s", status.error().text().c_str());
     return exitStatus(status.error().code());
   }

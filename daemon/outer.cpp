@@ -51,7 +51,7 @@ int executeInner(int broker) {
   int passed = ::dup(broker);  // without close-on-exec
   std::string number = std::to_string(passed);
   ::execl(USERPOD_INNER, "userpodd", number.c_str(), nullptr);
-  logError("execute {}: {}; install userpod again", USERPOD_INNER, sysError("execute").text());
+  logError("execute {}: {}; install userpod again", USERPOD_INNER, sysError("execute"));
   return exitStatus(Code::HelperMissing);
 }
 
@@ -98,7 +98,7 @@ Result<int> run() {
 int runOuter() {
   auto status = run();
   if (status) return *status;
-  logError("{}", status.error().text());
+  logError("{}", status.error());
   sd_notify(0, ("STATUS=" + status.error().text()).c_str());
   return exitStatus(status.error().code());
 }

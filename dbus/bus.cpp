@@ -123,7 +123,7 @@ void Bus::watchConnection() {
   if (data.fd != watchedFd_ || events != watchedEvents_) {
     if (watchedFd_ >= 0 && data.fd != watchedFd_) loop_->unwatch(watchedFd_);
     if (auto status = loop_->watch(data.fd, events, [this](std::uint32_t) { pump(); }); !status)
-      logError("bus: {}", status.error().text());
+      logError("bus: {}", status.error());
     watchedFd_ = data.fd;
     watchedEvents_ = events;
   }

@@ -102,7 +102,7 @@ std::uint32_t Tree::hostPid(const ContainerRecord& record) const {
   if (record.pid == 0) return 0;
   auto pid = core_.hostPid(record.pid);
   if (pid) return static_cast<std::uint32_t>(*pid);
-  logDebug("bus: host pid of container {}: {}", record.id, pid.error().text());
+  logDebug("bus: host pid of container {}: {}", ofContainer(record.id), pid.error());
   return 0;
 }
 

@@ -263,7 +263,7 @@ class Loop {
 
   int run() {
     if (auto status = begin(); !status) {
-      logError("{}", status.error().text());
+      logError("{}", status.error());
       return finish(1);
     }
     announce();
@@ -318,7 +318,7 @@ class Loop {
   // The node's files are its own, on a tmpfs of the user: no other way to them is needed.
   void writeToNode(const char* path, const std::string& text) {
     auto written = writeFileAtomic(fmt::format("/proc/{}/root{}", holder_.node.pid(), path), text);
-    if (!written) logWarning("the node's {}: {}", path, written.error().text());
+    if (!written) logWarning("the node's {}: {}", path, written.error());
   }
 
   const std::string& resolver() const { return files_.text(0); }
@@ -378,7 +378,7 @@ int runHolder() {
   ::umask(022);
   Holder holder;
   if (auto status = prepare(holder); !status) {
-    logError("{}", status.error().text());
+    logError("{}", status.error());
     sd_notify(0, ("STATUS=" + status.error().text()).c_str());
     return 1;
   }

@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
     auto status = stopContainers();
     // A node that is gone already has nothing left to stop.
     if (status || status.error().code() == userpod::Code::NotReady) return 0;
-    userpod::logError("stop of the containers: {}", status.error().text());
+    userpod::logError("stop of the containers: {}", status.error());
     return 1;
   }
   std::fputs("usage: userpod-node run|stop\nStarted by userpod-node.service; not meant to be run by hand.\n", stderr);

@@ -158,7 +158,7 @@ void Uplink::onReady() {
 
 void Uplink::publish(UplinkState::Phase phase, const std::string& reason) {
   auto status = writeUplinkState(paths_, {phase, reason, program_.path, program_.reason});
-  if (!status) logWarning("{}", status.error().text());
+  if (!status) logWarning("{}", status.error());
 }
 
 void Uplink::setServers(const NameServers& servers) {

@@ -197,7 +197,7 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
 
 void CoreImpl::undoContainer(const ContainerRecord& record, const std::string& handler) {
   auto note = [&](const Status& status) {
-    if (!status) logMessage(Level::Warning, status.error().text(), {{"CONTAINER_ID", record.id}});
+    if (!status) logFailure(Level::Warning, status.error(), {{"CONTAINER_ID", record.id}});
   };
   note(runtime_->remove(record.id, handler));
   note(storage_->removeContainer(record.id));
@@ -209,7 +209,7 @@ void CoreImpl::undoContainer(const ContainerRecord& record, const std::string& h
 void CoreImpl::finishCreate(const ContainerPointer& container, Result<ContainerMade> made) {
   auto waiters = std::exchange(container->creating, {});
   if (!made) {
-    logMessage(Level::Warning, "container not made: " + made.error().text(), {{"CONTAINER_ID", container->record->id}});
+    logFailure(Level::Warning, made.error(), {{"CONTAINER_ID", container->record->id}}, "container not made");
     forget(container);
     container->operations.release();
     for (const auto& done : waiters) done(made.error());
@@ -268,7 +268,7 @@ void CoreImpl::finishStart(const ContainerPointer& container, Status started, Do
     return done({});
   }
   // A failed start leaves an ended container with its reason, never a vanished one.
-  logMessage(Level::Warning, "container not started: " + started.error().text(), {{"CONTAINER_ID", record.id}});
+  logFailure(Level::Warning, started.error(), {{"CONTAINER_ID", record.id}}, "container not started");
   record.state = ContainerRecord::State::Exited;
   record.startedAt = record.finishedAt = nowNanos();
   record.exitCode = 128;
@@ -295,7 +295,7 @@ void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
   background<bool>(
       [this, record = container->record, handler = handlerOf(*container->record)] {
         auto note = [&](const Status& status) {
-          if (!status) logMessage(Level::Warning, status.error().text(), {{"CONTAINER_ID", record->id}});
+          if (!status) logFailure(Level::Warning, status.error(), {{"CONTAINER_ID", record->id}});
         };
         note(runtime_->remove(record->id, handler));
         reachStage("exit.deleted", record->id);

@@ -280,7 +280,7 @@ void CoreImpl::refreshConditions() {
 void CoreImpl::noteStore(const Status& status) {
   if (status) return;
   if (storeProblem_.empty()) {
-    logError("live store: {}; what runs goes on, nothing new is made until it can be written", status.error().text());
+    logError("live store: {}; what runs goes on, nothing new is made until it can be written", status.error());
     storeProblem_ = status.error().text();
     strand_->runAfter(kStoreInterval, [this] { catchUpStore(); });
     publish(Change::Kind::Conditions, "");

@@ -74,7 +74,7 @@ void CoreImpl::thawForStop(const ContainerPointer& container) {
   if (!container->record->paused) return;
   ContainerRecord record = *container->record;
   if (auto thawed = freeze(node_.cgroupRoot + record.cgroup, false); !thawed)
-    logMessage(Level::Warning, thawed.error().text(), {{"CONTAINER_ID", record.id}});
+    logFailure(Level::Warning, thawed.error(), {{"CONTAINER_ID", record.id}});
   record.paused = false;
   commit(container, std::move(record));
 }

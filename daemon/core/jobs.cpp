@@ -11,6 +11,25 @@ namespace {
 constexpr std::chrono::seconds kJobLinger{60};
 constexpr std::chrono::milliseconds kProgressInterval{250};
 
+// The failure of a CRI client's own call is told where that is answered.
+void logEnd(const JobRecord& job) {
+  std::string number = std::to_string(job.id);
+  LogFields fields{{"JOB_ID", number}};
+  if (job.type == "pull-image" && !job.error) {
+    fields.emplace_back("IMAGE", job.image);
+    return logMessage(Level::Info, fmt::format("pulled {}", excerpt(job.object, 300)), fields);
+  }
+  std::string object = excerpt(job.object, 300);
+  if (job.type.ends_with("-pod")) fields.emplace_back("POD_ID", object);
+  if (job.type.ends_with("-container")) fields.emplace_back("CONTAINER_ID", object);
+  if (job.type.ends_with("-image")) fields.emplace_back("IMAGE", object);
+  if (!job.error)
+    return logMessage(Level::Debug, fmt::format("job {} is done: {} {}", job.id, job.type, object), fields);
+  bool told = job.sender.empty() || job.error->code() == Code::Canceled;
+  logFailure(told ? Level::Debug : Level::Info, *job.error, fields,
+             fmt::format("job {} failed: {} {}", job.id, job.type, object));
+}
+
 }  // namespace
 
 std::uint32_t CoreImpl::addJob(JobRecord record, std::stop_source stop, bool cancelable) {
@@ -46,6 +65,7 @@ void CoreImpl::finishJob(std::uint32_t id, Status status, const JobResult& resul
     record.state = canceled ? JobRecord::State::Canceled : JobRecord::State::Failed;
     record.error = std::move(status).error();
   }
+  logEnd(record);
   entity.record = std::make_shared<const JobRecord>(std::move(record));
   auto waiters = std::exchange(entity.waiters, {});
   publish(Change::Kind::Job, std::to_string(id));

@@ -16,7 +16,7 @@ void CoreImpl::watchOom(const ContainerPointer& container) {
     container->oomWatch = *watch;
     countOom(container);                            // what came before the watch
   } else if (watch.error().sysErrno() != ENOENT) {  // ENOENT: the memory controller is not delegated
-    logMessage(Level::Warning, watch.error().text(), {{"CONTAINER_ID", container->record->id}});
+    logFailure(Level::Warning, watch.error(), {{"CONTAINER_ID", container->record->id}});
   }
 }
 

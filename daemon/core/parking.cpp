@@ -32,7 +32,9 @@ void Parking::shutdown() {
 void Parking::park(const std::string& containerId, UniqueFd socket) {
   if (!loop_) {
     auto loop = EventLoop::start("parking");
-    if (!loop) return logWarning("a connection to a monitor is closed: {}", loop.error().text());
+    if (!loop)
+      return logWarning("container {}: a connection to its monitor is closed: {}", ofContainer(containerId),
+                        loop.error());
     loop_ = std::move(*loop);
   }
   auto owned = std::make_shared<UniqueFd>(std::move(socket));
@@ -41,7 +43,9 @@ void Parking::park(const std::string& containerId, UniqueFd socket) {
     auto watched = loop_->watch(number, EPOLLIN, [this, number](std::uint32_t) {
       if (!drained(number)) drop(number);
     });
-    if (!watched) return logWarning("a connection to a monitor is closed: {}", watched.error().text());
+    if (!watched)
+      return logWarning("container {}: a connection to its monitor is closed: {}", ofContainer(containerId),
+                        watched.error());
     parked_[number] = {containerId, std::move(*owned)};
   });
 }

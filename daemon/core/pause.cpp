@@ -11,7 +11,7 @@ void CoreImpl::watchPause(const PodPointer& pod, UniqueFd pause) {
   auto watched = strand_->watch(pod->pause.get(), EPOLLIN, [this, weak](std::uint32_t) {
     if (auto locked = weak.lock()) pauseEnded(locked);
   });
-  if (!watched) logMessage(Level::Warning, watched.error().text(), {{"POD_ID", pod->record->id}});
+  if (!watched) logFailure(Level::Warning, watched.error(), {{"POD_ID", pod->record->id}});
 }
 
 void CoreImpl::unwatchPause(const PodPointer& pod) {

@@ -132,12 +132,12 @@ Result<CoreImpl::PodMade> CoreImpl::makePod(const PodRecord& record) {
 // Both, whatever becomes of the first: an address must not be lost for a process that does not end.
 void CoreImpl::endNamespaces(const PodRecord& record) {
   for (const auto& status : {node_.removeCgroup(oci::pauseCgroup(record)), network_->tearDown(record)})
-    if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
+    if (!status) logFailure(Level::Warning, status.error(), {{"POD_ID", record.id}});
 }
 
 void CoreImpl::undoPod(const PodRecord& record) {
   auto note = [&](const Status& status) {
-    if (!status) logMessage(Level::Warning, status.error().text(), {{"POD_ID", record.id}});
+    if (!status) logFailure(Level::Warning, status.error(), {{"POD_ID", record.id}});
   };
   endNamespaces(record);
   // A cgroup that the caller gave stays: kubelet made it and removes it.
@@ -149,7 +149,7 @@ void CoreImpl::finishRunPod(const PodPointer& pod, Result<PodMade> made) {
   auto waiters = std::exchange(pod->creating, {});
   std::string id = pod->record->id;
   if (!made) {
-    logMessage(Level::Warning, "pod not made: " + made.error().text(), {{"POD_ID", id}});
+    logFailure(Level::Warning, made.error(), {{"POD_ID", id}}, "pod not made");
     forget(pod);
     pod->operations.release();
     for (const auto& done : waiters) done(made.error());

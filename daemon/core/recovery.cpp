@@ -26,7 +26,7 @@ void endExecs(const NodeInside& node, const std::string& cgroup) {
     if (!name.starts_with(kPrefix) || number.empty() ||
         number.find_first_not_of("0123456789") != std::string_view::npos)
       continue;
-    if (auto removed = node.removeCgroup(cgroup + "/" + name); !removed) logWarning("{}", removed.error().text());
+    if (auto removed = node.removeCgroup(cgroup + "/" + name); !removed) logWarning("{}", removed.error());
   }
 }
 
@@ -140,7 +140,7 @@ void CoreImpl::adopt(const ContainerPointer& container) {
 // store is lost.
 void CoreImpl::removeLeftovers() {
   auto note = [](const Status& status) {
-    if (!status) logWarning("left over from an earlier daemon: {}", status.error().text());
+    if (!status) logWarning("left over from an earlier daemon: {}", status.error());
   };
   for (const auto& [id, handler] : runtime_->containers())
     if (!containers_.contains(id)) note(runtime_->remove(id, handler));
@@ -177,7 +177,7 @@ void CoreImpl::removeUnknownCgroups() {
   }
   for (const auto& path : unknown) {
     logWarning("cgroup {} belongs to no pod or container: what runs there is ended", path);
-    if (auto removed = node_.removeCgroup(path); !removed) logWarning("{}", removed.error().text());
+    if (auto removed = node_.removeCgroup(path); !removed) logWarning("{}", removed.error());
   }
 }
 

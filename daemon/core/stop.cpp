@@ -61,7 +61,7 @@ void CoreImpl::beginStop(const ContainerPointer& container, std::chrono::millise
   // A container that was never started waits inside the OCI runtime: there is nobody to be asked.
   if (grace.count() <= 0 || record.state == ContainerRecord::State::Created) return killForStop(container);
   if (auto sent = signalPidfd(container->process.get(), record.stopSignal); !sent && sent.error().sysErrno() != ESRCH)
-    logMessage(Level::Warning, sent.error().text(), {{"CONTAINER_ID", record.id}});
+    logFailure(Level::Warning, sent.error(), {{"CONTAINER_ID", record.id}});
   armStopTimer(container);
   reachStage("stop.signalled", record.id);
 }
@@ -117,7 +117,7 @@ void CoreImpl::handleExit(const ContainerPointer& container) {
   if (container->removed || ended(*container->record)) return container->operations.release();
   auto exit = oci::readExitFile(parts_.paths, container->record->id);
   if (!exit || !*exit) {
-    if (!exit) logMessage(Level::Warning, exit.error().text(), {{"CONTAINER_ID", container->record->id}});
+    if (!exit) logFailure(Level::Warning, exit.error(), {{"CONTAINER_ID", container->record->id}});
     return commitLostExit(container);
   }
   commitExit(container, **exit);
@@ -177,7 +177,7 @@ void CoreImpl::watchServer(const ContainerPointer& container, Result<UniqueFd> s
   auto watched = strand_->watch(container->server.get(), EPOLLIN, [this, weak](std::uint32_t) {
     if (auto locked = weak.lock()) serverEnded(locked);
   });
-  if (!watched) logMessage(Level::Warning, watched.error().text(), {{"CONTAINER_ID", container->record->id}});
+  if (!watched) logFailure(Level::Warning, watched.error(), {{"CONTAINER_ID", container->record->id}});
 }
 
 void CoreImpl::serverEnded(const ContainerPointer& container) {
@@ -197,7 +197,7 @@ void CoreImpl::watchMonitor(const ContainerPointer& container) {
   auto watched = strand_->watch(container->monitor.get(), EPOLLIN, [this, weak](std::uint32_t) {
     if (auto locked = weak.lock()) monitorEnded(locked);
   });
-  if (!watched) logMessage(Level::Warning, watched.error().text(), {{"CONTAINER_ID", container->record->id}});
+  if (!watched) logFailure(Level::Warning, watched.error(), {{"CONTAINER_ID", container->record->id}});
 }
 
 // conmon ends after each exit; without an exit file it was killed. The container must not go on then: its output has no

@@ -104,7 +104,7 @@ void Acceptor::acceptAll() {
     ucred peer{};
     socklen_t length = sizeof peer;
     if (::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) {
-      logWarning("{}", sysError("CRI connection refused: its credentials").text());
+      logWarning("{}", sysError("CRI connection refused: its credentials"));
     } else if (peer.uid != ::getuid()) {
       logWarning("CRI connection refused: process {} belongs to user {}, not to user {}", peer.pid, peer.uid,
                  ::getuid());
@@ -117,11 +117,10 @@ void Acceptor::acceptAll() {
 // Clients wait in the backlog meanwhile. Without the pause a level-triggered listener would spin.
 void Acceptor::pause(int reason) {
   if (!std::exchange(starved_, true))
-    logError("CRI connections wait: {}; is LimitNOFILE= of userpod.service too low?",
-             sysError("accept", reason).text());
+    logError("CRI connections wait: {}; is LimitNOFILE= of userpod.service too low?", sysError("accept", reason));
   loop_->unwatch(listener_.get());
   loop_->runAfter(kShortagePause, [this] {
-    if (auto watching = watch(); !watching) logError("CRI listener: {}", watching.error().text());
+    if (auto watching = watch(); !watching) logError("CRI listener: {}", watching.error());
   });
 }
 

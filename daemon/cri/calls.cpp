@@ -68,13 +68,12 @@ grpc::Status toGrpc(const Error& error) {
 
 void logFailure(const CallName& name, const Error& error) {
   std::string text = fmt::format("{} failed: {}: {}", name.method, codeName(error.code()), error.text());
-  if (name.field.empty())
-    logMessage(Level::Info, text, {{"CRI_METHOD", name.method}, {"USERPOD_ERROR", codeName(error.code())}});
-  else
-    logMessage(Level::Info, text,
-               {{"CRI_METHOD", name.method},
-                {"USERPOD_ERROR", codeName(error.code())},
-                {name.field, excerpt(name.object, 300)}});
+  std::string object = excerpt(name.object, 300);
+  LogFields fields{{"METHOD", name.method}};
+  if (!name.field.empty()) fields.emplace_back(name.field, object);
+  ArgumentFields more(error);
+  fields.insert(fields.end(), more.fields().begin(), more.fields().end());
+  logMessage(Level::Info, text, fields);
 }
 
 grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const CallName& name, const Status& status) {

@@ -46,7 +46,7 @@ Result<RuntimeService::ContainerPointer> RuntimeService::findContainer(const std
 // An empty node pid, or a process that has just gone, has no number on the host.
 pid_t RuntimeService::hostPidOf(pid_t nodePid) const {
   auto hostPid = nodePid > 0 ? core_.hostPid(nodePid) : Result<pid_t>(0);
-  if (!hostPid) logDebug("host pid of process {} of the node: {}", nodePid, hostPid.error().text());
+  if (!hostPid) logDebug("host pid of process {} of the node: {}", nodePid, hostPid.error());
   return hostPid ? *hostPid : 0;
 }
 

@@ -150,7 +150,7 @@ Status LayerFetches::hearOutcome(Active& active) {
 void LayerFetches::writeOut() {
   if (writing_.exchange(true)) return;
   writer_ = std::jthread([this] {
-    if (auto written = parts_.pool.writeOut(); !written) logError("{}", written.error().text());
+    if (auto written = parts_.pool.writeOut(); !written) logError("{}", written.error());
     writing_ = false;
   });
 }

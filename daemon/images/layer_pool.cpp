@@ -115,7 +115,7 @@ Status LayerPool::loadImages() {
     bool whole = read && std::all_of(image.diffIds.begin(), image.diffIds.end(),
                                      [this](const std::string& id) { return layers_.contains(id); });
     if (!whole) {
-      logWarning("image {} is incomplete and forgotten: pull it again", image.id);
+      logWarning("image {} is incomplete and forgotten: pull it again", ofImage(image.id));
       incomplete.push_back(image.id);
       return {};
     }
@@ -165,7 +165,7 @@ void LayerPool::Lease::forget() {
     constexpr std::string_view kBlob = "blob:";
     bool isBlob = name.starts_with(kBlob);
     auto expired = pool_->store_->expireLayer(isBlob ? "" : name, isBlob ? name.substr(kBlob.size()) : "");
-    if (!expired) logError("{}", expired.error().text());
+    if (!expired) logError("{}", expired.error());
   }
 }
 
@@ -186,7 +186,7 @@ bool LayerPool::isLeased(const LayerRecord& layer) const {
 std::int64_t LayerPool::collect(bool all) {
   auto unreferenced = store_->unreferencedLayers();
   if (!unreferenced) {
-    logError("{}", unreferenced.error().text());
+    logError("{}", unreferenced.error());
     return 0;
   }
   std::int64_t bytes = 0;
@@ -197,7 +197,7 @@ std::int64_t LayerPool::collect(bool all) {
     bool wanted = layer.unusedSince != 0 && layer.unusedSince <= now && now - layer.unusedSince < kUnusedFor;
     if (wanted && !all) continue;
     if (auto removed = store_->removeLayer(layer.diffId); !removed) {
-      logError("{}", removed.error().text());
+      logError("{}", removed.error());
       continue;
     }
     bytes += layer.size;
@@ -218,7 +218,7 @@ Result<ImageRecord> LayerPool::documents(const std::string& id) {
 }
 
 void LayerPool::discard(const std::string& name) {
-  if (auto discarded = trash_.discard(name); !discarded) logError("{}", discarded.error().text());
+  if (auto discarded = trash_.discard(name); !discarded) logError("{}", discarded.error());
 }
 
 LayerPool::Workspace::~Workspace() {
@@ -289,7 +289,7 @@ Status LayerPool::writeOut() {
       ++entry;
       continue;
     }
-    if (auto removed = store_->removeLayer(layer.diffId); !removed) logError("{}", removed.error().text());
+    if (auto removed = store_->removeLayer(layer.diffId); !removed) logError("{}", removed.error());
     discard(layer.directory);
     entry = layers_.erase(entry);
   }

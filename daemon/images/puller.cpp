@@ -113,7 +113,7 @@ Status Pull::describe() {
       return {};
     case Manifest::Kind::Schema1:
       logWarning("{}: its manifest is Docker schema 1, which is deprecated: push the image anew",
-                 resolved_.name.repository());
+                 ofImage(resolved_.name.repository()));
       return {};
     default:
       return describeImage();
@@ -125,7 +125,7 @@ Status checkPlatform(const ImageRecord& image, const std::string& repository) {
   if (!image.os.empty() && image.os != host.os)
     return Error(Code::PlatformUnavailable, fmt::format("the image is for {}, not {}", image.os, host.os));
   if (!image.architecture.empty() && image.architecture != host.architecture)
-    logWarning("{} is for {}, this machine is {}", repository, image.architecture, host.architecture);
+    logWarning("{} is for {}, this machine is {}", ofImage(repository), image.architecture, host.architecture);
   return {};
 }
 
@@ -248,7 +248,6 @@ Result<ImageRecord> Pull::run() {
 Result<ImageRecord> pullImage(const PullContext& context, const PullRequest& request) {
   auto pulled = Pull(context, request).run();
   if (!pulled) return std::move(pulled).error().wrap("pull " + request.reference);
-  logMessage(Level::Info, fmt::format("pulled {}", request.reference), {{"IMAGE", pulled->id}});
   return pulled;
 }
 

@@ -28,7 +28,7 @@ class CniBackend final : public Backend {
   // Beside everything else: a plugin may take its time.
   void lookAfterEarlier() {
     cleaner_ = std::thread([this] {
-      if (auto done = cni_->collectGarbage(living_); !done) logWarning("{}", done.error().text());
+      if (auto done = cni_->collectGarbage(living_); !done) logWarning("{}", done.error());
       for (const auto& id : living_) checkLiving(id);
     });
   }
@@ -88,8 +88,7 @@ void CniBackend::checkLiving(const std::string& id) {
   auto checked = cni_->check(id);
   // It may have left meanwhile.
   if (checked || stopped_ || cni_->attachment(id).addresses.empty()) return;
-  logMessage(Level::Warning, "pod " + id + ": its network is not as it was made: " + checked.error().text(),
-             {{"POD_ID", id}});
+  logWarning("pod {}: its network is not as it was made: {}", ofPod(id), checked.error());
 }
 
 }  // namespace

@@ -95,8 +95,8 @@ void PodNetworks::takeUpPorts(const std::vector<PodRecord>& living) {
     open_[pod.id] = translated(pod, joined);
     rules.push_back(open_[pod.id]);
   }
-  if (auto done = rules_->replacePorts(rules); !done) logWarning("host ports: {}", done.error().text());
-  if (auto done = ports_->synchronise(all); !done) logWarning("host ports: {}", done.error().text());
+  if (auto done = rules_->replacePorts(rules); !done) logWarning("host ports: {}", done.error());
+  if (auto done = ports_->synchronise(all); !done) logWarning("host ports: {}", done.error());
 }
 
 // The node's own address for a pod that is in its network: any but 127.0.0.1, which is where that pod trusts callers.
@@ -223,7 +223,7 @@ Result<PodNetwork> PodNetworks::make(const PodRecord& pod, const std::string& ho
 Result<PodNetwork> PodNetworks::setUp(const PodRecord& pod, const std::string& hostname) {
   auto made = make(pod, hostname);
   if (made) return made;
-  if (auto undone = tearDown(pod); !undone) logMessage(Level::Warning, undone.error().text(), {{"POD_ID", pod.id}});
+  if (auto undone = tearDown(pod); !undone) logFailure(Level::Warning, undone.error(), {{"POD_ID", pod.id}});
   return made;
 }
 
@@ -261,7 +261,7 @@ void PodNetworks::followHost() {
   // With the host's loopback open, the uplink itself leads there.
   if (!settings_.hostLoopback && settings_.uplink != "none") address = hostAddresses().v4;
   if (address == hostAddress_) return;
-  if (auto led = rules_->leadHostTo(address); !led) return logWarning("host.userpod.internal: {}", led.error().text());
+  if (auto led = rules_->leadHostTo(address); !led) return logWarning("host.userpod.internal: {}", led.error());
   hostAddress_ = address;
 }
 

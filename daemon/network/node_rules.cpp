@@ -53,7 +53,7 @@ void forgetFlows(const NodeRules::PodPorts& pod) {
   bool udp = std::any_of(pod.ports.begin(), pod.ports.end(), [](const auto& port) { return port.protocol == 1; });
   if (!udp) return;
   if (auto forgotten = forgetUdpFlows(pod.ports, pod.addresses); !forgotten)
-    logWarning("clients that send UDP to a host port already may miss its pod: {}", forgotten.error().text());
+    logWarning("clients that send UDP to a host port already may miss its pod: {}", forgotten.error());
 }
 
 }  // namespace
@@ -87,11 +87,11 @@ Status NodeRules::join(int networkNamespace) {
   if (!written)
     note_ = "host ports are not translated inside of the node (CONFIG_NFT_NAT, CONFIG_NFT_FIB_INET): " +
             written.error().text();
-  if (auto egress = nftables_->run(egressRules()); !egress) logDebug("{}", egress.error().text());
+  if (auto egress = nftables_->run(egressRules()); !egress) logDebug("{}", egress.error());
   // Without it userpod-ports does not keep the clients' addresses, and says so.
   Status replies = nftables_->run(replyRules());
   if (replies) replies = addReplyRules();
-  if (!replies) logWarning("pods do not see who connects to their host ports: {}", replies.error().text());
+  if (!replies) logWarning("pods do not see who connects to their host ports: {}", replies.error());
   return {};
 }
 

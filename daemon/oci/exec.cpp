@@ -170,7 +170,7 @@ void ExecLoop::Session::killAgain(bool runtimeToo) {
   // does not end, it is killed too, and then whatever it had started.
   if (runtimeToo) (void)child_.kill(SIGKILL);
   if (auto status = writeFile(loop_.node_.cgroupRoot + cgroup_ + "/cgroup.kill", "1"); !status && !runtimeToo)
-    logWarning("exec in {}: {}", command_.id, status.error().text());
+    logWarning("exec in {}: {}", ofContainer(command_.id), status.error());
   timer_ = loop_.loop_->runAfter(kKillTime, [self = shared_from_this()] { self->killAgain(true); });
 }
 

@@ -32,7 +32,7 @@ Result<Child> spawnTool(const SpawnOptions& options) {
     joined = true;
     if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS)
       logWarning("containers share the session keyring of the user: {}; see /proc/key-users for the quota",
-                 sysError("join a new keyring").text());
+                 sysError("join a new keyring"));
   }
   return spawn(options);
 }
@@ -67,7 +67,7 @@ Status RuntimeImpl::prepare(const Settings& settings) {
     } else if (name == defaultHandler_) {
       return std::move(handler).error().wrap("default runtime " + name);
     } else {
-      logWarning("runtime handler {} is not available: {}", name, handler.error().text());
+      logWarning("runtime handler {} is not available: {}", name, handler.error());
     }
   }
   if (settings.conmon.empty()) {
@@ -80,7 +80,7 @@ Status RuntimeImpl::prepare(const Settings& settings) {
   }
   pause_ = paths_.node + "/bin/userpod-pause";
   if (auto bound = bindReadOnly(USERPOD_LIBEXEC "/userpod-pause", pause_); !bound)
-    logWarning("pods cannot share a PID namespace: {}", bound.error().text());
+    logWarning("pods cannot share a PID namespace: {}", bound.error());
   USERPOD_CHECK(makeDirectories(paths_.exits(), 0700));
   // Calls and execs of a daemon that was killed: nobody reads their answers any more. An empty cgroup stays: the one
   // that a test beside a living daemon would remove is that daemon's too.
@@ -164,7 +164,7 @@ Status RuntimeImpl::remove(const std::string& id, const std::string& handlerName
   auto deleted = runTool(*handler, {"delete", "--force", id});
   if (deleted || !pathExists(state)) return {};
   // A state that was only half written is more than the runtime can read; its processes go with the container's cgroup.
-  logMessage(Level::Warning, deleted.error().text() + "; its state is removed", {{"CONTAINER_ID", id}});
+  logWarning("container {}: {}; its state is removed", ofContainer(id), deleted.error());
   return removeTree(state);
 }
 

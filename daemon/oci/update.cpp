@@ -124,7 +124,7 @@ class Changes {
     for (auto file = before_.rbegin(); file != before_.rend(); ++file)
       for (const auto& line : split(trim(file->second), '\n'))
         if (auto status = writeFile(file->first, line + "\n"); !status)
-          logWarning("a limit keeps its new value: {}", status.error().text());
+          logWarning("a limit keeps its new value: {}", status.error());
   }
 
  private:

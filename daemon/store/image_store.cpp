@@ -59,7 +59,7 @@ Result<std::unique_ptr<ImageStore>> ImageStore::openOnce(const std::string& path
 Result<std::unique_ptr<ImageStore>> ImageStore::open(const std::string& path) {
   auto store = openOnce(path);
   if (store || !(isDamage(store.error()) || store.error().sysErrno() == kNewerSchema)) return store;
-  logError("{}; it is kept as {}.damaged, images have to be pulled again", store.error().text(), path);
+  logError("{}; it is kept as {}.damaged, images have to be pulled again", store.error(), path);
   USERPOD_CHECK(setAside(path));
   return openOnce(path);
 }

@@ -77,7 +77,7 @@ Result<std::unique_ptr<LiveStore>> LiveStore::openWhole(const std::string& path)
 Result<std::unique_ptr<LiveStore>> LiveStore::open(const std::string& path) {
   auto store = openWhole(path);
   if (store || !isDamage(store.error())) return store;
-  logError("{}; set aside as {}.damaged: pods of the earlier daemon are not known", store.error().text(), path);
+  logError("{}; set aside as {}.damaged: pods of the earlier daemon are not known", store.error(), path);
   USERPOD_CHECK(setAside(path));
   return openWhole(path);
 }

@@ -37,7 +37,7 @@ void SpdyConnection::close() {
 void SpdyConnection::received(std::string_view bytes) {
   auto status = decoder_.feed(bytes);
   if (status || closing_) return;
-  logInfo("streaming: connection closed: {}", status.error().text());
+  logInfo("streaming: connection closed: {}", status.error());
   closing_ = true;
   bytes_->write(spdy::goAway(last_, true));
   bytes_->close();

@@ -1,16 +1,15 @@
 #include "daemon/sys/log.hpp"
 
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
-#include <systemd/sd-journal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
-#include <cstdio>
+#include <cerrno>
 #include <cstdlib>
-#include <vector>
+
+#include "daemon/sys/journal.hpp"
 
 namespace userpod {
 namespace {
@@ -25,18 +24,42 @@ bool stderrIsJournal() {
   return fmt::format("{}:{}", info.st_dev, info.st_ino) == value;
 }
 
-bool sendToJournal(Level level, std::string_view text, std::initializer_list<LogField> fields) {
-  std::vector<std::string> entries;
-  entries.push_back(fmt::format("MESSAGE={}", text));
-  entries.push_back(fmt::format("PRIORITY={}", static_cast<int>(level)));
-  for (const auto& [name, value] : fields) entries.push_back(fmt::format("{}={}", name, value));
-  std::vector<iovec> vectors;
-  vectors.reserve(entries.size());
-  for (auto& entry : entries) vectors.push_back({entry.data(), entry.size()});
-  return sd_journal_sendv(vectors.data(), static_cast<int>(vectors.size())) == 0;
+std::string entryOf(Level level, std::string_view text, const LogFields& fields) {
+  std::string entry;
+  appendJournalField(entry, "MESSAGE", text);
+  appendJournalField(entry, "PRIORITY", std::to_string(static_cast<int>(level)));
+  appendJournalField(entry, "SYSLOG_IDENTIFIER", program_invocation_short_name);
+  for (const auto& [name, value] : fields) appendJournalField(entry, name, value);
+  return entry;
+}
+
+// systemd reads the <N> prefix from a stream; a terminal gets plain text. One write, so that lines never mix.
+std::string lineOf(Level level, std::string_view text, const LogFields& fields) {
+  std::string line =
+      ::isatty(STDERR_FILENO) != 0 ? std::string(text) : fmt::format("<{}>{}", static_cast<int>(level), text);
+  for (const auto& [name, value] : fields) line += fmt::format(" {}={}", name, value);
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return line + '\n';
+}
+
+void sendToJournal(const std::string& entry, Level level, std::string_view text, const LogFields& fields) {
+  // Never destroyed: threads log to the last.
+  static auto* journal = new JournalSocket;
+  if (journal->send(entry) != JournalSocket::Sent::Gone) return;
+  // The stream that the journal gave us may have survived it; it may be full, or closed, as well.
+  std::string line = lineOf(level, text, fields);
+  if (::send(STDERR_FILENO, line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) journal->countLost();
 }
 
 }  // namespace
+
+Level levelNamed(std::string_view name) {
+  if (name == "error") return Level::Error;
+  if (name == "warning") return Level::Warning;
+  if (name == "notice") return Level::Notice;
+  if (name == "debug") return Level::Debug;
+  return Level::Info;
+}
 
 void setLogLevel(Level highest) {
   highestLevel = highest;
@@ -45,17 +68,31 @@ Level logLevel() {
   return highestLevel;
 }
 
-void logMessage(Level level, std::string_view text, std::initializer_list<LogField> fields) {
-  if (level > highestLevel) return;
+bool logsToJournal() {
   static const bool journal = stderrIsJournal();
-  if (journal && sendToJournal(level, text, fields)) return;
-  // systemd reads the <N> prefix from a stream; a terminal gets plain text. One write, so that lines never mix.
-  std::string line =
-      ::isatty(STDERR_FILENO) != 0 ? std::string(text) : fmt::format("<{}>{}", static_cast<int>(level), text);
-  for (const auto& [name, value] : fields) line += fmt::format(" {}={}", name, value);
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  line += '\n';
+  return journal;
+}
+
+void ArgumentFields::add(const Error& error) {
+  fields_.emplace_back("USERPOD_ERROR", codeName(error.code()));
+  if (error.sysErrno() == 0 || !number_.empty()) return;
+  number_ = std::to_string(error.sysErrno());
+  fields_.emplace_back("ERRNO", number_);
+}
+
+void logMessage(Level level, std::string_view text, const LogFields& fields) {
+  if (level > highestLevel) return;
+  if (logsToJournal()) return sendToJournal(entryOf(level, text, fields), level, text, fields);
+  std::string line = lineOf(level, text, fields);
   (void)!::write(STDERR_FILENO, line.data(), line.size());
+}
+
+void logFailure(Level level, const Error& error, const LogFields& fields, std::string_view before) {
+  if (level > highestLevel) return;
+  ArgumentFields own(error);
+  LogFields all = fields;
+  all.insert(all.end(), own.fields().begin(), own.fields().end());
+  logMessage(level, before.empty() ? error.text() : fmt::format("{}: {}", before, error.text()), all);
 }
 
 }  // namespace userpod

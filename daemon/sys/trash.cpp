@@ -44,7 +44,7 @@ void Trash::run(const std::stop_token& stop) {
       names_.pop_front();
     }
     auto removed = removeTree(directory_ + "/" + name, stop);
-    if (!removed && !stop.stop_requested()) logError("{}", removed.error().text());
+    if (!removed && !stop.stop_requested()) logError("{}", removed.error());
   }
 }
 

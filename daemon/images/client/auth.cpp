@@ -156,7 +156,7 @@ Status Authenticator::answer(const HttpResponse& refused, const std::string& use
     registry_ = refused.from;
     auto status = fetchToken(stop);
     if (status || !basicHelps || status.error().code() == Code::Canceled) return status;
-    logInfo("{}; trying the password at the registry itself", status.error().text());
+    logInfo("{}; trying the password at the registry itself", status.error());
   }
   if (!basicHelps) {
     if (offers("basic") != challenges.end() && hasCredentials_ && credentials_.username.empty())

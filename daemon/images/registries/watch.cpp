@@ -22,7 +22,7 @@ struct RegistriesFiles::State {
   void take(Result<std::shared_ptr<const Registries>> read) {
     if (!read) {
       if (!failure || failure->text() != read.error().text())
-        logError("{}{}", read.error().text(), good ? "; what was read before stays in force" : "");
+        logError("{}{}", read.error(), good ? "; what was read before stays in force" : "");
       failure = std::move(read).error();
       return;
     }

@@ -32,6 +32,6 @@ int main(int argc, char** argv) {
     status = userpod::images::serveTransfer(channel, argv[1]);
   }
   if (status) return 0;
-  userpod::logError("userpod-pull: {}", status.error().text());
+  userpod::logError("userpod-pull: {}", status.error());
   return userpod::exitStatus(status.error().code());
 }

@@ -120,7 +120,7 @@ class OnePod {
 
 Status PluginNetworks::start(const Paths& paths, const Settings& settings, const std::string& results) {
   // Plugins that a killed daemon has left running. One that cannot be killed, in the kernel, keeps nobody.
-  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error().text());
+  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error());
   auto directories = settings.cniConfigDirs;
   if (directories.empty())
     directories = {std::filesystem::path(paths.config).parent_path().string() + "/cni/net.d", "/etc/cni/net.d"};
@@ -185,7 +185,7 @@ Status PluginNetworks::runDel(const Attachment& attachment, PluginCgroup& cgroup
     auto out = plugins_.run(invocationFor("DEL", attachment, *plugin), cgroup, plugins_.timeout());
     reachStage("cni.del.plugin", attachment.podId);
     if (out) continue;
-    logMessage(Level::Warning, out.error().text(), {{"POD_ID", attachment.podId}});
+    logFailure(Level::Warning, out.error(), {{"POD_ID", attachment.podId}});
     if (first) first = std::move(out).error();
   }
   if (!first) return std::move(first).error().wrap("network " + attachment.network.name);
@@ -244,7 +244,7 @@ Result<CniAttachment> PluginNetworks::add(const std::string& podId, const PodCon
   auto added = addOnce(attachment, pluginCgroup, again);
   // Once more for what may be over: Debian's bridge (1.1.1) fails on a bridge that an ADD which failed has left.
   if (!added && again) {
-    logMessage(Level::Notice, "once more: " + added.error().text(), {{"POD_ID", podId}});
+    logFailure(Level::Notice, added.error(), {{"POD_ID", podId}}, "once more");
     added = addOnce(attachment, pluginCgroup, again);
   }
   if (!added) {
@@ -360,7 +360,7 @@ Status PluginNetworks::collectGarbage(const std::set<std::string>& living) {
 
 void PluginNetworks::stop() {
   plugins_.stop();
-  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error().text());
+  if (auto removed = plugins_.node().removeCgroup("/cni"); !removed) logWarning("{}", removed.error());
 }
 
 std::vector<CniNetwork> PluginNetworks::networks() const {

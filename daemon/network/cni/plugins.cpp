@@ -54,7 +54,7 @@ Result<PluginCgroup> PluginCgroup::make(const NodeInside& node, const std::strin
 
 PluginCgroup::~PluginCgroup() {
   if (!fd_) return;
-  if (auto removed = node_->removeCgroup(path_); !removed) logWarning("{}", removed.error().text());
+  if (auto removed = node_->removeCgroup(path_); !removed) logWarning("{}", removed.error());
 }
 
 Status PluginCgroup::renew() {
@@ -110,7 +110,7 @@ Result<std::string> Plugins::run(const Invocation& invocation, PluginCgroup& cgr
                             time, kOutputLimit + 1);
   if (!ended && ended.error().code() == Code::Timeout) {
     // Its children too.
-    if (auto renewed = cgroup.renew(); !renewed) logWarning("{}", renewed.error().text());
+    if (auto renewed = cgroup.renew(); !renewed) logWarning("{}", renewed.error());
     return std::move(ended).error().wrap(who);
   }
   if (!ended) return std::move(ended).error().as(Code::NetworkSetupFailed).wrap(who);

@@ -101,7 +101,7 @@ Registry::~Registry() {
   if (loop_) loop_->shutdown();  // it hands work to the prober
   // Ends a plugin that hangs, and with it the wait for its thread.
   if (auto removed = plugins_.node().removeCgroup(std::string("/cni/") + kProbeCgroup); !removed)
-    logWarning("{}", removed.error().text());
+    logWarning("{}", removed.error());
   prober_.reset();
   loop_.reset();
 }
@@ -111,7 +111,7 @@ void Registry::start() {
   if (watches) {
     watches_ = std::move(*watches);
   } else {
-    logWarning("CNI configurations are looked at once a second, as they cannot be watched: {}", watches.error().text());
+    logWarning("CNI configurations are looked at once a second, as they cannot be watched: {}", watches.error());
   }
   scan();
 }
@@ -278,7 +278,7 @@ Registry::Answers Registry::ask(NetworkConfig network, const std::optional<Plugi
     if (known || ending_) break;
     Invocation invocation{.command = "VERSION", .plugin = plugin.type, .input = {{"cniVersion", network.version}}};
     auto out = plugins_.run(invocation, *cgroup, kVersionTime);
-    if (!out) logDebug("{}", out.error().text());
+    if (!out) logDebug("{}", out.error());
     answers.versions[plugin.type] = out ? parseVersions(*out) : std::vector<std::string>();
   }
   network.version = commonVersion(network, answers.versions);

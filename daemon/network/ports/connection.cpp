@@ -214,7 +214,7 @@ void Acceptor::onEvents(std::uint32_t) {
       continue;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-      logWarning("{}", sysError("take a connection").text());
+      logWarning("{}", sysError("take a connection"));
       ::usleep(kNapMicroseconds);  // the event stays, so this would spin
     }
     if (errno != ECONNABORTED && errno != EINTR) return;

@@ -135,14 +135,14 @@ bool Client::find() {
   auto socket = connectTo(socketPath_);
   if (!socket) {
     if (socket.error().sysErrno() != ENOENT && socket.error().sysErrno() != ECONNREFUSED)
-      logWarning("host ports: {}; userpod-ports is started anew", socket.error().text());
+      logWarning("host ports: {}; userpod-ports is started anew", socket.error());
     return false;
   }
   auto pidfd = pidfdOfPeer(socket->get());
   if (!pidfd) return false;
   Process process{.pidfd = std::move(*pidfd), .socket = std::move(*socket)};
   auto adopted = adopt(std::move(process));
-  if (!adopted) logWarning("host ports: {}; userpod-ports is started anew", adopted.error().text());
+  if (!adopted) logWarning("host ports: {}; userpod-ports is started anew", adopted.error());
   return static_cast<bool>(adopted);
 }
 
@@ -165,7 +165,7 @@ Status Client::adopt(Process process) {
   process_ = std::move(process);
   loop_->post([this, generation = ++generation_, fd = process_->watched()] {
     auto watched = loop_->watch(fd, EPOLLIN, [this, generation](std::uint32_t) { died(generation); });
-    if (!watched) logWarning("host ports: {}", watched.error().text());
+    if (!watched) logWarning("host ports: {}", watched.error());
   });
   return {};
 }
@@ -188,7 +188,7 @@ Status Client::start() {
   if (!node_.cgroupRoot.empty()) {
     // One that cannot be talked to would keep its ports, and one that a killed daemon had just started takes the
     // socket.
-    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("host ports: {}", removed.error().text());
+    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("host ports: {}", removed.error());
     USERPOD_TRY(made, node_.makeCgroup(kCgroup));
     cgroup = std::move(made);
   }
@@ -273,7 +273,7 @@ void Client::finish() {
   if (::poll(&entry, 1, std::chrono::milliseconds(kEndTime).count()) != 1)
     (void)signalPidfd(shared->watched(), SIGKILL);
   if (!node_.cgroupRoot.empty())
-    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("{}", removed.error().text());
+    if (auto removed = node_.removeCgroup(kCgroup); !removed) logWarning("{}", removed.error());
   loop_->post([this, shared] { loop_->unwatch(shared->watched()); });
 }
 
@@ -289,7 +289,7 @@ void Client::comeBack() {
   auto status = ensure();
   delay_ = std::min(delay_ * 2, kLongestDelay);
   if (status) return;
-  logWarning("host ports: {}", status.error().text());
+  logWarning("host ports: {}", status.error());
   if (returning_) return;
   returning_ = true;
   loop_->runAfter(delay_, [this] { comeBack(); });
@@ -307,7 +307,7 @@ void Client::publishAll() {
     if (!process_) return;
     auto status = publishNow(pod);
     if (status) continue;
-    logMessage(Level::Warning, "host ports: " + status.error().text(), {{"POD_ID", podId}});
+    logFailure(Level::Warning, status.error(), {{"POD_ID", podId}}, "host ports");
     // Another program has taken it, or its address is away for now.
     if (std::exchange(retrying_, true)) continue;
     loop_->post([this] { loop_->runAfter(kLongestDelay, [this] { retry(); }); });
@@ -372,7 +372,7 @@ Status Client::synchronise(const std::vector<PublishedPod>& living) {
     if (!published_.contains(port.podId)) gone.insert(port.podId);
   for (const auto& podId : gone) {
     USERPOD_TRY(answer, ask({.kind = Request::Kind::Withdraw, .pod = {.podId = podId}}));
-    if (answer.error) logMessage(Level::Warning, answer.error->text(), {{"POD_ID", podId}});
+    if (answer.error) logFailure(Level::Warning, *answer.error, {{"POD_ID", podId}});
   }
   publishAll();
   if (published_.empty() && process_) finish();

@@ -52,6 +52,6 @@ int main(int argc, char** argv) {
   }
   auto status = userpod::ports::serve(argv[1]);
   if (status) return 0;
-  userpod::logError("userpod-ports: {}", status.error().text());
+  userpod::logError("userpod-ports: {}", status.error());
   return userpod::exitStatus(status.error().code());
 }

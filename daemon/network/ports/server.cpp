@@ -89,7 +89,7 @@ bool Server::full(const Service& service) {
   if (!own && worker_.shared().connections < most) return false;
   if (auto now = Worker::Clock::now(); now - complained_ > kComplainAgain) {
     complained_ = now;
-    logWarning("connections to pod {} are refused: {} are open{}", service.podId, own ? most / 2 : most,
+    logWarning("connections to pod {} are refused: {} are open{}", ofPod(service.podId), own ? most / 2 : most,
                own ? " to this port" : "");
   }
   return true;
@@ -99,7 +99,7 @@ void Server::take(const ServicePointer& service, UniqueFd client, const Endpoint
   if (full(*service)) return abortOnClose(client.get());
   auto pod = sources_.connect(*service, address, SOCK_STREAM);
   if (!pod) {
-    logDebug("{}", pod.error().text());
+    logDebug("{}", pod.error());
     return abortOnClose(client.get());
   }
   auto made = std::make_unique<Connection>(worker_, service, std::move(client), std::move(pod->fd),

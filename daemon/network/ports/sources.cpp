@@ -196,7 +196,7 @@ bool Networks::contain(const Endpoint& client) const {
 Result<std::unique_ptr<Sources>> Sources::open() {
   // Connections that are not kept all have the node's address: with the ports of those that ended in the last minute
   // left out, the search for a free one takes milliseconds from some 14,000 of them on, and ends in failure.
-  if (auto reused = writeFile("/proc/sys/net/ipv4/tcp_tw_reuse", "1"); !reused) logDebug("{}", reused.error().text());
+  if (auto reused = writeFile("/proc/sys/net/ipv4/tcp_tw_reuse", "1"); !reused) logDebug("{}", reused.error());
   USERPOD_TRY(changes, routeSocket(RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE));
   USERPOD_TRY(routes, routeSocket(0));
   std::unique_ptr<Sources> sources(new Sources(std::move(changes), std::move(routes)));
@@ -210,7 +210,7 @@ void Sources::refresh() {
   while (::recv(changes_.get(), ignored.data(), ignored.size(), MSG_DONTWAIT) >= 0 || errno == ENOBUFS) continue;
   auto networks = std::make_shared<Networks>();
   for (int family : {AF_INET, AF_INET6})
-    if (auto read = dumpRoutes(routes_.get(), family, *networks); !read) logWarning("{}", read.error().text());
+    if (auto read = dumpRoutes(routes_.get(), family, *networks); !read) logWarning("{}", read.error());
   std::lock_guard lock(mutex_);
   networks_ = std::move(networks);
 }

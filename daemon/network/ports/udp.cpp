@@ -102,7 +102,7 @@ UdpPort::Flow* UdpPort::makeFlow(const Peer& peer) {
   auto pod = sources_.connect(*service_, peer.client, SOCK_DGRAM, claimed);
   if (!pod) {
     if (claimed) worker_.shared().claims.giveBack(peer.client, target);
-    logDebug("{}", pod.error().text());
+    logDebug("{}", pod.error());
     return nullptr;
   }
   auto made = std::make_unique<Flow>(*this, peer, service_, std::move(pod->fd));

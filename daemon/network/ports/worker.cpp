@@ -110,7 +110,7 @@ void Worker::loop() {
   for (;;) {
     int count = ::epoll_wait(epoll_.get(), events.data(), kEvents, timeout());
     if (count < 0 && errno != EINTR) {
-      logError("{}", sysError("wait for sockets").text());
+      logError("{}", sysError("wait for sockets"));
       return;
     }
     bool woken = false;
