@@ -4,17 +4,20 @@
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
-#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
+#include <future>
 #include <memory>
 
 #include "daemon/core/core.hpp"
 #include "daemon/cri/server.hpp"
 #include "daemon/streaming/streaming.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/pulse.hpp"
+#include "daemon/sys/reload.hpp"
 #include "dbus/bus.hpp"
+#include "policy/configuration.hpp"
 
 namespace userpod {
 namespace {
@@ -24,14 +27,6 @@ constexpr int kArenas = 2;
 
 // For calls under way when the daemon stops; what they began goes on.
 constexpr std::chrono::seconds kStopGrace{2};
-
-Level levelNamed(const std::string& name) {
-  if (name == "error") return Level::Error;
-  if (name == "warning") return Level::Warning;
-  if (name == "notice") return Level::Notice;
-  if (name == "debug") return Level::Debug;
-  return Level::Info;
-}
 
 // Thousands of containers' descriptors: as many as the hard limit has, up to what poll and friends bear easily.
 void raiseDescriptorLimit() {
@@ -48,36 +43,75 @@ Result<UniqueFd> listener(const Paths& paths) {
   return cri::openListener(paths.criSocket());
 }
 
-void reload(const Paths& paths) {
-  auto settings = loadSettings(paths);
-  if (!settings) return logError("settings not read again: {}", settings.error());
-  setLogLevel(levelNamed(settings->logLevel));
-  logInfo("log level {}; other settings count from the next start", settings->logLevel);
+// What `systemctl status` shows: that it serves, or why a reload has changed nothing.
+void tellStatus(const Paths& paths, const std::string& problem) {
+  if (problem.empty())
+    (void)::sd_notifyf(0, "STATUS=Serving the CRI on %s", paths.criSocket().c_str());
+  else
+    (void)::sd_notifyf(0, "STATUS=Serving, with the configuration as it was before: %s", problem.c_str());
 }
 
-// Until a signal ends it. The watchdog is fed only while the core strand answers.
-void serve(core::Core& core, const sigset_t& signals) {
+// Also for reloads that the bus asked for.
+void followConfiguration(core::Core& core) {
+  core.subscribe([paths = core.paths(), told = std::string()](const core::Change& change) mutable {
+    if (change.kind != core::Change::Kind::Conditions) return;
+    std::string problem;
+    for (const auto& condition : change.snapshot->conditions)
+      if (condition.type == "Configuration" && !condition.ok) problem = condition.message;
+    if (problem == told) return;
+    told = problem;
+    tellStatus(paths, problem);
+  });
+}
+
+// The request first: what it has written before it is read is read.
+void reload(core::Core& core) {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  (void)::sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", now.tv_sec * 1'000'000LL + now.tv_nsec / 1000);
+  std::string request = reloadRequest(core.paths().runtime);
+  auto outcome = std::make_shared<std::promise<ReloadOutcome>>();
+  core.reload([outcome](Result<core::Reloaded> reloaded) {
+    outcome->set_value(reloaded ? ReloadOutcome{0, reloaded->text()}
+                                : ReloadOutcome{exitStatus(reloaded.error().code()), reloaded.error().text()});
+  });
+  // For ever, if the core does not answer: then the watchdog is not fed.
+  auto became = outcome->get_future().get();
+  (void)::sd_notify(0, "READY=1");
+  if (auto told = answerReload(core.paths().runtime, request, became); !told)
+    logWarning("outcome of the reload: {}", told.error());
+}
+
+// Until a signal ends it. The watchdog is fed only while all that clients wait for answers.
+void serve(core::Core& core, Pulse& pulse, const sigset_t& signals) {
   std::uint64_t interval = 0;
   bool watched = ::sd_watchdog_enabled(0, &interval) > 0;
   std::uint64_t pause = watched ? interval / 3 : 60'000'000;
-  auto answered = std::make_shared<std::atomic<bool>>(true);
   for (;;) {
-    if (answered->exchange(false)) {
-      if (watched) (void)::sd_notify(0, "WATCHDOG=1");
-      core.ping([answered] { *answered = true; });
-    }
+    if (watched && pulse.beat())
+      (void)::sd_notify(0, "WATCHDOG=1");
+    else if (watched)
+      logError("no answer of: {}; without one userpodd is started anew", pulse.silent());
     // Bursts (a pull, many creates at once) leave free pages between live ones; idle memory goes back to the system.
     ::malloc_trim(0);
     timespec wait{static_cast<time_t>(pause / 1'000'000), static_cast<long>(pause % 1'000'000 * 1000)};
     int signal = ::sigtimedwait(&signals, nullptr, &wait);
     if (signal == SIGTERM || signal == SIGINT) return;
-    if (signal == SIGHUP) reload(core.paths());
+    if (signal == SIGHUP) reload(core);
   }
+}
+
+// Everything that is wrong with the files, then the first of it as the error.
+Result<Settings> startSettings(const Paths& paths) {
+  Configuration configuration = readConfiguration(paths.config);
+  logProblems(configuration.problems);
+  USERPOD_CHECK(configuration.status());
+  return std::move(configuration.settings);
 }
 
 Status run(UniqueFd brokerSocket, const sigset_t& signals) {
   USERPOD_TRY(paths, userPaths());
-  USERPOD_TRY(settings, loadSettings(paths));
+  USERPOD_TRY(settings, startSettings(paths));
   setLogLevel(levelNamed(settings.logLevel));
   USERPOD_TRY(socket, listener(paths));
   USERPOD_TRY(core, core::Core::open({paths, settings, std::make_shared<Broker>(std::move(brokerSocket))}));
@@ -92,8 +126,14 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
     logWarning("no bus: {}; the CRI works without it", frontEnd.error());
     core->report({"SessionBus", false, "NoSessionBus", frontEnd.error().text()});
   }
-  (void)::sd_notifyf(0, "READY=1\nSTATUS=Serving the CRI on %s", paths.criSocket().c_str());
-  serve(*core, signals);
+  followConfiguration(*core);
+  Pulse pulse;
+  pulse.add("core", [&core](auto answer) { core->ping(std::move(answer)); });
+  pulse.add("CRI server", [&server](auto answer) { server->ping(std::move(answer)); });
+  if (frontEnd) pulse.add("bus", [&frontEnd](auto answer) { (*frontEnd)->ping(std::move(answer)); });
+  tellStatus(paths, "");
+  (void)::sd_notify(0, "READY=1");
+  serve(*core, pulse, signals);
   (void)::sd_notify(0, "STOPPING=1");
   server->stop(kStopGrace);
   server.reset();

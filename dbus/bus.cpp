@@ -47,6 +47,10 @@ Bus::~Bus() {
   loop_->shutdown();
 }
 
+void Bus::ping(std::function<void()> answer) {
+  loop_->post(std::move(answer));
+}
+
 void Bus::connect() {
   retryTimer_ = 0;
   try {

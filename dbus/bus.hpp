@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,8 @@ class Bus {
   static Result<std::unique_ptr<Bus>> start(core::Core& core);
   // Answers what waits with Canceled and leaves the bus. Not from a callback of the core.
   ~Bus();
+  // Answered on the bus thread: the watchdog asks whether it still moves. Any thread.
+  void ping(std::function<void()> answer);
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
 

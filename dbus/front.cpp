@@ -203,9 +203,24 @@ void Front::diagnose(const Reply<std::vector<CheckRow>>& reply) {
   });
 }
 
+void Front::reload(const Reply<VariantMap>& reply, const std::string& sender) {
+  authorise(sender, [this, reply](const Status& allowed) {
+    if (!allowed) return reply.fail(allowed.error());
+    core_.reload([reply](Result<core::Reloaded> reloaded) {
+      if (!reloaded) return reply.fail(reloaded.error());
+      auto names = [](const std::vector<Changed>& changes) {
+        std::vector<std::string> list;
+        for (const auto& change : changes) list.push_back(change.key);
+        return sdbus::Variant(list);
+      };
+      reply.send(VariantMap{{"taken", names(reloaded->taken)}, {"waiting", names(reloaded->waiting)}});
+    });
+  });
+}
+
 void Front::getNetwork(const Reply<VariantMap>& reply) {
   core_.networkView([reply, &core = core_](const network::NetworkView& view) {
-    reply.send(networkMap(view, *core.snapshot(), core.settings().hostLoopback));
+    reply.send(networkMap(view, *core.snapshot(), core.settings()->hostLoopback));
   });
 }
 

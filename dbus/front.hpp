@@ -47,6 +47,7 @@ class Front {
                  const VariantMap& options);
   void pruneImages(const JobReply& reply, const std::string& sender, const VariantMap& options);
   void diagnose(const Reply<std::vector<CheckRow>>& reply);
+  void reload(const Reply<VariantMap>& reply, const std::string& sender);
   void getNetwork(const Reply<VariantMap>& reply);
   // Pod
   void stopPod(const JobReply& reply, const std::string& id, const std::string& sender, const VariantMap& options);

@@ -36,7 +36,7 @@ class LogControl final
       if (value == kNames.at(i)) return setLogLevel(static_cast<Level>(std::max<std::size_t>(i, 3)));
     throw makeError(Error(Code::InvalidArgument, "no log level " + cleanText(value) + "; see syslog(3)"));
   }
-  std::string LogTarget() override { return std::getenv("JOURNAL_STREAM") != nullptr ? "journal" : "console"; }
+  std::string LogTarget() override { return logsToJournal() ? "journal" : "console"; }
   void LogTarget(const std::string& value) override {
     if (value != LogTarget())
       throw makeError(Error(Code::NotSupported, "the log target is given by the unit: " + LogTarget()));

@@ -92,6 +92,10 @@ void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, Vari
   front_.diagnose(front_.hold(getObjectPath(), std::move(result)));
 }
 
+void ManagerObject::Reload(sdbus::Result<VariantMap>&& result, VariantMap) {
+  front_.reload(front_.hold(getObjectPath(), std::move(result)), sender());
+}
+
 void ManagerObject::GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap) {
   front_.getNetwork(front_.hold(getObjectPath(), std::move(result)));
 }

@@ -198,6 +198,7 @@ class ManagerObject final : public Shown<sdbus::ObjectManager_adaptor, org::user
   void PullImage(JobResult&& result, std::string reference, VariantMap options) override;
   void PruneImages(JobResult&& result, VariantMap options) override;
   void Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap options) override;
+  void Reload(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   void GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   std::string Version() override { return core_.info().version; }
   std::uint32_t ApiVersion() override { return 1; }

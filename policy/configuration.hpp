@@ -47,6 +47,9 @@ struct Configuration {
 // files of at most 1 MiB and nothing that is not a file.
 Configuration readConfiguration(const std::string& directory, const std::string& etc = "/etc/userpod");
 
+// Without any file; `directory` is the user's own.
+Settings defaultSettings(const std::string& directory);
+
 // What of this host the configuration does not fit: programs that are not there, directories that nobody has made. Adds
 // to the problems.
 void checkHost(Configuration& configuration);

@@ -49,8 +49,6 @@ struct Key {
 const std::vector<Key>& keys();
 const Key* findKey(std::string_view name);
 
-Settings defaultSettings(const std::string& directory);
-
 // The known word that a wrong one was meant to be; empty: none is like it.
 std::string nearest(std::string_view wrong, const std::vector<std::string>& known);
 

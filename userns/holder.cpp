@@ -21,6 +21,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/util.hpp"
+#include "policy/configuration.hpp"
 #include "userns/host_files.hpp"
 #include "userns/idmap.hpp"
 #include "userns/node.hpp"
@@ -229,8 +230,10 @@ void chooseProgram(Holder& holder) {
 Status prepare(Holder& holder) {
   USERPOD_TRY(paths, userPaths());
   holder.paths = paths;
-  USERPOD_TRY(settings, loadSettings(paths));
-  holder.settings = settings;
+  Configuration configuration = readConfiguration(paths.config);
+  logProblems(configuration.problems);
+  USERPOD_CHECK(configuration.status());
+  holder.settings = std::move(configuration.settings);
   USERPOD_TRY(cgroup, ownCgroup());
   holder.cgroup = cgroup;
   USERPOD_TRY(maps, ownIdMaps());
@@ -241,7 +244,7 @@ Status prepare(Holder& holder) {
     logWarning("only {} user ids for the containers: images that use more fail; give the user 65536 subordinate ids",
                ids);
   USERPOD_CHECK(makeDirectoriesOfUser(paths));
-  holder.plan = {paths, settings.uplink != "none", ""};
+  holder.plan = {paths, holder.settings.uplink != "none", ""};
   if (holder.plan.uplink) chooseProgram(holder);
   return makeNode(holder);
 }

@@ -10,6 +10,16 @@
 namespace userpod::core {
 namespace {
 
+// As podCreationTime: of several attempts the last one counts.
+std::int64_t containerCreationTime(const PodEntity& pod, const std::map<std::string, ContainerPointer>& containers,
+                                   const std::string& name) {
+  std::int64_t time = nowNanos();
+  for (const auto& id : pod.containers)
+    if (auto other = containers.find(id); other != containers.end() && other->second->record->config.name == name)
+      time = std::max(time, other->second->record->createdAt + 1);
+  return time;
+}
+
 std::string absoluteLogPath(const PodConfig& pod, const ContainerConfig& config) {
   if (config.logPath.empty()) return "";
   if (config.logPath.front() == '/') return config.logPath;
@@ -66,7 +76,7 @@ void CoreImpl::createContainer(const std::string& podKey, ContainerConfig config
     record.cgroup = pod->record->cgroup + "/" + record.id;
     record.config = std::move(*shared);
     record.origin = origin;
-    record.createdAt = nowNanos();
+    record.createdAt = containerCreationTime(*pod, containers_, record.config.name);
     if (auto written = commitNew(record, &store::LiveStore::putContainer); !written)
       return done(std::move(written).error().wrap("container " + record.config.name));
     auto container = std::make_shared<ContainerEntity>();
@@ -162,12 +172,13 @@ Result<CoreImpl::ContainerMade> CoreImpl::makeContainerParts(const CreatePlan& p
   if (plan.targetPid > 0) input.targetPid = plan.targetPid;
   input.recursiveReadOnly = runtime_->recursiveReadOnly(plan.pod.runtimeHandler);
   input.volumes = std::move(volumes);
-  input.cdiSpecDirs = parts_.settings.cdiSpecDirs;
-  input.hooksDirs = parts_.settings.hooksDirs;
-  input.pidsLimit = parts_.settings.pidsLimit;
-  input.allowRuntimeDirectoryMounts = parts_.settings.allowRuntimeDirectoryMounts;
-  input.nofile = parts_.settings.nofile;
-  input.nofileSet = parts_.settings.nofileSet;
+  auto settings = parts_.settings.current();
+  input.cdiSpecDirs = settings->cdiSpecDirs;
+  input.hooksDirs = settings->hooksDirs;
+  input.pidsLimit = settings->pidsLimit;
+  input.allowRuntimeDirectoryMounts = settings->allowRuntimeDirectoryMounts;
+  input.nofile = settings->nofile;
+  input.nofileSet = settings->nofileSet;
   USERPOD_TRY(spec, oci::buildSpec(input));
   for (const auto& warning : input.warnings) logMessage(Level::Warning, warning, {{"CONTAINER_ID", record.id}});
   std::string bundle = parts_.paths.containerDirectory(record.id);

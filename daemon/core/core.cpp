@@ -112,7 +112,7 @@ Status CoreImpl::start() {
 
 Status CoreImpl::openParts() {
   USERPOD_TRY(content, store_->load());
-  USERPOD_TRY(storage, storage::Storage::open(parts_.paths, parts_.settings, node_));
+  USERPOD_TRY(storage, storage::Storage::open(parts_.paths, *parts_.settings.current(), node_));
   storage_ = std::move(storage);
   if (!storage_->reason().empty()) logWarning("storage driver {}: {}", storage_->driver(), storage_->reason());
   std::set<std::string> layersInUse;
@@ -123,7 +123,7 @@ Status CoreImpl::openParts() {
   images_ = std::move(images);
   USERPOD_TRY(network, network::Network::open(parts_.paths, parts_.settings, node_, earlierNetwork(content)));
   network_ = std::move(network);
-  USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, parts_.settings, node_));
+  USERPOD_TRY(runtime, oci::Runtime::open(parts_.paths, *parts_.settings.current(), node_));
   runtime_ = std::move(runtime);
   stats_ = stats::Stats::open(node_, [this](const std::string& id) { return storage_->writableLayer(id); });
   auto [name, version] = runtime_->version();
@@ -149,7 +149,7 @@ network::Earlier CoreImpl::earlierNetwork(const store::LiveStore::Content& conte
       continue;
     }
     // Freed at the latest now.
-    for (const auto& address : pod.addresses) earlier.freed[address] = nowNanos();
+    for (const auto& address : pod.addresses) earlier.freed[address] = bootNanos();
   }
   return earlier;
 }
@@ -198,7 +198,7 @@ void CoreImpl::subscribe(std::function<void(const Change&)> listener) {
 }
 
 void CoreImpl::diagnose(std::function<void(std::vector<Check>)> done) {
-  workers_->submit([this, done = std::move(done)] { done(diagnoseHost(parts_.paths, parts_.settings)); });
+  workers_->submit([this, done = std::move(done)] { done(diagnoseHost(parts_.paths, *parts_.settings.current())); });
 }
 
 void CoreImpl::networkView(std::function<void(network::NetworkView)> done) {
@@ -325,7 +325,7 @@ void CoreImpl::followLayer(const ContainerRecord& record) {
 
 void CoreImpl::forget(const PodPointer& pod) {
   const PodRecord& record = *pod->record;
-  if (!record.addresses.empty()) noteStore(store_->putFreedAddresses(record.addresses, nowNanos()));
+  if (!record.addresses.empty()) noteStore(store_->putFreedAddresses(record.addresses, bootNanos()));
   noteStore(store_->removePod(record.id));
   auto name = podNames_.find(podNameKey(record.config));
   if (name != podNames_.end() && name->second == record.id) podNames_.erase(name);

@@ -15,6 +15,7 @@
 #include "daemon/storage/storage.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
+#include "policy/configuration.hpp"
 #include "policy/settings.hpp"
 #include "userns/broker.hpp"
 #include "userns/diagnose.hpp"
@@ -124,6 +125,13 @@ struct Info {
   std::string containerRoot;  // directory of all writable layers
 };
 
+// What has become of a reload.
+struct Reloaded {
+  std::vector<Changed> taken;    // in force now
+  std::vector<Changed> waiting;  // for a start of the daemon or the node
+  std::string text() const;      // for people, a line
+};
+
 // What streams: the part of the core that the streaming server needs. Streams are carried by the caller; closing them
 // ends nothing but them.
 class Streams {
@@ -151,7 +159,7 @@ class Core : public Streams {
  public:
   struct Parts {
     Paths paths;
-    Settings settings;
+    LiveSettings settings;
     std::shared_ptr<Broker> broker;
   };
   // Opens the node, the parts and the live store, takes up what lives, undoes what is half-made. Blocks.
@@ -165,7 +173,11 @@ class Core : public Streams {
   virtual void subscribeEvents(std::function<void(const Event&)> listener) = 0;
   virtual const Info& info() const = 0;
   virtual const Paths& paths() const = 0;
-  virtual const Settings& settings() const = 0;
+  virtual std::shared_ptr<const Settings> settings() const = 0;
+  // Reads the files of userpod.toml again. What can count at once does when it answers; of a wrong file nothing does.
+  // The journal has the details, and the condition "Configuration" says what is wrong until a good reload.
+  // ConfigInvalid.
+  virtual void reload(Callback<Reloaded> done) = 0;
   virtual bool hasHandler(const std::string& handler) const = 0;
   virtual bool recursiveReadOnly(const std::string& handler) const = 0;  // see oci::Runtime
   virtual Result<pid_t> hostPid(pid_t nodePid) = 0;

@@ -98,7 +98,8 @@ class CoreImpl final : public Core {
   void subscribeEvents(std::function<void(const Event&)> listener) override;
   const Info& info() const override { return info_; }
   const Paths& paths() const override { return parts_.paths; }
-  const Settings& settings() const override { return parts_.settings; }
+  std::shared_ptr<const Settings> settings() const override { return parts_.settings.current(); }
+  void reload(Callback<Reloaded> done) override;
   bool hasHandler(const std::string& handler) const override { return runtime_->hasHandler(handler); }
   bool recursiveReadOnly(const std::string& handler) const override { return runtime_->recursiveReadOnly(handler); }
   Result<pid_t> hostPid(pid_t nodePid) override { return parts_.broker->hostPid(nodePid); }
@@ -320,6 +321,9 @@ class CoreImpl final : public Core {
   void jobProgress(std::uint32_t id, images::PullProgress progress);
   void tellProgress(std::uint32_t id);
 
+  // reload.cpp
+  void finishReload(const Configuration& configuration, const Callback<Reloaded>& done);
+
   // images.cpp
   void refreshImages(const std::string& changedId, bool removed);
   // One that containers may be made of. NoSuchImage.
@@ -355,7 +359,8 @@ class CoreImpl final : public Core {
   std::vector<Condition> hostConditions_;
   std::string networkProblem_;  // as last published
   std::optional<HostAddressWatch> hostWatch_;
-  bool followingHost_ = false;                 // a look at the host's addresses is due
+  bool followingHost_ = false;  // a look at the host's addresses is due
+  OperationQueue reloads_;
   std::map<std::string, Condition> reported_;  // by type
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;

@@ -12,6 +12,18 @@
 namespace userpod::core {
 namespace {
 
+// Of a pod's attempts kubelet takes the one that was created last for the current one, so that a clock that was set
+// back must not make it the one before.
+std::int64_t podCreationTime(const std::map<std::string, PodPointer>& pods, const PodConfig& config) {
+  std::int64_t time = nowNanos();
+  for (const auto& [id, pod] : pods) {
+    const PodConfig& other = pod->record->config;
+    if (other.uid == config.uid && other.name == config.name && other.nameSpace == config.nameSpace)
+      time = std::max(time, pod->record->createdAt + 1);
+  }
+  return time;
+}
+
 std::string hostnameOf(const PodRecord& pod) {
   if (!pod.config.hostname.empty()) return pod.config.hostname;
   std::array<char, 256> name{};
@@ -66,7 +78,7 @@ void CoreImpl::runPod(PodConfig config, std::string handler, Origin origin, Call
     record.config = std::move(*shared);
     record.origin = origin;
     record.runtimeHandler = handler;
-    record.createdAt = nowNanos();
+    record.createdAt = podCreationTime(pods_, record.config);
     record.node = node_.instance;
     if (auto written = commitNew(record, &store::LiveStore::putPod); !written) {
       workersFor(record).submit([this, record] { (void)network_->tearDown(record); });  // gives the addresses back

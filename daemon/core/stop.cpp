@@ -1,4 +1,5 @@
 // Stopping containers, and how their exits are seen.
+#include <algorithm>
 #include <csignal>
 
 #include "daemon/core/core_impl.hpp"
@@ -126,7 +127,7 @@ void CoreImpl::handleExit(const ContainerPointer& container) {
 void CoreImpl::commitExit(const ContainerPointer& container, const oci::ExitRecord& exit) {
   ContainerRecord record = *container->record;
   record.exitCode = exit.code;
-  record.finishedAt = exit.finishedAt;
+  record.finishedAt = std::max(exit.finishedAt, record.startedAt);  // the clock may have been set back meanwhile
   // Before the OCI runtime deletes the cgroup, and its figures with it.
   record.oomKills = std::max(record.oomKills, oci::oomKills(node_, record.cgroup));
   // One that lost a helper earlier and is now killed by the daemon did not end for want of memory.

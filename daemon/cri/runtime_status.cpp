@@ -25,7 +25,8 @@ void fillConditions(const core::Core& core, v1::RuntimeStatus* status) {
 }
 
 void fillHandlers(const core::Core& core, v1::StatusResponse* response) {
-  const Settings& settings = core.settings();
+  const auto current = core.settings();
+  const Settings& settings = *current;
   // The empty name is the default's; kubelet looks it up.
   std::vector<std::string> names{"", settings.defaultRuntime};
   for (const auto& [name, handler] : settings.runtimes)
@@ -46,7 +47,8 @@ void fillHandlers(const core::Core& core, v1::StatusResponse* response) {
 std::string configInfo(const core::Core& core) {
   const core::Info& info = core.info();
   const Paths& paths = core.paths();
-  const Settings& settings = core.settings();
+  const auto current = core.settings();
+  const Settings& settings = *current;
   nlohmann::json runtimes = nlohmann::json::object();
   for (const auto& [name, handler] : settings.runtimes) runtimes[name] = handler.path;
   return printInfo({{"stateDir", paths.data},

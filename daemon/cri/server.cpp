@@ -34,6 +34,7 @@ struct Server::Parts {
   ImageService images;
   std::unique_ptr<grpc::Server> grpc;
   std::unique_ptr<Acceptor> acceptor;
+  std::unique_ptr<v1::RuntimeService::Stub> self;
 };
 
 Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -56,12 +57,26 @@ Result<std::unique_ptr<Server>> Server::start(core::Core& core, streaming::Serve
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessage));
   parts->grpc = builder.BuildAndStart();
   if (!parts->grpc) return Error(Code::Internal, "the gRPC server of the CRI does not start; see the log above");
+  parts->self = v1::RuntimeService::NewStub(parts->grpc->InProcessChannel({}));
   grpc::Server* grpc = parts->grpc.get();
   USERPOD_TRY(acceptor, Acceptor::start(std::move(listener), [grpc](UniqueFd connection) {
                 grpc::AddInsecureChannelFromFd(grpc, connection.release());
               }));
   parts->acceptor = std::move(acceptor);
   return std::unique_ptr<Server>(new Server(std::move(parts)));
+}
+
+void Server::ping(std::function<void()> answer) {
+  struct Call {
+    grpc::ClientContext context;
+    v1::VersionRequest request;
+    v1::VersionResponse response;
+  };
+  auto call = std::make_shared<Call>();
+  parts_->self->async()->Version(&call->context, &call->request, &call->response,
+                                 [call, answer = std::move(answer)](const grpc::Status& status) {
+                                   if (status.ok()) answer();
+                                 });
 }
 
 void Server::stop(std::chrono::milliseconds grace) {

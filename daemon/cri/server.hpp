@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,9 @@ class Server {
   static Result<std::unique_ptr<Server>> start(core::Core& core, streaming::Server* streaming, UniqueFd listener);
   ~Server();  // stop() without grace, if it has not been called
 
+  // Answered by a call of Version to itself that goes the way of all calls: the watchdog asks whether they are served.
+  // Not after stop().
+  void ping(std::function<void()> answer);
   // No new connections or calls; waits for the calls under way, at most `grace`, then answers them UNAVAILABLE. The
   // core's work goes on: a later callback finds its call answered. Blocks; any thread but gRPC's and the core's.
   void stop(std::chrono::milliseconds grace);

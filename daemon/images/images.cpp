@@ -21,6 +21,17 @@ class Index {
  public:
   explicit Index(std::vector<std::string> pins) : pins_(std::move(pins)) {}
 
+  void pin(std::vector<std::string> pins) {
+    std::lock_guard lock(mutex_);
+    pins_ = std::move(pins);
+    for (auto& [id, image] : byId_) {
+      if (image->pinned == isPinned(pins_, *image)) continue;
+      ImageRecord changed = *image;
+      changed.pinned = !changed.pinned;
+      image = std::make_shared<const ImageRecord>(std::move(changed));
+    }
+  }
+
   // The names of the record are taken from whatever image had them.
   void put(ImageRecord image) {
     std::lock_guard lock(mutex_);
@@ -79,8 +90,8 @@ class Index {
     byId_[id] = std::make_shared<const ImageRecord>(std::move(image));
   }
 
-  const std::vector<std::string> pins_;
   mutable std::mutex mutex_;
+  std::vector<std::string> pins_;  // guarded by mutex_, as the rest
   std::map<std::string, ImagePointer> byId_;
   std::unordered_map<std::string, std::string> byName_;
 };
@@ -92,13 +103,17 @@ void addNames(std::vector<std::string>& names, const std::vector<std::string>& m
 
 class ImagesImpl : public Images {
  public:
-  ImagesImpl(std::unique_ptr<LayerPool> pool, const Settings& settings, PullPrograms programs)
-      : settings_(settings), programs_(std::move(programs)), pool_(std::move(pool)), index_(settings.pinnedImages) {
+  ImagesImpl(std::unique_ptr<LayerPool> pool, LiveSettings settings, PullPrograms programs)
+      : settings_(std::move(settings)),
+        programs_(std::move(programs)),
+        pool_(std::move(pool)),
+        index_(settings_.current()->pinnedImages) {
     for (auto& image : pool_->takeLoaded()) index_.put(std::move(image));
   }
 
   Result<ImageRecord> pull(const PullRequest& request) override {
-    PullContext context{.settings = settings_,
+    auto settings = settings_.current();
+    PullContext context{.settings = *settings,
                         .programs = programs_,
                         .pool = *pool_,
                         .registries = registries_,
@@ -130,6 +145,8 @@ class ImagesImpl : public Images {
     index_.erase(id);
     return {};
   }
+
+  void renewPins() override { index_.pin(settings_.current()->pinnedImages); }
 
   Result<ImageRecord> documents(const std::string& id) const override { return pool_->documents(id); }
 
@@ -172,7 +189,7 @@ class ImagesImpl : public Images {
     return *index_.id(id);
   }
 
-  const Settings settings_;
+  const LiveSettings settings_;
   const PullPrograms programs_;
   std::unique_ptr<LayerPool> pool_;
   mutable RegistriesFiles registries_{userPlaces()};
@@ -182,12 +199,13 @@ class ImagesImpl : public Images {
 
 }  // namespace
 
-Result<std::unique_ptr<Images>> Images::open(const Paths& paths, const Settings& settings, std::set<std::string> inUse,
+Result<std::unique_ptr<Images>> Images::open(const Paths& paths, LiveSettings settings, std::set<std::string> inUse,
                                              const std::string& programs) {
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   std::string place = programs.empty() ? USERPOD_LIBEXEC : programs;
   return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(
-      std::move(pool), settings, PullPrograms{place + "/userpod-pull", place + "/userpod-unpack", paths.data}));
+      std::move(pool), std::move(settings),
+      PullPrograms{place + "/userpod-pull", place + "/userpod-unpack", paths.data}));
 }
 
 }  // namespace userpod::images

@@ -42,7 +42,7 @@ class Images {
   // Programs that pulls run, in the directory that userpod's own are installed in unless said otherwise (tests).
   // `inUse`: layer directories of containers that are there; none of them is removed before the next open(), whatever
   // the database says of it, or nothing because it was lost.
-  static Result<std::unique_ptr<Images>> open(const Paths& paths, const Settings& settings,
+  static Result<std::unique_ptr<Images>> open(const Paths& paths, LiveSettings settings,
                                               std::set<std::string> inUse = {}, const std::string& programs = {});
   virtual ~Images() = default;
 
@@ -55,6 +55,8 @@ class Images {
   virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
   // Manifest and config, which records do not carry: a record with nothing else. NoSuchImage. Reads the database.
   virtual Result<ImageRecord> documents(const std::string& id) const = 0;
+  // After a change of the settings: which images are pinned now. Pulls that begin read the rest anew by themselves.
+  virtual void renewPins() = 0;
   // Layers of pulls that did not end well, which are kept for a day for the next pull: the bytes that were freed.
   virtual std::int64_t dropUnfinished() = 0;
   // Removes record, names, and the layers no other image has. Unknown: success (idempotent). The caller has checked

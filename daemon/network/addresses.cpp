@@ -14,7 +14,7 @@ Result<std::uint32_t> AddressPool::allocate(const std::string& owner, std::int64
   for (std::size_t tried = 0; tried < capacity(); ++tried, ++next_) {
     if (!usable(next_)) next_ = subnet_.gateway() + 1;
     if (auto rest = resting_.find(next_); rest != resting_.end()) {
-      if (now - rest->second < delay_) continue;
+      if (now >= rest->second && now - rest->second < delay_) continue;
       resting_.erase(rest);
     }
     if (owners_.emplace(next_, owner).second) return next_++;
@@ -33,7 +33,7 @@ void AddressPool::release(std::uint32_t address, const std::string& owner, std::
 }
 
 void AddressPool::rest(std::uint32_t address, std::int64_t freedAt) {
-  if (usable(address) && delay_ > 0) resting_[address] = freedAt;
+  if (usable(address)) resting_[address] = freedAt;
 }
 
 }  // namespace userpod::network

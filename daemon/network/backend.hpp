@@ -43,8 +43,8 @@ class Backend {
 };
 
 // Both take up the pods that live.
-Result<std::unique_ptr<Backend>> openBridge(const Settings& settings, NodeRules& rules, const Earlier& earlier);
-Result<std::unique_ptr<Backend>> openCni(const Paths& paths, const Settings& settings, const NodeInside& node,
+Result<std::unique_ptr<Backend>> openBridge(const LiveSettings& settings, NodeRules& rules, const Earlier& earlier);
+Result<std::unique_ptr<Backend>> openCni(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                          const Earlier& earlier);
 
 }  // namespace userpod::network

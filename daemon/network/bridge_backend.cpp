@@ -25,8 +25,8 @@ Port portOf(const PodRecord& pod, std::uint32_t address) {
 
 class BridgeBackend final : public Backend {
  public:
-  BridgeBackend(NodeRules& rules, const Subnets& subnets, std::int64_t delay)
-      : rules_(rules), subnets_(subnets), pool_(subnets.v4, delay) {}
+  BridgeBackend(NodeRules& rules, const Subnets& subnets, LiveSettings settings)
+      : settings_(std::move(settings)), rules_(rules), subnets_(subnets), pool_(subnets.v4, delay()) {}
 
   void takeUp(const Earlier& earlier);
   Status open(const Earlier& earlier);
@@ -45,8 +45,10 @@ class BridgeBackend final : public Backend {
  private:
   // In the network thread.
   Status makeRules(const Earlier& earlier);
+  std::int64_t delay() const { return settings_.current()->addressReuseDelay * 1'000'000'000; }
   void addNote(const std::string& text) { note_ += (note_.empty() ? "" : "; ") + text; }
 
+  const LiveSettings settings_;
   NodeRules& rules_;
   const Subnets subnets_;
   mutable std::mutex mutex_;
@@ -97,7 +99,8 @@ Status BridgeBackend::makeRules(const Earlier& earlier) {
 
 Result<std::vector<std::string>> BridgeBackend::reserve(const std::string& podId) {
   std::lock_guard lock(mutex_);
-  USERPOD_TRY(address, pool_.allocate(podId, nowNanos()));
+  pool_.setDelay(delay());
+  USERPOD_TRY(address, pool_.allocate(podId, bootNanos()));
   std::vector<std::string> addresses{addressText(address)};
   if (subnets_.v6) addresses.push_back(addressText(Port{"", address}.address6(subnets_)));
   return addresses;
@@ -131,7 +134,7 @@ void BridgeBackend::release(const PodRecord& pod) {
   auto address = addressOf(pod);
   if (!address) return;
   std::lock_guard lock(mutex_);
-  pool_.release(*address, pod.id, nowNanos());
+  pool_.release(*address, pod.id, bootNanos());
 }
 
 void BridgeBackend::describe(NetworkView& view) const {
@@ -153,15 +156,15 @@ std::string linkName(const std::string& podId) {
   return "up" + podId.substr(0, kIdInLink);
 }
 
-Result<std::unique_ptr<Backend>> openBridge(const Settings& settings, NodeRules& rules, const Earlier& earlier) {
+Result<std::unique_ptr<Backend>> openBridge(const LiveSettings& live, NodeRules& rules, const Earlier& earlier) {
+  const Settings settings = *live.current();
   USERPOD_TRY(subnet, Subnet::parse(settings.subnet));
   Subnets subnets{subnet, std::nullopt};
   if (!settings.subnet6.empty()) {
     USERPOD_TRY(subnet6, Subnet6::parse(settings.subnet6, subnet));
     if (pathExists("/proc/sys/net/ipv6")) subnets.v6 = subnet6;
   }
-  constexpr std::int64_t kNanos = 1'000'000'000;
-  auto backend = std::make_unique<BridgeBackend>(rules, subnets, settings.addressReuseDelay * kNanos);
+  auto backend = std::make_unique<BridgeBackend>(rules, subnets, live);
   backend->takeUp(earlier);
   USERPOD_CHECK(backend->open(earlier));
   if (!backend->note().empty()) logWarning("{}", backend->note());

@@ -93,7 +93,7 @@ void CniBackend::checkLiving(const std::string& id) {
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> openCni(const Paths& paths, const Settings& settings, const NodeInside& node,
+Result<std::unique_ptr<Backend>> openCni(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                          const Earlier& earlier) {
   USERPOD_TRY(cni, Cni::open(paths, settings, node));
   auto backend = std::make_unique<CniBackend>(std::move(cni), earlier);

@@ -35,8 +35,12 @@ bool hasHostPorts(const PodConfig& config) {
 
 class PodNetworks final : public Network {
  public:
-  PodNetworks(const Paths& paths, const Settings& settings, Pins pins, std::unique_ptr<Ports> ports)
-      : paths_(paths), settings_(settings), pins_(std::move(pins)), ports_(std::move(ports)) {}
+  PodNetworks(const Paths& paths, const LiveSettings& settings, Pins pins, std::unique_ptr<Ports> ports)
+      : paths_(paths),
+        live_(settings),
+        settings_(*settings.current()),
+        pins_(std::move(pins)),
+        ports_(std::move(ports)) {}
 
   Status start(const NodeInside& node, const Earlier& earlier);
 
@@ -63,7 +67,8 @@ class PodNetworks final : public Network {
   Status closePorts(const PodRecord& pod);
 
   const Paths paths_;
-  const Settings settings_;
+  const LiveSettings live_;
+  const Settings settings_;  // what counts from the start on
   Pins pins_;
   std::unique_ptr<Ports> ports_;
   std::unique_ptr<NodeRules> rules_;
@@ -77,8 +82,8 @@ class PodNetworks final : public Network {
 Status PodNetworks::start(const NodeInside& node, const Earlier& earlier) {
   USERPOD_TRY(rules, NodeRules::open(node));
   rules_ = std::move(rules);
-  USERPOD_TRY(backend, settings_.network == "cni" ? openCni(paths_, settings_, node, earlier)
-                                                  : openBridge(settings_, *rules_, earlier));
+  USERPOD_TRY(backend,
+              settings_.network == "cni" ? openCni(paths_, live_, node, earlier) : openBridge(live_, *rules_, earlier));
   backend_ = std::move(backend);
   followHost();
   takeUpPorts(earlier.living);
@@ -291,11 +296,11 @@ NetworkView PodNetworks::view() {
 
 }  // namespace
 
-Result<std::unique_ptr<Network>> Network::open(const Paths& paths, const Settings& settings, const NodeInside& node,
+Result<std::unique_ptr<Network>> Network::open(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                                const Earlier& earlier, std::unique_ptr<Ports> ports) {
   USERPOD_TRY(pins, Pins::open(paths));
   if (!ports) {
-    USERPOD_TRY(opened, Ports::open(paths, settings, node));
+    USERPOD_TRY(opened, Ports::open(paths, *settings.current(), node));
     ports = std::move(opened);
   }
   auto network = std::make_unique<PodNetworks>(paths, settings, std::move(pins), std::move(ports));

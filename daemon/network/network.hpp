@@ -31,7 +31,7 @@ struct PodNetwork {
 // What a starting daemon knows of the one before it.
 struct Earlier {
   std::vector<PodRecord> living;              // ready, and of this node
-  std::map<std::string, std::int64_t> freed;  // address -> when, nanoseconds since the epoch
+  std::map<std::string, std::int64_t> freed;  // address -> when, by bootNanos()
 };
 
 // For people: how packets go. Everything is textual.
@@ -63,7 +63,7 @@ class Network {
   // tmpfs of pins at paths.node. Host ports of the living pods are served again, those of others no more.
   // ConfigInvalid for a bad subnet. A kernel without nftables is no error: see note(). ports: other than the usual, in
   // tests.
-  static Result<std::unique_ptr<Network>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
+  static Result<std::unique_ptr<Network>> open(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                                const Earlier& earlier, std::unique_ptr<Ports> ports = nullptr);
   virtual ~Network() = default;
 

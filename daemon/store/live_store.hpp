@@ -26,7 +26,7 @@ class LiveStore {
   struct Content {
     std::vector<PodRecord> pods;
     std::vector<ContainerRecord> containers;
-    std::map<std::string, std::int64_t> freedAddresses;  // of pods removed within the last hour, and when (nanoseconds)
+    std::map<std::string, std::int64_t> freedAddresses;  // of pods removed within the last hour, and when (bootNanos)
   };
   Result<Content> load();
   Status putPod(const PodRecord& pod);

@@ -12,13 +12,13 @@
 namespace userpod {
 namespace {
 
-// Where a test wants the process to end, read once.
-struct KillPoint {
+// Where a test wants the process to end, or a thread to hang; read once.
+struct TestPoint {
   std::string name;
-  long left = 1;
+  std::atomic<long> left{1};
 
-  KillPoint() {
-    const char* wanted = std::getenv("USERPOD_KILL_AT");
+  explicit TestPoint(const char* variable) {
+    const char* wanted = std::getenv(variable);
     if (wanted == nullptr) return;
     name = wanted;
     auto colon = name.find(':');
@@ -26,17 +26,20 @@ struct KillPoint {
     left = std::strtol(name.c_str() + colon + 1, nullptr, 10);
     name.resize(colon);
   }
+  bool reached(std::string_view stage) { return name == stage && --left == 0; }
 };
 
 }  // namespace
 
 void reachStage(std::string_view name, std::string_view id) {
-  static const KillPoint point;
-  static std::atomic<long> left{point.left};
+  static TestPoint kill("USERPOD_KILL_AT");
+  static TestPoint hang("USERPOD_HANG_AT");
   if (logLevel() >= Level::Debug)
     logMessage(Level::Debug, fmt::format("stage {} {}", name, id.substr(0, 16)),
                {{"USERPOD_STAGE", name}, {"USERPOD_OBJECT", id}});
-  if (point.name != name || --left != 0) return;
+  if (hang.reached(name))
+    for (;;) ::pause();
+  if (!kill.reached(name)) return;
   logMessage(Level::Notice, fmt::format("killed at stage {}, as USERPOD_KILL_AT says", name),
              {{"USERPOD_KILLED_AT", name}});
   ::kill(::getpid(), SIGKILL);

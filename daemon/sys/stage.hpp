@@ -10,7 +10,8 @@ namespace userpod {
 // log. Any thread; costs a comparison when neither the log nor a test asks for it.
 //
 // USERPOD_KILL_AT=NAME[:N] in the environment of userpod.service (systemctl --user set-environment) ends the process by
-// SIGKILL when the stage NAME is passed for the Nth time.
+// SIGKILL when the stage NAME is passed for the Nth time. USERPOD_HANG_AT=NAME[:N] stops the thread that passes it for
+// ever instead: for tests of the watchdog.
 void reachStage(std::string_view name, std::string_view id = {});
 
 }  // namespace userpod

@@ -14,6 +14,12 @@ std::int64_t nowNanos() {
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
+std::int64_t bootNanos() {
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
 std::string randomHex(std::size_t bytes) {
   std::vector<unsigned char> data(bytes);
   if (::getrandom(data.data(), data.size(), 0) != static_cast<ssize_t>(data.size())) std::abort();

@@ -8,7 +8,9 @@
 
 namespace userpod {
 
-std::int64_t nowNanos();                   // CLOCK_REALTIME, nanoseconds since the epoch: the CRI's timestamps
+std::int64_t nowNanos();  // CLOCK_REALTIME, nanoseconds since the epoch: the CRI's timestamps
+// CLOCK_BOOTTIME, nanoseconds: for differences. Nobody sets it, it counts a sleep, and daemons of one boot share it.
+std::int64_t bootNanos();
 std::string randomHex(std::size_t bytes);  // from getrandom(2), lower case, two digits a byte
 bool isHex(std::string_view text);
 std::vector<std::string> split(std::string_view text, char separator);  // keeps empty parts

@@ -194,17 +194,17 @@ class Storage(running.Running):
                 self.assertEqual(list(self.cri.ListContainers().containers), [])
                 self.assert_removed(pod)
 
-    def test_config_check(self):
+    def test_check_config(self):
         with tempfile.TemporaryDirectory() as d:
             os.mkdir(f'{d}/userpod')
             for value, status in (('copy', 0), ('zfs', 78)):
                 with open(f'{d}/userpod/userpod.toml', 'w', encoding='utf-8') as f:
                     f.write(f'storage-driver = "{value}"\n')
-                got = subprocess.run([f'{running.PREFIX}/bin/userpodd', '--config-check'], env={**os.environ, 'XDG_CONFIG_HOME': d},
+                got = subprocess.run([f'{running.PREFIX}/bin/userpodd', '--check-config'], env={**os.environ, 'XDG_CONFIG_HOME': d},
                                      capture_output=True, text=True, check=False)
                 self.assertEqual(got.returncode, status, got.stderr)
                 if status:
-                    self.assertIn('userpod.toml:1: zfs is not one of auto, overlay, fuse-overlayfs, copy', got.stdout + got.stderr)
+                    self.assertIn('userpod.toml:1: storage-driver: "zfs" is not one of "auto", "overlay", "fuse-overlayfs", "copy"', got.stdout + got.stderr)
 
 
 class Unpacked:

@@ -89,7 +89,8 @@ class TestCore final : public tests::NoStreams {
   }
   const core::Info& info() const override { return info_; }
   const Paths& paths() const override { return paths_; }
-  const Settings& settings() const override { return settings_; }
+  std::shared_ptr<const Settings> settings() const override { return settings_.current(); }
+  void reload(Callback<Reloaded> done) override { done(Reloaded{}); }
   bool hasHandler(const std::string&) const override { return true; }
   bool recursiveReadOnly(const std::string&) const override { return true; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
@@ -227,7 +228,7 @@ class TestCore final : public tests::NoStreams {
   std::vector<std::function<void(const Change&)>> listeners_;
   core::Info info_;
   Paths paths_{"/run/user/1/userpod", "/data", "/config", "/run/userpod"};
-  Settings settings_;
+  LiveSettings settings_;
   std::atomic<std::uint32_t> nextJob_{1};
   mutable std::mutex reportedMutex_;
   core::Condition reported_;  // guarded by reportedMutex_

@@ -170,7 +170,9 @@ TEST_F(CniNode, AHangingPluginIsKilledWithItsChildren) {
 TEST_F(CniNode, NoPluginRunsWithoutACgroupOfItsOwn) {
   if (!inside()) return runInside();
   fakePlugin("only");
-  cni::Plugins plugins({"/run/bin"}, 5s, node_);
+  Settings settings;
+  settings.cniTimeout = 5;
+  cni::Plugins plugins({"/run/bin"}, settings, node_);
   auto cgroup = cni::PluginCgroup::make(node_, "x");
   ASSERT_TRUE(cgroup) << cgroup.error().text();
   cni::Invocation invocation{.command = "DEL", .plugin = "only", .input = Json::object()};

@@ -64,7 +64,8 @@ class FakeCore final : public tests::NoStreams {
   }
   const core::Info& info() const override { return info_; }
   const Paths& paths() const override { return paths_; }
-  const Settings& settings() const override { return settings_; }
+  std::shared_ptr<const Settings> settings() const override { return settings_.current(); }
+  void reload(Callback<Reloaded> done) override { done(Reloaded{}); }
   bool hasHandler(const std::string& handler) const override { return handler.empty() || handler == "crun"; }
   bool recursiveReadOnly(const std::string& handler) const override { return handler == "crun"; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
@@ -173,7 +174,7 @@ class FakeCore final : public tests::NoStreams {
 
   core::Info info_;
   Paths paths_;
-  Settings settings_;
+  LiveSettings settings_;
   std::atomic<std::shared_ptr<const core::Snapshot>> snapshot_;
 };
 

@@ -230,7 +230,7 @@ TEST_F(InNode, AnAddressIsGivenAgainAfterTheDelayAndALateRepetitionDoesNotFreeIt
   for (int i = 0; i < 5; ++i) tearDown("pod" + std::to_string(i));
   pods_.clear();
   std::map<std::string, std::int64_t> rest;
-  for (int i = 2; i < 7; ++i) rest[fmt::format("10.99.0.{}", i)] = nowNanos();
+  for (int i = 2; i < 7; ++i) rest[fmt::format("10.99.0.{}", i)] = bootNanos();
   restart(rest);
   EXPECT_FALSE(trySetUp("none"));
   std::this_thread::sleep_for(1100ms);

@@ -88,6 +88,23 @@ TEST(AddressPool, DoesNotReuseAnAddressBeforeTheOthersNorBeforeTheDelay) {
   EXPECT_EQ(*pool.allocate("d", kNow + 3 * kDelay), first);
 }
 
+TEST(AddressPool, ATimeThatIsStillToComeKeepsNoAddressBack) {
+  AddressPool pool(*Subnet::parse("192.168.7.0/30"), kDelay);
+  auto only = *pool.allocate("a", kNow);
+  pool.release(only, "a", kNow + 1000 * kDelay);  // by a clock that has been set back since
+  EXPECT_EQ(*pool.allocate("b", kNow), only);
+}
+
+TEST(AddressPool, ANewDelayCountsAtOnceAlsoForWhatWasFreedBefore) {
+  AddressPool pool(*Subnet::parse("192.168.7.0/30"), 0);
+  auto only = *pool.allocate("a", kNow);
+  pool.release(only, "a", kNow);
+  pool.setDelay(kDelay);
+  EXPECT_FALSE(pool.allocate("b", kNow + kDelay - 1));
+  pool.setDelay(kDelay / 2);
+  EXPECT_EQ(*pool.allocate("b", kNow + kDelay - 1), only);
+}
+
 TEST(AddressPool, FreesOnlyTheOwnersAddress) {
   AddressPool pool(*Subnet::parse("192.168.7.0/28"), kDelay);
   auto address = *pool.allocate("new", kNow);

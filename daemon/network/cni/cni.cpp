@@ -59,8 +59,8 @@ Status setLoopbackUpIn(const std::string& networkNamespace) {
 
 class PluginNetworks final : public Cni {
  public:
-  PluginNetworks(const Settings& settings, const NodeInside& node)
-      : plugins_(settings.cniPluginDirs, std::chrono::seconds(settings.cniTimeout), node) {}
+  PluginNetworks(const LiveSettings& settings, const NodeInside& node)
+      : plugins_(settings.current()->cniPluginDirs, settings, node) {}
   Status start(const Paths& paths, const Settings& settings, const std::string& results);
 
   Result<CniAttachment> add(const std::string& podId, const PodConfig& config, const std::string& cgroup,
@@ -379,10 +379,10 @@ std::vector<CniNetwork> PluginNetworks::networks() const {
 }  // namespace
 }  // namespace cni
 
-Result<std::unique_ptr<Cni>> Cni::open(const Paths& paths, const Settings& settings, const NodeInside& node,
+Result<std::unique_ptr<Cni>> Cni::open(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                        const std::string& results) {
   auto networks = std::make_unique<cni::PluginNetworks>(settings, node);
-  USERPOD_CHECK(networks->start(paths, settings, results));
+  USERPOD_CHECK(networks->start(paths, *settings.current(), results));
   return std::unique_ptr<Cni>(std::move(networks));
 }
 

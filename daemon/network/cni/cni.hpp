@@ -38,7 +38,7 @@ class Cni {
   // Watches the configuration directories from here on. Directories and files that are not there are no error: see
   // problem(). Kills plugins that an earlier daemon has left running: to be called before the first add(). `results` is
   // libcni's cache, which the node binds from the user's data directory. The node outlives the Cni.
-  static Result<std::unique_ptr<Cni>> open(const Paths& paths, const Settings& settings, const NodeInside& node,
+  static Result<std::unique_ptr<Cni>> open(const Paths& paths, const LiveSettings& settings, const NodeInside& node,
                                            const std::string& results = "/var/lib/cni/results");
   virtual ~Cni() = default;
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/network/cni/capabilities.hpp"
+#include "policy/settings.hpp"
 #include "userns/node.hpp"
 
 namespace userpod::network::cni {
@@ -41,11 +42,12 @@ struct Invocation {
 // All methods from any thread; run() blocks.
 class Plugins {
  public:
-  Plugins(std::vector<std::string> directories, std::chrono::seconds timeout, const NodeInside& node)
-      : directories_(std::move(directories)), timeout_(timeout), node_(node) {}
+  // Of the settings it reads cni-timeout, whenever a plugin is run.
+  Plugins(std::vector<std::string> directories, LiveSettings settings, const NodeInside& node)
+      : directories_(std::move(directories)), settings_(std::move(settings)), node_(node) {}
 
   const std::vector<std::string>& directories() const { return directories_; }
-  std::chrono::seconds timeout() const { return timeout_; }
+  std::chrono::seconds timeout() const { return std::chrono::seconds(settings_.current()->cniTimeout); }
   const NodeInside& node() const { return node_; }
   // The program: HelperMissing names it and the directories.
   Result<std::string> find(const std::string& type) const;
@@ -63,7 +65,7 @@ class Plugins {
   std::vector<std::string> environmentOf(const Invocation& invocation) const;
 
   const std::vector<std::string> directories_;
-  const std::chrono::seconds timeout_;
+  const LiveSettings settings_;
   const NodeInside& node_;
   std::atomic<bool> stopped_ = false;
 };
