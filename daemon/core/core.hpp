@@ -42,21 +42,34 @@ struct PruneResult {
   std::int64_t bytes = 0;           // that their layers and documents have on disk, unpacked
 };
 
+struct CheckOptions {
+  bool repair = false;  // mend what is safe to mend
+  bool deep = false;    // count what layers hold, read every document, check indexes: seconds or minutes
+};
+
+inline constexpr const char* kPullJob = "pull-image";
+inline constexpr const char* kCheckJob = "check";
+// Whether a job of this type can be told to stop.
+inline bool isCancelable(const std::string& type) {
+  return type == kPullJob || type == kCheckJob;
+}
+
 struct JobRecord {
   enum class State { Queued, Running, Canceling, Done, Failed, Canceled };
   std::uint32_t id = 0;
   std::string type;    // "pull-image", "stop-pod", "remove-pod", "stop-container", "remove-container", "remove-image",
-                       // "prune-images"
+                       // "prune-images", "check"
   std::string object;  // id of the pod, container or image it is about; for a pull the reference
   std::string sender;  // bus name of the caller
   State state = State::Queued;
   std::int64_t startedAt = 0;  // nanoseconds since the epoch
   std::int64_t finishedAt = 0;
-  images::PullProgress progress;  // of a pull
+  images::PullProgress progress;  // of a pull, in bytes; of a check, in items
   std::uint64_t rate = 0;         // of a pull: bytes a second in the last two; 0: not known
   std::optional<Error> error;     // when Failed or Canceled
   std::string image;              // a pull's result: its id
   std::optional<PruneResult> pruned;
+  std::optional<Findings> findings;  // of a check, the gravest first
 };
 
 using ImageList = std::vector<std::shared_ptr<const ImageRecord>>;
@@ -248,6 +261,8 @@ class Core : public Streams {
   // Jobs: the same operations with a record that can be watched and cancelled. Returns the job's id at once.
   virtual std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) = 0;
   virtual std::uint32_t pruneImagesJob(PruneOptions options, const std::string& sender) = 0;
+  // Compares the records with what there is, and mends what is safe if it is told to. What is under way is no finding.
+  virtual std::uint32_t checkJob(CheckOptions options, const std::string& sender) = 0;
   virtual std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
                             std::function<void(DoneCallback)> operation) = 0;
   virtual Status cancelJob(std::uint32_t id) = 0;  // NoSuchJob, InvalidState when over or not cancelable

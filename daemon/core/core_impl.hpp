@@ -9,6 +9,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "daemon/core/check.hpp"
 #include "daemon/core/core.hpp"
 #include "daemon/core/parking.hpp"
 #include "daemon/core/pulls.hpp"
@@ -152,6 +153,7 @@ class CoreImpl final : public Core {
                   std::function<void(std::vector<stats::PodFigures>)> done) override;
   std::uint32_t pullImageJob(images::PullRequest request, const std::string& sender) override;
   std::uint32_t pruneImagesJob(PruneOptions options, const std::string& sender) override;
+  std::uint32_t checkJob(CheckOptions options, const std::string& sender) override;
   std::uint32_t job(const std::string& type, const std::string& object, const std::string& sender,
                     std::function<void(DoneCallback)> operation) override;
   Status cancelJob(std::uint32_t id) override;
@@ -300,6 +302,31 @@ class CoreImpl final : public Core {
   void emitStep(ContainerRecord::State before, const ContainerPointer& container);
   void emitEnd(const PodPointer& pod);
   void emitEnd(const ContainerPointer& container);
+
+  // check.cpp
+  struct Checking;
+  Known known() const;
+  void lookOnce(const std::shared_ptr<Checking>& checking);
+  void lookAgain(const std::shared_ptr<Checking>& checking);
+  void lookDeeply(const std::shared_ptr<Checking>& checking);
+  void judge(const std::shared_ptr<Checking>& checking);
+  void mendNext(const std::shared_ptr<Checking>& checking);
+  static bool isBusy(const Known& now, const Finding& finding);
+  // check_look.cpp: worker
+  Seen look(const Known& known, const CheckOptions& options);
+  void lookAtContainers(const Known& known, Seen& seen) const;
+  void lookAtPods(const Known& known, Seen& seen) const;
+  void lookAtPaths(Seen& seen) const;
+  void lookAtDatabases(const CheckOptions& options, Seen& seen) const;
+  void lookAtParts(const Known& known, Seen& seen);
+  // check_mend.cpp
+  void mend(const Finding& finding, DoneCallback done);
+  Status mendThing(const Finding& finding);        // worker
+  Status mendRuntimeState(const std::string& id);  // worker
+  void mendImage(const Finding& finding, DoneCallback done);
+  void mendPod(const Finding& finding, DoneCallback done);
+  void mendContainer(const Finding& finding, DoneCallback done);
+  Status mendLiveStore(bool damaged);
 
   // jobs.cpp
   struct JobEntity {

@@ -35,8 +35,8 @@ void logEnd(const JobRecord& job) {
 std::uint32_t CoreImpl::addJob(JobRecord record, std::stop_source stop, bool cancelable) {
   record.id = nextJob_++;
   record.startedAt = nowNanos();
-  // Only a pull has to wait for its turn, and can be cancelled.
-  record.state = cancelable ? JobRecord::State::Queued : JobRecord::State::Running;
+  // Only a pull has to wait for its turn.
+  record.state = record.type == kPullJob ? JobRecord::State::Queued : JobRecord::State::Running;
   std::uint32_t id = record.id;
   post([this, id, record = std::move(record), stop = std::move(stop), cancelable]() mutable {
     JobEntity& entity = jobs_[id];
@@ -116,7 +116,7 @@ std::uint32_t CoreImpl::pullImageJob(images::PullRequest request, const std::str
 std::uint32_t CoreImpl::startPullJob(images::PullRequest request, const std::string& sender, std::stop_source stop,
                                      Callback<std::string> done) {
   JobRecord record;
-  record.type = "pull-image";
+  record.type = kPullJob;
   record.object = request.reference;
   record.sender = sender;
   std::uint32_t id = addJob(std::move(record), std::move(stop), true);
@@ -159,7 +159,7 @@ Status CoreImpl::cancelJob(std::uint32_t id) {
   auto found = std::find_if(current->jobs.begin(), current->jobs.end(), [&](const auto& job) { return job->id == id; });
   if (found == current->jobs.end()) return Error(Code::NoSuchJob, "no job " + std::to_string(id));
   if ((*found)->finishedAt != 0) return Error(Code::InvalidState, "job " + std::to_string(id) + " is over");
-  if ((*found)->type != "pull-image")
+  if (!isCancelable((*found)->type))
     return Error(Code::InvalidState, "job " + std::to_string(id) + " (" + (*found)->type + ") cannot be cancelled");
   post([this, id] {
     auto entity = jobs_.find(id);

@@ -174,7 +174,44 @@ class ImagesImpl : public Images {
     return pool_->directories(image->diffIds);
   }
 
+  Result<Findings> check() override {
+    // Committed or removed meanwhile, an image would be in one list alone.
+    std::lock_guard lock(commitMutex_);
+    return pool_->check(users());
+  }
+
+  Result<Findings> checkDeeply(const std::stop_token& stop,
+                               const std::function<void(std::size_t, std::size_t)>& counted) override {
+    Findings found;
+    USERPOD_CHECK(pool_->eachImage([&](const ImageRecord& image) -> Status {
+      for (auto& one : checkDocuments(image)) found.push_back(std::move(one));
+      if (stop.stop_requested()) return Error(Code::Canceled, "the check was canceled");
+      return {};
+    }));
+    USERPOD_TRY(changed, pool_->countLayers(users(), stop, counted));
+    found.insert(found.end(), changed.begin(), changed.end());
+    return found;
+  }
+
+  std::vector<std::string> imagesOf(const std::string& diffId) const override {
+    auto all = users();
+    auto found = all.find(diffId);
+    return found == all.end() ? std::vector<std::string>() : found->second;
+  }
+
+  Status mend(const Finding& finding) override {
+    if (finding.kind == "layer") return pool_->dropLayer(finding.id);
+    return pool_->discardUnknown(finding.id.substr(finding.id.rfind('/') + 1));
+  }
+
  private:
+  LayerPool::Users users() const {
+    LayerPool::Users users;
+    for (const auto& image : index_.all())
+      for (const auto& layer : std::set<std::string>(image->diffIds.begin(), image->diffIds.end()))
+        users[layer].push_back(image->id);
+    return users;
+  }
   Result<ImageRecord> commit(ImageRecord image) {
     std::lock_guard lock(commitMutex_);
     if (auto known = index_.id(image.id)) {

@@ -11,6 +11,7 @@
 #include "daemon/images/registries/access.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
+#include "daemon/sys/finding.hpp"
 #include "policy/settings.hpp"
 
 namespace userpod::images {
@@ -66,6 +67,16 @@ class Images {
   virtual std::int64_t freedBy(const std::vector<std::string>& ids) const = 0;
   // Layer directories (storage names) of an image, lowest first; they stay until the image is removed.
   virtual Result<std::vector<std::string>> layers(const std::string& id) const = 0;
+
+  // What of the stored images is not as it should be. Blocks for some milliseconds; Canceled.
+  virtual Result<Findings> check() = 0;
+  // Reads every layer's names and every document: blocks for seconds or minutes. counted(done, total), of layers.
+  virtual Result<Findings> checkDeeply(const std::stop_token& stop,
+                                       const std::function<void(std::size_t, std::size_t)>& counted) = 0;
+  // The images that have the layer.
+  virtual std::vector<std::string> imagesOf(const std::string& diffId) const = 0;
+  // Of a finding that is about a file, or about a layer that no image has any more.
+  virtual Status mend(const Finding& finding) = 0;
 };
 
 }  // namespace userpod::images

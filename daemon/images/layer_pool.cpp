@@ -222,22 +222,36 @@ void LayerPool::discard(const std::string& name) {
 }
 
 LayerPool::Workspace::~Workspace() {
-  if (pool_ != nullptr) pool_->discard(name_);
+  if (pool_ != nullptr) pool_->endWorkspace(name_);
+}
+
+void LayerPool::endWorkspace(const std::string& name) {
+  discard(name);
+  std::lock_guard lock(mutex_);
+  workspaces_.erase(name);
 }
 
 Result<LayerPool::Workspace> LayerPool::makeWorkspace() {
   std::string name = kTemporary + randomHex(8);
+  {
+    std::lock_guard lock(mutex_);
+    workspaces_.insert(name);
+  }
   // Mode whatever the umask is: it shows through as the root of a container whose layers have no entry for it.
-  if (::mkdirat(rootFd_.get(), name.c_str(), 0755) < 0)
-    return sysError(fmt::format("make directory {}/{}", root_, name));
+  if (::mkdirat(rootFd_.get(), name.c_str(), 0755) < 0) {
+    auto failure = sysError(fmt::format("make directory {}/{}", root_, name));
+    endWorkspace(name);
+    return failure;
+  }
   auto fd = openAt(rootFd_.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!fd) {
-    discard(name);
+    endWorkspace(name);
     return std::move(fd).error();
   }
   if (::fchmod(fd->get(), 0755) < 0) {
-    discard(name);
-    return sysError(fmt::format("set the mode of {}/{}", root_, name));
+    auto failure = sysError(fmt::format("set the mode of {}/{}", root_, name));
+    endWorkspace(name);
+    return failure;
   }
   return Workspace(this, std::move(name), std::move(*fd));
 }
@@ -246,7 +260,10 @@ Result<LayerPool::Workspace> LayerPool::makeWorkspace() {
 Status LayerPool::settle(FreshLayer& layer) {
   for (int tries = 0;; ++tries) {
     std::string name = randomHex(4);
+    std::lock_guard lock(mutex_);
     if (::renameat2(rootFd_.get(), layer.workspace.name_.c_str(), rootFd_.get(), name.c_str(), RENAME_NOREPLACE) == 0) {
+      workspaces_.erase(layer.workspace.name_);
+      workspaces_.insert(name);
       layer.workspace.name_ = name;
       return {};
     }
@@ -269,6 +286,7 @@ Status LayerPool::keep(FreshLayer layer) {
     // Two blobs may become the same layer. The second directory goes with its workspace.
     if (layers_.contains(record.diffId)) return {};
     USERPOD_CHECK(store_->keepLayer(record));
+    workspaces_.erase(record.directory);
     layers_.emplace(record.diffId, std::move(record));
     layer.workspace.pool_ = nullptr;
     changed_.notify_all();

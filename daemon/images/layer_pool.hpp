@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "daemon/images/unpack/extractor.hpp"
 #include "daemon/store/image_store.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/finding.hpp"
 #include "daemon/sys/trash.hpp"
 #include "policy/settings.hpp"
 
@@ -119,6 +121,19 @@ class LayerPool {
   Result<std::vector<std::string>> directories(const std::vector<std::string>& diffIds);
   std::int64_t layerSize(const std::string& diffId);  // bytes unpacked; 0: not here
   std::uint64_t freeBytes() const;
+
+  // layer_check.cpp. users: by DiffID, the images that have the layer.
+  using Users = std::map<std::string, std::vector<std::string>>;
+  Result<Findings> check(const Users& users);
+  // Of each layer that there is: what it holds is counted and compared. counted(done, total) after each. Canceled.
+  Result<Findings> countLayers(const Users& users, const std::stop_token& stop,
+                               const std::function<void(std::size_t, std::size_t)>& counted);
+  Status eachImage(const std::function<Status(ImageRecord)>& each);
+  // What nobody has, by its name below root(); one that is known or under way meanwhile stays.
+  Status discardUnknown(const std::string& name);
+  // A layer that no image has and no pull uses, whether it is there or not.
+  Status dropLayer(const std::string& diffId);
+
   const std::string& root() const { return root_; }
 
  private:
@@ -127,8 +142,10 @@ class LayerPool {
   void release(const Lease& lease);
   // With mutex_ held: layers without image and lease that nobody is likely to want, or all.
   std::int64_t collect(bool all = false);
+  bool isKnown(const std::string& name) const;  // with mutex_ held
   bool isLeased(const LayerRecord& layer) const;
   void discard(const std::string& name);
+  void endWorkspace(const std::string& name);
   Status settle(FreshLayer& layer);
   Status loadLayers(std::set<std::string>& present);
   Status loadImages();
@@ -150,6 +167,7 @@ class LayerPool {
   std::map<std::string, LayerRecord> layers_;  // by DiffID; guarded by mutex_
   std::map<std::string, int> leased_;          // guarded by mutex_
   std::set<std::string> fetching_;             // guarded by mutex_
+  std::set<std::string> workspaces_;           // names below root_; guarded by mutex_
 
   Trash trash_;  // of root_
 };

@@ -11,8 +11,10 @@
 
 #include <array>
 #include <cerrno>
+#include <memory>
 
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/util.hpp"
 
 namespace userpod::network {
 namespace {
@@ -206,6 +208,29 @@ Status Bridge::attach(const Port& port, Netlink& pod, int podNamespace) {
   }
   if (auto done = pod.run(inside); !done) return std::move(done).error().wrap("in the pod");
   return {};
+}
+
+Result<std::vector<std::string>> linksOfPods() {
+  constexpr std::size_t kLength = IFNAMSIZ - 1;  // of linkName()
+  constexpr std::string_view kPrefix = "up";
+  std::unique_ptr<if_nameindex, void (*)(struct if_nameindex*)> all(::if_nameindex(), &::if_freenameindex);
+  if (!all) return sysError("list the links of the node");
+  std::vector<std::string> found;
+  for (const auto* link = all.get(); link->if_name != nullptr; ++link) {
+    std::string_view name = link->if_name;
+    if (name.size() == kLength && name.starts_with(kPrefix) && isHex(name.substr(kPrefix.size())))
+      found.emplace_back(name);
+  }
+  return found;
+}
+
+Status deleteLink(const std::string& name) {
+  USERPOD_TRY(socket, Netlink::open());
+  NetlinkBatch batch;
+  batch.begin<ifinfomsg>(RTM_DELLINK, 0, "delete link " + name).ifi_family = AF_UNSPEC;
+  batch.putText(IFLA_IFNAME, name);
+  auto deleted = socket.run(batch);
+  return !deleted && deleted.error().sysErrno() == ENODEV ? Status() : deleted;
 }
 
 }  // namespace userpod::network

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "daemon/network/addresses.hpp"
 #include "daemon/sys/netlink.hpp"
@@ -24,6 +25,10 @@ struct Port {
   Address6 address6(const Subnets& subnets) const { return subnets.v6->at(address - subnets.v4.base); }
 };
 std::string macText(std::uint32_t address);  // of the pod with this address: one to one
+
+// The nodes' ends of pods' veths, whatever pods they are of; of the calling thread's network namespace.
+Result<std::vector<std::string>> linksOfPods();
+Status deleteLink(const std::string& name);  // with its other end: blocks for some 24 ms; a missing one is fine
 
 // Belongs to one thread, which has joined the node's network namespace: RTNL serialises link changes anyway, and
 // several threads only wait for each other with a worse tail.

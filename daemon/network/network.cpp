@@ -55,6 +55,8 @@ class PodNetworks final : public Network {
   std::string note() const override;
   std::string stack() const override { return backend_->stack(); }
   NetworkView view() override;
+  Findings check(const std::set<std::string>& known) override;
+  Status mend(const Finding& finding) override;
 
  private:
   void takeUpPorts(const std::vector<PodRecord>& living);
@@ -292,6 +294,43 @@ NetworkView PodNetworks::view() {
     view.note += (view.note.empty() ? "" : "; ") + ports.error().text();
   }
   return view;
+}
+
+Findings PodNetworks::check(const std::set<std::string>& known) {
+  using Severity = Finding::Severity;
+  constexpr const char* kRepair = "userpodctl check --repair";
+  Findings found;
+  std::set<std::string> links;
+  for (const auto& id : known) links.insert(linkName(id));
+  std::vector<std::string> unknown;
+  auto listed = rules_->run([&]() -> Status {
+    USERPOD_TRY(names, linksOfPods());
+    for (const auto& name : names)
+      if (!links.contains(name)) unknown.push_back(name);
+    return {};
+  });
+  if (!listed)
+    found.push_back({"network-unreadable", Severity::Error, "network", "links", listed.error().text(),
+                     "systemctl --user restart userpod.service", false});
+  for (const auto& name : unknown)
+    found.push_back({"link-unknown", Severity::Warning, "link", name, "in the node's network, of a pod that is gone",
+                     kRepair, true});
+  auto ports = ports_->list();
+  if (!ports)
+    found.push_back({"ports-unanswered", Severity::Error, "network", "userpod-ports", ports.error().text(),
+                     "systemctl --user restart userpod.service", false});
+  std::set<std::string> served;
+  for (const auto& port : ports ? *ports : std::vector<PublishedPort>())
+    if (!known.contains(port.podId)) served.insert(port.podId);
+  for (const auto& pod : served)
+    found.push_back({"port-unknown", Severity::Warning, "port", pod, "host ports are served for a pod that is gone",
+                     kRepair, true});
+  return found;
+}
+
+Status PodNetworks::mend(const Finding& finding) {
+  if (finding.kind == "port") return ports_->withdraw(finding.id);
+  return rules_->run([&] { return deleteLink(finding.id); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "daemon/network/ports/ports.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/error.hpp"
+#include "daemon/sys/finding.hpp"
 #include "policy/settings.hpp"
 #include "userns/node.hpp"
 
@@ -95,6 +97,9 @@ class Network {
   virtual std::string note() const = 0;
   virtual std::string stack() const = 0;  // "bridge", "cni"
   virtual NetworkView view() = 0;
+  // Links and host ports of pods that are not among these. A veth lives on for a moment after its pod.
+  virtual Findings check(const std::set<std::string>& known) = 0;
+  virtual Status mend(const Finding& finding) = 0;
 };
 
 // Close-on-exec and non-blocking.

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 
 #include "daemon/storage/driver.hpp"
 #include "daemon/storage/fuse_overlay.hpp"
@@ -53,6 +54,8 @@ class Directories final : public Storage {
     return pathExists(upper) ? upper : directory(id) + "/merged";
   }
   std::vector<std::string> containers() const override;
+  Findings check(const std::set<std::string>& known) override;
+  Status mend(const Finding& finding) override;
   Result<FilesystemUsage> imageUsage() const override;
 
  private:
@@ -227,6 +230,31 @@ Status Directories::removeContainer(const std::string& id) {
 
 std::vector<std::string> Directories::containers() const {
   return namesIn(containers_);
+}
+
+Findings Directories::check(const std::set<std::string>& known) {
+  using Severity = Finding::Severity;
+  constexpr const char* kRepair = "userpodctl check --repair";
+  Findings found;
+  for (const auto& id : containers())
+    if (!known.contains(id))
+      found.push_back({"container-directory-unknown", Severity::Warning, "file", directory(id),
+                       "what a container wrote that is not there any more", kRepair, true});
+  auto pending = trash_->pending();
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(containers_, error), end; !error && entry != end;
+       entry.increment(error))
+    if (auto name = entry->path().filename().string(); name.starts_with(Trash::kPrefix) && !pending.contains(name))
+      found.push_back({"container-trash-left", Severity::Warning, "file", entry->path(),
+                       "thrown away, and could not be removed: see the journal", kRepair, true});
+  return found;
+}
+
+Status Directories::mend(const Finding& finding) {
+  auto name = finding.id.substr(finding.id.rfind('/') + 1);
+  if (!name.starts_with(Trash::kPrefix)) return removeContainer(name);
+  if (!trash_->pending().contains(name)) trash_->retry(name);
+  return {};
 }
 
 // What the layers were counted to hold when they were unpacked.

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "daemon/sys/error.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/finding.hpp"
 #include "policy/settings.hpp"
 #include "userns/node.hpp"
 
@@ -56,6 +58,9 @@ class Storage {
   virtual std::string writableLayer(const std::string& id) const = 0;
   // Of all directories of containers, those that a crash has left too.
   virtual std::vector<std::string> containers() const = 0;
+  // What is there and belongs to none of these containers, whatever made it. A tree on its way out is not reported.
+  virtual Findings check(const std::set<std::string>& known) = 0;
+  virtual Status mend(const Finding& finding) = 0;
   virtual Result<FilesystemUsage> imageUsage() const = 0;  // by statfs and counters, never by walking
 };
 

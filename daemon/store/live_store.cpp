@@ -94,6 +94,11 @@ Result<LiveStore::Content> LiveStore::load() {
   }
 }
 
+Result<LiveStore::Content> LiveStore::read(const std::string& path) {
+  USERPOD_TRY(database, Database::open(path, {.readOnly = true}));
+  return LiveStore(std::move(database)).load();
+}
+
 Status LiveStore::putPod(const PodRecord& pod) {
   USERPOD_TRY(statement, database_.prepare("INSERT OR REPLACE INTO pods VALUES(?1, ?2)"));
   std::string data = encode(pod);

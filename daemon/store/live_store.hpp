@@ -29,6 +29,8 @@ class LiveStore {
     std::map<std::string, std::int64_t> freedAddresses;  // of pods removed within the last hour, and when (bootNanos)
   };
   Result<Content> load();
+  // What the file has now, by a connection of its own that only reads: any thread.
+  static Result<Content> read(const std::string& path);
   Status putPod(const PodRecord& pod);
   Status removePod(const std::string& id);
   Status putFreedAddresses(const std::vector<std::string>& addresses, std::int64_t now);

@@ -217,11 +217,24 @@ Status Database::setUserVersion(std::int64_t version) {
 }
 
 Status Database::quickCheck() {
-  USERPOD_TRY(statement, prepare("PRAGMA quick_check(1)"));
+  return check("PRAGMA quick_check(1)");
+}
+
+Status Database::integrityCheck() {
+  return check("PRAGMA integrity_check(1)");
+}
+
+Status Database::check(std::string_view pragma) {
+  USERPOD_TRY(statement, prepare(pragma));
   USERPOD_TRY(row, statement.step());
   if (row && statement.text(0) == "ok") return {};
   return Error(Code::StorageFailed, fmt::format("database {}: {}", owner_->path, row ? statement.text(0) : "no answer"),
                -SQLITE_CORRUPT);
+}
+
+Status checkDatabase(const std::string& path, bool deep) {
+  USERPOD_TRY(database, Database::open(path, {.readOnly = true}));
+  return deep ? database.integrityCheck() : database.quickCheck();
 }
 
 Result<Transaction> Transaction::begin(Database& database) {

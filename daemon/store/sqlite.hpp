@@ -80,10 +80,12 @@ class Database {
   std::int64_t lastInsertId() const;
   std::int64_t changes() const;  // rows of the last INSERT, UPDATE or DELETE
   const std::string& path() const;
-  Status quickCheck();  // PRAGMA quick_check: an error when the file is damaged
+  Status quickCheck();      // PRAGMA quick_check: an error when the file is damaged
+  Status integrityCheck();  // PRAGMA integrity_check: the indexes too, in several times the time
 
  private:
   explicit Database(std::unique_ptr<Statement::Owner> owner);
+  Status check(std::string_view pragma);
   std::unique_ptr<Statement::Owner> owner_;
 };
 
@@ -103,6 +105,9 @@ class Transaction {
 
 // Whether an error of this file says that the database is damaged or no database at all (not: locked, full, denied).
 bool isDamage(const Error& error);
+// Whether the file is there, a database and undamaged; `deep`: by integrityCheck(). A connection of its own that only
+// reads, beside any other: any process, any thread.
+Status checkDatabase(const std::string& path, bool deep);
 // Renames the database file and its journals to <path>.damaged*, replacing older ones.
 Status setAside(const std::string& path);
 

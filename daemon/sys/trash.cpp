@@ -31,6 +31,19 @@ Status Trash::discard(const std::string& name) {
   return {};
 }
 
+std::set<std::string> Trash::pending() {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> all(names_.begin(), names_.end());
+  all.insert(current_);
+  return all;
+}
+
+void Trash::retry(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  names_.push_back(name);
+  ready_.notify_one();
+}
+
 void Trash::run(const std::stop_token& stop) {
   // Nobody waits for it: it takes what others leave. Of this thread alone.
   constexpr int kNice = 10;
@@ -42,8 +55,13 @@ void Trash::run(const std::stop_token& stop) {
       if (!ready_.wait(lock, stop, [this] { return !names_.empty(); }) || stop.stop_requested()) return;
       name = std::move(names_.front());
       names_.pop_front();
+      current_ = name;
     }
     auto removed = removeTree(directory_ + "/" + name, stop);
+    {
+      std::lock_guard lock(mutex_);
+      current_.clear();
+    }
     if (!removed && !stop.stop_requested()) logError("{}", removed.error());
   }
 }

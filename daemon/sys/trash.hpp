@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -24,6 +25,10 @@ class Trash {
 
   // The name in the directory is free at once; a missing one is fine. Failures of the removal itself are logged.
   Status discard(const std::string& name);
+  // What is in it and on its way out. A tree that could not be removed is not.
+  std::set<std::string> pending();
+  // Such a one is tried again.
+  void retry(const std::string& name);
 
  private:
   void run(const std::stop_token& stop);
@@ -32,6 +37,7 @@ class Trash {
   std::mutex mutex_;
   std::condition_variable_any ready_;
   std::deque<std::string> names_;  // guarded by mutex_
+  std::string current_;            // guarded by mutex_
   std::jthread remover_;           // last: it uses the rest
 };
 
