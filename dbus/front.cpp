@@ -190,6 +190,17 @@ void Front::pruneImages(const JobReply& reply, const std::string& sender, const 
   });
 }
 
+void Front::check(const JobReply& reply, const std::string& sender, const VariantMap& options) {
+  auto repair = flag(options, "repair");
+  if (!repair) return reply.fail(std::move(repair).error());
+  auto deep = flag(options, "deep");
+  if (!deep) return reply.fail(std::move(deep).error());
+  authorise(sender, [this, reply, sender, check = core::CheckOptions{*repair, *deep}](Status allowed) {
+    if (!allowed) return reply.fail(std::move(allowed).error());
+    answerWithJob(reply, core_.checkJob(check, sender));
+  });
+}
+
 void Front::diagnose(const Reply<std::vector<CheckRow>>& reply) {
   core_.diagnose([reply](std::vector<Check> checks) {
     std::vector<CheckRow> rows;

@@ -17,6 +17,7 @@ class Front {
  public:
   using PathReply = Reply<sdbus::ObjectPath>;
   using ListReply = Reply<std::vector<ListRow>>;
+  using StatsReply = Reply<std::map<sdbus::ObjectPath, VariantMap>>;
   using JobReply = Reply<std::uint32_t, sdbus::ObjectPath>;
 
   // Registers every object of the snapshot. Throws sdbus::Error when the connection does not take them.
@@ -49,10 +50,14 @@ class Front {
   void diagnose(const Reply<std::vector<CheckRow>>& reply);
   void reload(const Reply<VariantMap>& reply, const std::string& sender);
   void getNetwork(const Reply<VariantMap>& reply);
+  void check(const JobReply& reply, const std::string& sender, const VariantMap& options);
+  void getStats(const StatsReply& reply, const std::vector<sdbus::ObjectPath>& objects, const VariantMap& options);
   // Pod
   void stopPod(const JobReply& reply, const std::string& id, const std::string& sender, const VariantMap& options);
   void removePod(const JobReply& reply, const std::string& id, const std::string& sender, const VariantMap& options);
+  void getPodStats(const Reply<VariantMap>& reply, const std::string& id, const VariantMap& options);
   // Container
+  void getContainerStats(const Reply<VariantMap>& reply, const std::string& id, const VariantMap& options);
   void startContainer(const Reply<>& reply, const std::string& id, const std::string& sender,
                       const VariantMap& options);
   void pauseContainer(const Reply<>& reply, const std::string& id, bool pause, const std::string& sender,

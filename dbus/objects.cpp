@@ -12,6 +12,14 @@ void PodObject::Remove(JobResult&& result, VariantMap options) {
   front_.removePod(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
 
+void PodObject::GetStats(sdbus::Result<VariantMap>&& result, VariantMap options) {
+  front_.getPodStats(front_.hold(getObjectPath(), std::move(result)), view_.id, options);
+}
+
+void ContainerObject::GetStats(sdbus::Result<VariantMap>&& result, VariantMap options) {
+  front_.getContainerStats(front_.hold(getObjectPath(), std::move(result)), view_.id, options);
+}
+
 void ContainerObject::Start(sdbus::Result<>&& result, VariantMap options) {
   front_.startContainer(front_.hold(getObjectPath(), std::move(result)), view_.id, sender(), options);
 }
@@ -88,6 +96,14 @@ void ManagerObject::PruneImages(JobResult&& result, VariantMap options) {
   front_.pruneImages(front_.hold(getObjectPath(), std::move(result)), sender(), options);
 }
 
+void ManagerObject::Check(JobResult&& result, VariantMap options) {
+  front_.check(front_.hold(getObjectPath(), std::move(result)), sender(), options);
+}
+
+void ManagerObject::GetStats(StatsResult&& result, std::vector<sdbus::ObjectPath> objects, VariantMap options) {
+  front_.getStats(front_.hold(getObjectPath(), std::move(result)), objects, options);
+}
+
 void ManagerObject::Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap) {
   front_.diagnose(front_.hold(getObjectPath(), std::move(result)));
 }
@@ -101,14 +117,35 @@ void ManagerObject::GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap) {
 }
 
 std::vector<std::string> ManagerObject::Features() {
-  return {"Container.Kill:force-managed",   "Container.Pause:force-managed",    "Container.Remove:force",
-          "Container.Remove:force-managed", "Container.Resume:force-managed",   "Container.Start:force-managed",
-          "Container.Stop:force-managed",   "Container.Stop:timeout-usec",      "Manager.ListContainers:fields",
-          "Manager.ListContainers:labels",  "Manager.ListContainers:pod",       "Manager.ListContainers:state",
-          "Manager.ListImages:fields",      "Manager.ListImages:labels",        "Manager.ListPods:fields",
-          "Manager.ListPods:labels",        "Manager.ListPods:state",           "Manager.PruneImages:all",
-          "Manager.PruneImages:dry-run",    "Manager.PullImage:identity-token", "Manager.PullImage:password",
-          "Manager.PullImage:username",     "Pod.Remove:force-managed",         "Pod.Stop:force-managed"};
+  return {"Container.GetStats:all",
+          "Container.Kill:force-managed",
+          "Container.Pause:force-managed",
+          "Container.Remove:force",
+          "Container.Remove:force-managed",
+          "Container.Resume:force-managed",
+          "Container.Start:force-managed",
+          "Container.Stop:force-managed",
+          "Container.Stop:timeout-usec",
+          "Manager.Check:deep",
+          "Manager.Check:repair",
+          "Manager.GetStats:all",
+          "Manager.ListContainers:fields",
+          "Manager.ListContainers:labels",
+          "Manager.ListContainers:pod",
+          "Manager.ListContainers:state",
+          "Manager.ListImages:fields",
+          "Manager.ListImages:labels",
+          "Manager.ListPods:fields",
+          "Manager.ListPods:labels",
+          "Manager.ListPods:state",
+          "Manager.PruneImages:all",
+          "Manager.PruneImages:dry-run",
+          "Manager.PullImage:identity-token",
+          "Manager.PullImage:password",
+          "Manager.PullImage:username",
+          "Pod.GetStats:all",
+          "Pod.Remove:force-managed",
+          "Pod.Stop:force-managed"};
 }
 
 sdbus::Struct<std::string, std::string> ManagerObject::OciRuntime() {

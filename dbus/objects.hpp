@@ -22,6 +22,7 @@ using ListRow = sdbus::Struct<sdbus::ObjectPath, VariantMap>;
 using CheckRow = sdbus::Struct<std::string, std::string, std::string, std::vector<std::string>>;
 using PathResult = sdbus::Result<sdbus::ObjectPath>;
 using ListResult = sdbus::Result<std::vector<ListRow>>;
+using StatsResult = sdbus::Result<std::map<sdbus::ObjectPath, VariantMap>>;
 using JobResult = sdbus::Result<std::uint32_t, sdbus::ObjectPath>;
 
 // Registered while it lives. Making one throws sdbus::Error when the bus refuses it.
@@ -68,6 +69,7 @@ class PodObject final : public Shown<sdbus::ManagedObject_adaptor, org::userpod1
  private:
   void Stop(JobResult&& result, VariantMap options) override;
   void Remove(JobResult&& result, VariantMap options) override;
+  void GetStats(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   std::string Id() override { return view_.id; }
   std::string Name() override { return view_.name; }
   std::string Namespace() override { return view_.nameSpace; }
@@ -100,6 +102,7 @@ class ContainerObject final
   void Kill(sdbus::Result<>&& result, std::int32_t signal, std::string whom, VariantMap options) override;
   void Stop(JobResult&& result, VariantMap options) override;
   void Remove(JobResult&& result, VariantMap options) override;
+  void GetStats(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   std::string Id() override { return view_.id; }
   std::string Name() override { return view_.name; }
   sdbus::ObjectPath Pod() override { return view_.pod; }
@@ -197,6 +200,8 @@ class ManagerObject final : public Shown<sdbus::ObjectManager_adaptor, org::user
   void ListImages(ListResult&& result, VariantMap options) override;
   void PullImage(JobResult&& result, std::string reference, VariantMap options) override;
   void PruneImages(JobResult&& result, VariantMap options) override;
+  void Check(JobResult&& result, VariantMap options) override;
+  void GetStats(StatsResult&& result, std::vector<sdbus::ObjectPath> objects, VariantMap options) override;
   void Diagnose(sdbus::Result<std::vector<CheckRow>>&& result, VariantMap options) override;
   void Reload(sdbus::Result<VariantMap>&& result, VariantMap options) override;
   void GetNetwork(sdbus::Result<VariantMap>&& result, VariantMap options) override;

@@ -190,13 +190,14 @@ ImageView makeImageView(const ImageRecord& record, std::vector<sdbus::ObjectPath
 
 JobView makeJobView(const core::JobRecord& record) {
   using State = core::JobRecord::State;
-  bool pull = record.type == "pull-image";
+  bool pull = record.type == core::kPullJob;
   JobView view;
   view.id = record.id;
   view.type = record.type;
   view.sender = cleanText(record.sender);
   view.state = jobState(record.state);
-  view.cancelable = pull && (record.state == State::Queued || record.state == State::Running);
+  view.cancelable =
+      core::isCancelable(record.type) && (record.state == State::Queued || record.state == State::Running);
   view.startedAt = micros(record.startedAt);
   view.finishedAt = micros(record.finishedAt);
   view.stage = cleanText(record.progress.stage);
@@ -224,8 +225,33 @@ JobView makeJobView(const core::JobRecord& record) {
     view.result.images = cleanList(record.pruned->images);
     view.result.bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(record.pruned->bytes, 0));
   }
+  if (record.findings) {
+    view.result.checked = true;
+    for (Finding finding : *record.findings) {
+      for (auto* text : {&finding.id, &finding.text, &finding.mend, &finding.failure}) *text = cleanText(*text);
+      view.result.findings.push_back(std::move(finding));
+    }
+  }
   return view;
 }
+
+namespace {
+
+VariantMap findingMap(const Finding& finding) {
+  VariantMap map;
+  map.emplace("code", sdbus::Variant{finding.code});
+  map.emplace("severity", sdbus::Variant{std::string(severityName(finding.severity))});
+  map.emplace("kind", sdbus::Variant{finding.kind});
+  map.emplace("id", sdbus::Variant{finding.id});
+  map.emplace("text", sdbus::Variant{finding.text});
+  map.emplace("mend", sdbus::Variant{finding.mend});
+  map.emplace("repairable", sdbus::Variant{finding.repairable});
+  map.emplace("repaired", sdbus::Variant{finding.repaired});
+  map.emplace("failure", sdbus::Variant{finding.failure});
+  return map;
+}
+
+}  // namespace
 
 VariantMap jobResult(const JobResultView& result) {
   VariantMap map;
@@ -233,6 +259,11 @@ VariantMap jobResult(const JobResultView& result) {
   if (result.pruned) {
     map.emplace("images", sdbus::Variant{result.images});
     map.emplace("bytes", sdbus::Variant{result.bytes});
+  }
+  if (result.checked) {
+    std::vector<VariantMap> rows;
+    for (const auto& finding : result.findings) rows.push_back(findingMap(finding));
+    map.emplace("findings", sdbus::Variant{rows});
   }
   return map;
 }

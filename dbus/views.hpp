@@ -76,6 +76,8 @@ struct JobResultView {
   bool pruned = false;              // then these, of a prune
   std::vector<std::string> images;  // ids
   std::uint64_t bytes = 0;
+  bool checked = false;  // then these, of a check
+  Findings findings;     // texts as the bus takes them
 
   bool operator==(const JobResultView&) const = default;
 };

@@ -76,7 +76,8 @@ CoreImpl::~CoreImpl() {
   // The strand first: afterwards no task starts work. Work under way ends, its answers are dropped; what it did is
   // found by the next daemon.
   if (strand_) strand_->shutdown();
-  for (auto& [id, job] : jobs_) job.stop.request_stop();  // a check may count for minutes
+  for (auto& [id, job] : jobs_)
+    if (job.record->type == kCheckJob) job.stop.request_stop();  // it may count for minutes
   parking_.shutdown();                                    // its tasks hand work to the workers
   if (network_) network_->stop();
   pulls_.reset();
