@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "daemon/images/layer_check.hpp"
 #include "daemon/images/pinned.hpp"
 #include "daemon/images/puller.hpp"
 #include "daemon/sys/util.hpp"

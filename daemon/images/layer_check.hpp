@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "daemon/store/model.hpp"
+#include "daemon/sys/error.hpp"
 #include "daemon/sys/finding.hpp"
 
 namespace userpod::images {

@@ -213,7 +213,7 @@ Status Bridge::attach(const Port& port, Netlink& pod, int podNamespace) {
 Result<std::vector<std::string>> linksOfPods() {
   constexpr std::size_t kLength = IFNAMSIZ - 1;  // of linkName()
   constexpr std::string_view kPrefix = "up";
-  std::unique_ptr<if_nameindex, void (*)(struct if_nameindex*)> all(::if_nameindex(), &::if_freenameindex);
+  std::unique_ptr<struct if_nameindex, void (*)(struct if_nameindex*)> all(::if_nameindex(), &::if_freenameindex);
   if (!all) return sysError("list the links of the node");
   std::vector<std::string> found;
   for (const auto* link = all.get(); link->if_name != nullptr; ++link) {

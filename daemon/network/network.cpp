@@ -11,6 +11,7 @@
 #include <set>
 
 #include "daemon/network/backend.hpp"
+#include "daemon/network/bridge.hpp"
 #include "daemon/network/pins.hpp"
 #include "daemon/network/pod_files.hpp"
 #include "daemon/network/sysctls.hpp"

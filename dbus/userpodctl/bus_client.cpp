@@ -188,7 +188,7 @@ Result<BusClient::Object> BusClient::find(const std::string& key, const std::vec
   return Error(last ? last->code() : Code::InvalidArgument, fmt::format("{} named {}", tried, key));
 }
 
-Result<Json> BusClient::list(const char* method, const std::vector<const char*>& fields) {
+Result<Json> BusClient::list(const char* method, const std::vector<const char*>& fields, bool activate) {
   auto options = [&](sd_bus_message* message) {
     if (fields.empty()) return sd_bus_message_append(message, "a{sv}", 0);
     std::vector<char*> names;
@@ -202,7 +202,7 @@ Result<Json> BusClient::list(const char* method, const std::vector<const char*>&
     for (int open = 0; open < 3 && failed >= 0; ++open) failed = sd_bus_message_close_container(message);
     return failed;
   };
-  USERPOD_TRY(found, call(kRootPath, kManager, method, options));
+  USERPOD_TRY(found, call(kRootPath, kManager, method, options, activate));
   Json objects = Json::array();
   for (auto& pair : found) {
     Json object = {{"Path", pair[0]}};

@@ -51,7 +51,7 @@ class BusClient {
 
   // [[path, properties], ...] of a List method as [properties with Path first, ...]. fields: those that are asked for;
   // none: all. Of thousands of objects that makes the time.
-  Result<Json> list(const char* method, const std::vector<const char*>& fields = {});
+  Result<Json> list(const char* method, const std::vector<const char*>& fields = {}, bool activate = true);
 
   struct JobWatch {
     std::function<void(const Json&)> progress;  // sees the job's properties, then those that changed, the last ones too

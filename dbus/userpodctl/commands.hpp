@@ -2,6 +2,7 @@
 // status of the program: 0, or exitStatus() of what failed.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,14 @@ int runDoctor(const Display& display);  // 1 when a check is an error
 int runReset(bool yes, const Display& display);
 int runEnter(const std::vector<std::string>& command, const Display& display);
 
+struct CheckCommand {
+  bool repair = false;
+  bool deep = false;
+  bool yes = false;  // do not ask
+};
+// Over the bus where the daemon runs, else what can be seen without one. 1: something is left that is not repaired.
+int runCheck(const CheckCommand& options, const Display& display);
+
 // Over the bus, which starts the daemon when it does not run; status leaves it alone.
 int runStatus(const Display& display);
 int runPods(const Display& display);
@@ -38,6 +47,13 @@ int runImages(const ImagesOptions& options, const Display& display);
 int runInspect(const std::string& key, const std::vector<std::string>& kinds, const Display& display);
 // key: of the pod that it is explained for; empty: for any.
 int runNetwork(const std::string& key, const Display& display);
+
+struct TopOptions {
+  std::string sort = "cpu";  // memory, name, pids, io, net
+  std::chrono::milliseconds interval{2000};
+  bool once = false;  // one table, of two moments
+};
+int runTop(const TopOptions& options, const Display& display);
 
 struct ActOptions {
   std::vector<std::string> keys;  // ids, prefixes of ids; references for images

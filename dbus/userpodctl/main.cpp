@@ -56,6 +56,9 @@ struct Request {
   ImagesOptions images;
   PullOptions pull;
   PruneOptions prune;
+  CheckCommand check;
+  TopOptions top;
+  double interval = 2;  // seconds
   std::vector<std::string> command;
   std::vector<std::string> rest;  // what stood after "--"
   std::string key;
@@ -75,6 +78,12 @@ void addHostCommands(CLI::App& app, Request& request) {
   addCommand(app, request, "doctor",
              "Check the host, one requirement at a time; needs no daemon. Exit status 1: an error was found",
              [](Request& r) { return runDoctor(r.display); });
+  auto* check = addCommand(app, request, "check",
+                           "Compare what userpod knows with what there is. Exit status 1: a difference is left",
+                           [](Request& r) { return runCheck(r.check, r.display); });
+  check->add_flag("--repair", request.check.repair, "Mend what is safe to mend");
+  check->add_flag("--deep", request.check.deep, "Also count what layers hold and read all documents; takes long");
+  check->add_flag("-y,--yes", request.check.yes, "Do not ask");
   auto* enter = addCommand(app, request, "enter", "Run a command inside the node: enter -- CMD ARG...", [](Request& r) {
     r.command.insert(r.command.end(), r.rest.begin(), r.rest.end());
     return runEnter(r.command, r.display);
@@ -106,6 +115,15 @@ void addReadCommands(CLI::App& app, Request& request) {
   addCommand(app, request, "network", "Show networks, addresses and host ports of pods, and the way packets take",
              [](Request& r) { return runNetwork(r.key, r.display); })
       ->add_option("pod", request.key, "Id or a prefix of one: tell it of this pod");
+  auto* top = addCommand(app, request, "top", "Show what pods and containers use, as it changes", [](Request& r) {
+    constexpr double kMillis = 1000;
+    r.top.interval = std::chrono::milliseconds(static_cast<std::int64_t>(r.interval * kMillis));
+    return runTop(r.top, r.display);
+  });
+  top->add_option("--sort", request.top.sort, "By what, the most first: cpu, memory, name, pids, io or net")
+      ->check(CLI::IsMember({"cpu", "memory", "name", "pids", "io", "net"}));
+  top->add_option("--interval", request.interval, "Seconds between two looks")->check(CLI::Range(0.1, 3600.0));
+  top->add_flag("--once", request.top.once, "Print one table of two looks, and end");
 }
 
 CLI::App* addAct(CLI::App& app, Request& request, const char* name, const char* text,
