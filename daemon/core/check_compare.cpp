@@ -248,30 +248,33 @@ void Comparison::modes() {
   }
 }
 
+// By object: what is under way shows at one look, of another object each time.
 void Comparison::records() {
-  auto differ = [&](const std::string& what) {
-    addMendable("record-differs", "database", paths_.liveDatabase(), what);
-  };
-  std::size_t pods = 0;
-  std::size_t containers = 0;
-  for (const auto& stored : seen_.stored.pods) {
-    auto known = known_.pods.find(stored.id);
-    if (known == known_.pods.end()) return differ("it has pod " + stored.id + ", which is gone");
-    ++pods;
-    if (!known->second.busy && known->second.record->state != stored.state)
-      return differ("it has another state of pod " + stored.id);
+  auto differ = [&](const std::string& id, const char* what) { addMendable("record-differs", "record", id, what); };
+  std::set<std::string> stored;
+  for (const auto& pod : seen_.stored.pods) {
+    stored.insert(pod.id);
+    auto known = known_.pods.find(pod.id);
+    if (known == known_.pods.end())
+      differ(pod.id, "live.db has it, the pod is gone");
+    else if (!known->second.busy && known->second.record->state != pod.state)
+      differ(pod.id, "live.db has another state of the pod");
   }
-  for (const auto& stored : seen_.stored.containers) {
-    auto known = known_.containers.find(stored.id);
-    if (known == known_.containers.end()) return differ("it has container " + stored.id + ", which is gone");
-    ++containers;
+  for (const auto& container : seen_.stored.containers) {
+    stored.insert(container.id);
+    auto known = known_.containers.find(container.id);
+    if (known == known_.containers.end()) {
+      differ(container.id, "live.db has it, the container is gone");
+      continue;
+    }
     const auto& record = *known->second.record;
-    if (!known->second.busy && (record.state != stored.state || record.pid != stored.pid))
-      return differ("it has another state of container " + stored.id);
+    if (!known->second.busy && (record.state != container.state || record.pid != container.pid))
+      differ(container.id, "live.db has another state of the container");
   }
-  if (pods != known_.pods.size() || containers != known_.containers.size())
-    differ(fmt::format("it has {} of {} pods and {} of {} containers", pods, known_.pods.size(), containers,
-                       known_.containers.size()));
+  for (const auto& [id, pod] : known_.pods)
+    if (!pod.busy && !stored.contains(id)) differ(id, "live.db does not have the pod");
+  for (const auto& [id, container] : known_.containers)
+    if (!container.busy && !stored.contains(id)) differ(id, "live.db does not have the container");
 }
 
 }  // namespace

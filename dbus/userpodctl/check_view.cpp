@@ -22,7 +22,7 @@ struct Group {
 
 const std::vector<Group>& groups() {
   static const std::vector<Group> all = {{"Images", {"image", "layer"}},
-                                         {"Pods and containers", {"pod", "container", "cgroup", "mount"}},
+                                         {"Pods and containers", {"pod", "container", "record", "cgroup", "mount"}},
                                          {"Network", {"network", "link", "port"}},
                                          {"Files", {}}};
   return all;

@@ -8,16 +8,12 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 
 import cri
 import running
+from terminal import CTL, Terminal
 
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from images_cli_test import Terminal  # noqa: E402
-
-CTL = f'{running.PREFIX}/bin/userpodctl'
 RUN = f'{cri.RUNTIME_DIR}/userpod'
 LOOP = 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done'
 NODE_NS = '/run/userpod/ns'
@@ -140,7 +136,7 @@ class CheckTest(running.Running):
         in_node(cgroups + f'sh -c "echo \\$\\$ >/sys/fs/cgroup/pods/{ids["busy"]}/cgroup.procs; exec setsid sleep 4242" </dev/null >/dev/null 2>&1 &'
                 f'mkdir {NODE_NS}/{ids["pin"]}; touch {NODE_NS}/{ids["pin"]}/net; mount --bind /proc/self/ns/net {NODE_NS}/{ids["pin"]}/net;'
                 f'mkdir -p {cri.DATA_DIR}/containers/{ids["mount"]}/merged; mount -t tmpfs none {cri.DATA_DIR}/containers/{ids["mount"]}/merged;'
-                f'mkdir -p {cri.DATA_DIR}/containers/{ids["files"]}/upper; ip link add up{ids["pod"][:13]} type dummy')
+                f'mkdir -p {cri.DATA_DIR}/containers/{ids["files"]}/upper; ip link add up{ids["pod"][:13]} type veth peer name peer0')
         for path in (f'{RUN}/pods/{ids["pod"]}', f'{RUN}/containers/{ids["bundle"]}', f'{cri.DATA_DIR}/layers/feedbeef',
                      f'{cri.DATA_DIR}/layers/.tmp-0123456789abcdef'):
             os.mkdir(path)
