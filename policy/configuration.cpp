@@ -108,7 +108,7 @@ void readTable(const std::string& file, const toml::table& table, Configuration&
     key->read(reading, node, configuration.settings);
     bool wrong = std::any_of(configuration.problems.begin() + static_cast<long>(before), configuration.problems.end(),
                              [](const Problem& problem) { return problem.weight == Problem::Weight::Error; });
-    if (!wrong) configuration.origins.insert_or_assign(key->name, Origin{file, node.source().begin.line});
+    if (!wrong) configuration.origins.insert_or_assign(key->name, KeyOrigin{file, node.source().begin.line});
   }
 }
 

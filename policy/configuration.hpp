@@ -26,14 +26,14 @@ struct Problem {
 };
 
 // Where a key was said last; of the default, an empty file.
-struct Origin {
+struct KeyOrigin {
   std::string file;
   unsigned line = 0;
 };
 
 struct Configuration {
   Settings settings;  // of keys that are wrong, what was said before
-  std::map<std::string, Origin, std::less<>> origins;
+  std::map<std::string, KeyOrigin, std::less<>> origins;
   std::vector<std::string> files;  // that were read, in this order
   std::vector<Problem> problems;   // in the order of files and lines; those of no line last
 
