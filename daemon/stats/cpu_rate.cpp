@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace userpod::stats {
@@ -27,14 +28,16 @@ Figure CpuRates::sample(const std::string& id, std::uint64_t usage, Clock::time_
     samples.base = std::exchange(samples.latest, Sample{at, usage});
   }
   if (!samples.base || at - samples.base->at < kShortest || usage < samples.base->usage) return std::nullopt;
+  static const double most = 1e9 * static_cast<double>(::sysconf(_SC_NPROCESSORS_CONF));
   double seconds = std::chrono::duration<double>(at - samples.base->at).count();
   double rate = static_cast<double>(usage - samples.base->usage) / seconds;
-  constexpr double kNanosOfSecond = 1e9;
-  if (sinceStart && rate > kNanosOfSecond * static_cast<double>(::sysconf(_SC_NPROCESSORS_CONF))) {
+  // Somewhat more than all processors is what was used before the start, to make the container; much more is that
+  // clock.
+  if (sinceStart && rate > 2 * most) {
     samples.base.reset();
     return std::nullopt;
   }
-  return static_cast<std::uint64_t>(rate);
+  return static_cast<std::uint64_t>(std::min(rate, most));
 }
 
 void CpuRates::forget(const std::string& id) {

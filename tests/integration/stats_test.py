@@ -198,14 +198,14 @@ class Everywhere(Stats):
         """What it wrote last is counted, soon and without being asked for again."""
         container = self.container(self.pod(), 'dd if=/dev/zero of=/last bs=1M count=3 2>/dev/null')
         self.ended(container)
-        time.sleep(4)
-        used = self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value
-        self.assertEqual(used, self.du(container)[0])
+        used = self.du(container)[0]
         self.assertGreater(used, 3 * MEBIBYTE)
+        cri.wait_until(lambda: self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value == used, timeout=30,
+                       what='a last scan')
         # A daemon that comes later counts it too.
         running.restart_daemon()
         self.connect()
-        cri.wait_until(lambda: self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value == used, what='the same figure')
+        cri.wait_until(lambda: self.cri.ImageFsInfo().container_filesystems[0].used_bytes.value == used, timeout=30, what='the same figure')
 
     def test_removed(self):
         container = self.container(self.pod(), 'dd if=/dev/zero of=/last bs=1M count=3 2>/dev/null; echo up; ' + STAY)
@@ -230,10 +230,13 @@ class Everywhere(Stats):
         self.assertGreater(used, 0)
         self.assertLess(used / NANOS, 0.01 * took + 0.03)
         self.assertGreaterEqual(self.layer(container, time.time()), (0, 11_000))
-        time.sleep(15)      # what was asked for last
-        before = thread_time('stats-layers')
-        time.sleep(12)
-        self.assertEqual(thread_time('stats-layers'), before)
+        def quiet(seconds):
+            before = thread_time('stats-layers')
+            time.sleep(seconds)
+            return thread_time('stats-layers') == before
+        time.sleep(11)      # what was asked for last
+        cri.wait_until(lambda: quiet(5), timeout=300 if cri.SLOW else 30, what='an end of the last scan')
+        self.assertTrue(quiet(12))
 
     def test_coming_and_going(self):
         """Containers and pods that end while they are read are no errors."""

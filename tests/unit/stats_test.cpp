@@ -229,6 +229,14 @@ TEST(CpuRate, SinceTheStart) {
   EXPECT_EQ(rates.sample("a", 2 * kSecond, at + 1s, 5s), kSecond);
 }
 
+TEST(CpuRate, AllProcessors) {
+  CpuRates rates;
+  auto at = CpuRates::Clock::now();
+  auto processors = static_cast<std::uint64_t>(::sysconf(_SC_NPROCESSORS_CONF));
+  // With what was used to make it, and what came between the two clocks.
+  EXPECT_EQ(rates.sample("a", processors * kSecond + kSecond / 20, at, 1s), processors * kSecond);
+}
+
 TEST(CpuRate, BetweenSamples) {
   CpuRates rates;
   auto at = CpuRates::Clock::now();
