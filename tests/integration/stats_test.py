@@ -59,13 +59,10 @@ class Stats(limits_test.Limits):
                 self.assertLessEqual(value, after[name], name)
         return {name: after[name] - first[name] for name in first}
 
-    def upper(self, container):
-        return f'{cri.DATA_DIR}/containers/{container}/upper'
-
-    def du(self, container):
+    def du(self, container, part='upper'):
         """As root of the node, who sees all of it: bytes and inodes."""
         script = 'du -s --block-size=1 "$0"; du -s --inodes "$0"'
-        bytes_, _, inodes, _ = running.enter('sh', '-c', script, self.upper(container)).split()
+        bytes_, _, inodes, _ = running.enter('sh', '-c', script, f'{cri.DATA_DIR}/containers/{container}/{part}').split()
         return int(bytes_), int(inodes)
 
     def layer(self, container, since):
@@ -193,6 +190,17 @@ class Everywhere(Stats):
         self.assertEqual(self.stats(container).writable_layer.fs_id.mountpoint, usage.fs_id.mountpoint)
         self.assertGreater(info.image_filesystems[0].used_bytes.value, 0)
         self.assertGreater(info.image_filesystems[0].inodes_used.value, 0)
+
+    def test_other_drivers(self):
+        """A copy is all the container's own."""
+        for driver, part in ('fuse-overlayfs', 'upper'), ('copy', 'merged'):
+            with self.subTest(driver), running.storage_driver(driver):
+                self.connect()
+                container = self.container(self.pod(driver), 'dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; rm /bin/wget; ' + STAY)
+                self.wait_for_line('up', pod=driver)
+                self.assertEqual(self.layer(container, time.time()), self.du(container, part))
+                self.cri.RemoveContainer(container_id=container)
+            self.connect()
 
     def test_after_the_end(self):
         """What it wrote last is counted, soon and without being asked for again."""
