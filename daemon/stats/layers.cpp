@@ -138,7 +138,7 @@ void Layers::work(Lock& lock, Lane& lane) {
       layer->second.wanted = false;
     }
     lock.unlock();
-    if (!lane.scan) lane.scan.emplace(Scan{id, TreeScan(path_(id))});
+    if (!lane.scan) lane.scan = std::make_unique<Scan>(Scan{id, TreeScan(path_(id))});
     auto state = lane.scan->tree.step(end - now, [this] { return stopping_.load(); });
     auto after = threadCpuTime();
     lane.scan->used += after - now;

@@ -59,7 +59,7 @@ class Layers {
   };
   struct Lane {
     std::deque<std::string> queue;  // ids
-    std::optional<Scan> scan;       // the one under way
+    std::unique_ptr<Scan> scan;     // the one under way
 
     bool empty() const { return queue.empty() && !scan; }
   };

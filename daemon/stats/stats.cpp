@@ -64,6 +64,7 @@ std::vector<ContainerFigures> Reader::read(const Containers& containers, Detail 
 
 std::vector<PodFigures> Reader::read(const std::vector<PodPlace>& pods, Detail detail) {
   std::vector<std::string> namespaces;
+  namespaces.reserve(pods.size());
   for (const auto& place : pods) namespaces.push_back(place.network);
   auto timestamp = nowNanos();
   auto interfaces = readInterfaces(namespaces);
