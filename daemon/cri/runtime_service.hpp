@@ -11,15 +11,8 @@ namespace userpod::cri {
 
 namespace v1 = ::runtime::v1;
 
-// Calls that answer UNIMPLEMENTED with a text that says why: `never` what no rootless runtime can, `notYet` the others.
-#define USERPOD_REFUSED_CALLS(X)   \
-  X(CheckpointContainer, never)    \
-  X(CheckpointPod, never)          \
-  X(RestorePod, never)             \
-  X(ListMetricDescriptors, notYet) \
-  X(ListPodSandboxMetrics, notYet)
-#define USERPOD_REFUSED_STREAMS(X) \
-  X(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse)
+// Calls that answer UNIMPLEMENTED with a text that says why.
+#define USERPOD_REFUSED_CALLS(X) X(CheckpointContainer) X(CheckpointPod) X(RestorePod)
 
 class RuntimeService final : public v1::RuntimeService::CallbackService {
  public:
@@ -73,12 +66,15 @@ class RuntimeService final : public v1::RuntimeService::CallbackService {
       Context*, const v1::StreamPodSandboxStatsRequest*) override;
   EventHub::Reactor* GetContainerEvents(Context*, const v1::GetEventsRequest*) override;
 
-#define USERPOD_DECLARE(call, reason) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
+  Reactor* ListMetricDescriptors(Context*, const v1::ListMetricDescriptorsRequest*,
+                                 v1::ListMetricDescriptorsResponse*) override;
+  Reactor* ListPodSandboxMetrics(Context*, const v1::ListPodSandboxMetricsRequest*,
+                                 v1::ListPodSandboxMetricsResponse*) override;
+  grpc::ServerWriteReactor<v1::StreamPodSandboxMetricsResponse>* StreamPodSandboxMetrics(
+      Context*, const v1::StreamPodSandboxMetricsRequest*) override;
+
+#define USERPOD_DECLARE(call) Reactor* call(Context*, const v1::call##Request*, v1::call##Response*) override;
   USERPOD_REFUSED_CALLS(USERPOD_DECLARE)
-#undef USERPOD_DECLARE
-#define USERPOD_DECLARE(call, request, response) \
-  grpc::ServerWriteReactor<v1::response>* call(Context*, const v1::request*) override;
-  USERPOD_REFUSED_STREAMS(USERPOD_DECLARE)
 #undef USERPOD_DECLARE
 
  private:

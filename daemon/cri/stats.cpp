@@ -134,7 +134,8 @@ void fillStats(const stats::PodFigures& figures, const std::string& layers, v1::
   }
   if (!figures.interfaces.empty()) fillNetwork(figures, linux->mutable_network());
   linux->mutable_containers()->Reserve(static_cast<int>(figures.containers.size()));
-  for (const auto& container : figures.containers) fillStats(container, layers, linux->add_containers());
+  for (const auto& container : figures.containers)
+    if (visible(*container.container)) fillStats(container, layers, linux->add_containers());
 }
 
 }  // namespace userpod::cri

@@ -96,9 +96,10 @@ CpuFigures parseCpu(std::string_view text) {
 
 void parseMemoryStat(std::string_view text, MemoryFigures& into) {
   Figure inactive;
-  parseNamed(text, std::array<Name, 6>{{{"anon", &into.anonymous},
+  parseNamed(text, std::array<Name, 7>{{{"anon", &into.anonymous},
                                         {"file", &into.cache},
                                         {"file_mapped", &into.mappedFile},
+                                        {"kernel", &into.kernel},
                                         {"inactive_file", &inactive},
                                         {"pgfault", &into.pageFaults},
                                         {"pgmajfault", &into.majorPageFaults}}});

@@ -35,7 +35,7 @@ struct CpuFigures {
 struct MemoryFigures {  // bytes, but for the counts
   Figure usage;
   Figure workingSet;  // usage without inactive file pages, which is what kubelet evicts by
-  Figure anonymous, cache, mappedFile;
+  Figure anonymous, cache, mappedFile, kernel;
   Figure limit;      // absent: none
   Figure available;  // limit - workingSet, not below 0
   Figure peak;       // Detail::All
@@ -76,6 +76,11 @@ struct LayerFigures {
   std::uint64_t inodes = 0;
 };
 
+// The file system that a writable layer is on.
+struct FilesystemFigures {
+  std::uint64_t bytes = 0, inodes = 0, freeInodes = 0;
+};
+
 // Of a container's processes, Detail::All.
 struct ProcessFigures {
   std::uint64_t processes = 0, threads = 0;
@@ -88,6 +93,7 @@ struct ContainerFigures {
   std::optional<CgroupFigures> cgroup;  // absent: it has ended
   std::optional<LayerFigures> layer;    // of its writable layer; absent: not scanned yet
   std::optional<ProcessFigures> processes;
+  std::optional<FilesystemFigures> filesystem = std::nullopt;  // Detail::All
 };
 
 struct PodFigures {

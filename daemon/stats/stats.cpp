@@ -1,5 +1,7 @@
 #include "daemon/stats/stats.hpp"
 
+#include <sys/statvfs.h>
+
 #include "daemon/stats/cgroup.hpp"
 #include "daemon/stats/cpu_rate.hpp"
 #include "daemon/stats/layers.hpp"
@@ -12,7 +14,7 @@ namespace {
 
 class Reader final : public Stats {
  public:
-  Reader(const NodeInside& node, LayerPath path) : root_(node.cgroupRoot), layers_(std::move(path)) {}
+  Reader(const NodeInside& node, LayerPath path) : root_(node.cgroupRoot), path_(path), layers_(std::move(path)) {}
 
   std::vector<ContainerFigures> read(const Containers& containers, Detail detail) override;
   std::vector<PodFigures> read(const std::vector<PodPlace>& pods, Detail detail) override;
@@ -28,7 +30,10 @@ class Reader final : public Stats {
   std::optional<CgroupFigures> readCgroup(CgroupReader& reader, const std::string& cgroup, const std::string& id,
                                           std::int64_t begun, Detail detail);
 
+  std::optional<FilesystemFigures> readFilesystem(const std::string& id) const;
+
   const std::string root_;
+  const LayerPath path_;
   CpuRates rates_;
   Layers layers_;
 };
@@ -42,6 +47,12 @@ std::optional<CgroupFigures> Reader::readCgroup(CgroupReader& reader, const std:
   return figures;
 }
 
+std::optional<FilesystemFigures> Reader::readFilesystem(const std::string& id) const {
+  struct statvfs info{};
+  if (::statvfs(path_(id).c_str(), &info) < 0) return std::nullopt;
+  return FilesystemFigures{std::uint64_t{info.f_blocks} * info.f_frsize, info.f_files, info.f_ffree};
+}
+
 std::vector<ContainerFigures> Reader::readContainers(CgroupReader& reader, const Containers& containers,
                                                      Detail detail) {
   std::vector<ContainerFigures> list;
@@ -52,6 +63,7 @@ std::vector<ContainerFigures> Reader::readContainers(CgroupReader& reader, const
       figures.cgroup = readCgroup(reader, container->cgroup, container->id, container->startedAt, detail);
     if (figures.cgroup && detail == Detail::All)
       figures.processes = readProcesses(root_ + container->cgroup, container->pid, figures.cgroup->tasks);
+    if (detail == Detail::All) figures.filesystem = readFilesystem(container->id);
     list.push_back(std::move(figures));
   }
   return list;

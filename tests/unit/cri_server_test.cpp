@@ -63,12 +63,12 @@ TEST_F(CriServer, StatusTellsConditionsHandlersAndDiagnosis) {
   EXPECT_EQ(config.linux().cgroup_driver(), v1::CGROUPFS);
 }
 
-TEST_F(CriServer, WhatIsNotThereAnswersUnimplemented) {
+TEST_F(CriServer, WhatCannotBeAnswersUnimplemented) {
   grpc::ClientContext context;
-  v1::ListMetricDescriptorsResponse response;
-  auto metrics = runtime_->ListMetricDescriptors(&context, {}, &response);
-  EXPECT_EQ(metrics.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_NE(metrics.error_message().find("ListMetricDescriptors is not implemented"), std::string::npos);
+  v1::CheckpointContainerResponse response;
+  auto status = runtime_->CheckpointContainer(&context, {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_NE(status.error_message().find("CRIU"), std::string::npos);
 }
 
 TEST_F(CriServer, WithoutAStreamingServerItsCallsSayWhereToLook) {

@@ -56,8 +56,9 @@ class FakeCore final : public tests::NoStreams {
     for (auto& container : containers) figures.push_back(containerFiguresOf(container));
     done(std::move(figures));
   }
-  void podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail,
+  void podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail detail,
                   std::function<void(std::vector<stats::PodFigures>)> done) override {
+    podDetail = detail;
     std::vector<stats::PodFigures> figures;
     for (auto& pod : pods) figures.push_back(podFiguresOf(pod));
     done(std::move(figures));
@@ -154,6 +155,7 @@ class FakeCore final : public tests::NoStreams {
   // Of figures of containers: how often and for how many at most they were asked for; not answered.
   std::atomic<std::size_t> reads = 0, largestRead = 0;
   std::atomic<bool> dropReads = false;
+  std::atomic<stats::Detail> podDetail = stats::Detail::Usual;  // as asked for
   // What the core answers with; a test may say otherwise.
   std::function<stats::ContainerFigures(std::shared_ptr<const ContainerRecord>)> containerFiguresOf =
       [](auto container) { return stats::ContainerFigures{std::move(container), {}, {}, {}}; };
