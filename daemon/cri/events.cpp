@@ -56,10 +56,10 @@ bool fillEvent(const core::Event& event, v1::ContainerEventResponse* message) {
 
 Result<std::unique_ptr<EventHub>> EventHub::start(core::Core& core) {
   std::unique_ptr<EventHub> hub(new EventHub());
-  hub->forgetLate_ = EventLoop::Clock::now() + kLateFor;
   USERPOD_TRY(loop, EventLoop::start("cri-events"));
   hub->loop_ = std::move(loop);
   hub->gate_->hub = hub.get();
+  hub->loop_->post([raw = hub.get()] { raw->loop_->runAfter(kLateFor, [raw] { raw->late_.clear(); }); });
   core.subscribeEvents([gate = hub->gate_](const core::Event& event) {
     std::lock_guard lock(gate->mutex);
     if (gate->hub != nullptr) gate->hub->tell(event);
@@ -94,10 +94,7 @@ void EventHub::add(ClientId id, Client* client) {
   if (closed_) return client->Finish(toGrpc(stopping()));
   Queue& queue = queues_[id];
   queue.client = client;
-  if (EventLoop::Clock::now() < forgetLate_)
-    for (const auto& event : late_) push(queue, event);
-  else
-    late_.clear();
+  for (const auto& event : late_) push(queue, event);
   client->StartSendInitialMetadata();
 }
 

@@ -74,7 +74,6 @@ class EventHub {
   // The loop's.
   std::unordered_map<ClientId, Queue> queues_;
   std::deque<EventPointer> late_;  // found at the daemon's start
-  EventLoop::Clock::time_point forgetLate_;
   EventLoop::Clock::time_point nextWarning_;
   bool closed_ = false;
   std::unique_ptr<EventLoop> loop_;  // last: its thread uses the others
