@@ -3,7 +3,11 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
 #include <regex>
+#include <thread>
 
 #include "api.grpc.pb.h"
 
@@ -71,6 +75,69 @@ USERPOD_CONFORMANCE_CALLS(USERPOD_DEFINE)
   }
 USERPOD_CONFORMANCE_STREAMS(USERPOD_DEFINE)
 #undef USERPOD_DEFINE
+
+struct Events::Stream {
+  Stream() {
+    context.set_wait_for_ready(true);
+    reader = stubs().Runtime->GetContainerEvents(&context, {});
+    reader->WaitForInitialMetadata();
+    thread = std::thread([this] { read(); });
+  }
+  ~Stream() {
+    context.TryCancel();
+    thread.join();
+  }
+  void read() {
+    for (v1::ContainerEventResponse one; reader->Read(&one);) {
+      std::lock_guard lock(mutex);
+      events.push_back(one);
+      changed.notify_all();
+    }
+    auto last = reader->Finish();
+    std::lock_guard lock(mutex);
+    status = last;
+    changed.notify_all();
+  }
+  template <typename Condition>
+  void wait(Condition&& condition, const std::string& what, milliseconds time) {
+    std::unique_lock lock(mutex);
+    if (!changed.wait_for(lock, patience(time), condition)) throw std::runtime_error("no " + what);
+  }
+
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReader<v1::ContainerEventResponse>> reader;
+  std::mutex mutex;
+  std::condition_variable changed;
+  List events;
+  std::optional<grpc::Status> status;
+  std::thread thread;
+};
+
+Events::Events() : stream_(std::make_unique<Stream>()) {}
+Events::~Events() = default;
+
+Events::List Events::of(const std::string& podId) const {
+  std::lock_guard lock(stream_->mutex);
+  List list;
+  for (const auto& one : stream_->events)
+    if (one.pod_sandbox_status().id() == podId) list.push_back(one);
+  return list;
+}
+
+Events::List Events::until(const std::string& podId, const std::string& id, v1::ContainerEventType type,
+                           milliseconds time) const {
+  auto there = [&] {
+    return std::any_of(stream_->events.begin(), stream_->events.end(),
+                       [&](const auto& one) { return one.container_id() == id && one.container_event_type() == type; });
+  };
+  stream_->wait(there, v1::ContainerEventType_Name(type) + " of " + id, time);
+  return of(podId);
+}
+
+grpc::Status Events::ended(milliseconds time) const {
+  stream_->wait([&] { return stream_->status.has_value(); }, "end of the stream of events", time);
+  return *stream_->status;
+}
 
 void expectStatus(const std::string& call, const grpc::Status& status, const Codes& codes, const std::string& pattern,
                   const std::source_location& where) {

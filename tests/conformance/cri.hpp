@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <future>
+#include <memory>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -140,6 +141,29 @@ template <typename Request>
 Request ofContainer(const std::string& id) {
   return with<Request>([&](auto& r) { r.set_container_id(id); });
 }
+
+// What GetContainerEvents tells from the object's making on.
+class Events {
+ public:
+  using List = std::vector<v1::ContainerEventResponse>;
+  // Returns when the runtime has answered that it tells.
+  Events();
+  ~Events();
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+
+  // Those of a pod and its containers up to now.
+  List of(const std::string& podId) const;
+  // Alike, when one of them is this of this container or pod; throws after the time.
+  List until(const std::string& podId, const std::string& id, v1::ContainerEventType type,
+             milliseconds time = seconds(20)) const;
+  // The status that the stream has ended with; throws after the time.
+  grpc::Status ended(milliseconds time = seconds(20)) const;
+
+ private:
+  struct Stream;
+  std::unique_ptr<Stream> stream_;
+};
 
 // What so many threads return that begin together; what one throws is thrown.
 template <typename Work>

@@ -37,7 +37,9 @@ Seen lookAt(const std::vector<std::unique_ptr<Pod>>& pods) {
     const auto& name = pod->config().metadata().name();
     auto status = ofPod<v1::PodSandboxStatusRequest>(pod->id());
     status.set_verbose(true);
-    seen["status of pod " + name] = bytes(call(status));
+    auto shown = call(status);
+    shown.clear_timestamp();
+    seen["status of pod " + name] = bytes(shown);
     auto list = with<v1::ListPodSandboxRequest>([&](auto& r) { r.mutable_filter()->set_id(pod->id()); });
     seen["list of pod " + name] = bytes(call(list));
     auto containers =
