@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 
 #include "daemon/stats/cgroup.hpp"
@@ -18,6 +19,7 @@ namespace {
 
 constexpr std::size_t kMostProcesses = 64;  // that are looked at
 constexpr std::size_t kMostBelow = 64;      // cgroups
+constexpr std::size_t kMostDescriptors = 4096;
 constexpr std::size_t kMostText = 1U << 20;
 
 struct Pids {
@@ -55,18 +57,46 @@ std::vector<std::string> cgroupsBelow(int directory) {
   return names;
 }
 
+// As kernels count them since 6.2: without a look at each.
 Figure openDescriptors(const std::string& process) {
   struct stat info{};
   if (::stat(("/proc/" + process + "/fd").c_str(), &info) < 0) return std::nullopt;
   return static_cast<std::uint64_t>(info.st_size);
 }
 
-Figure countDescriptors(const Pids& processes) {
+struct Descriptors {
+  std::uint64_t open = 0, sockets = 0;
+};
+
+// False: there are more than may be looked at, or they are not shown.
+bool addDescriptors(std::int32_t pid, Descriptors& sum) {
+  constexpr std::string_view kSocket = "socket:";
+  std::unique_ptr<DIR, int (*)(DIR*)> entries(::opendir(fmt::format("/proc/{}/fd", pid).c_str()), &::closedir);
+  if (!entries) return errno == ENOENT;  // it has ended
+  std::array<char, kSocket.size()> target;
+  while (const dirent* entry = ::readdir(entries.get())) {
+    if (entry->d_name[0] == '.') continue;
+    if (++sum.open > kMostDescriptors) return false;
+    ssize_t size = ::readlinkat(::dirfd(entries.get()), entry->d_name, target.data(), target.size());
+    if (size > 0 && std::string_view(target.data(), static_cast<std::size_t>(size)) == kSocket) ++sum.sockets;
+  }
+  return true;
+}
+
+void countDescriptors(const Pids& processes, ProcessFigures& into) {
+  if (processes.count > processes.first.size()) return;
+  Descriptors sum;
+  bool all = true;
+  for (auto pid : processes.first) all = all && addDescriptors(pid, sum);
+  if (all) {
+    into.descriptors = sum.open;
+    into.sockets = sum.sockets;
+    return;
+  }
   static const bool counted = openDescriptors("self").value_or(0) > 0;
-  if (!counted || processes.count > processes.first.size()) return std::nullopt;
-  std::uint64_t sum = 0;
-  for (auto pid : processes.first) sum += openDescriptors(std::to_string(pid)).value_or(0);
-  return sum;
+  if (!counted) return;
+  into.descriptors = 0;
+  for (auto pid : processes.first) *into.descriptors += openDescriptors(std::to_string(pid)).value_or(0);
 }
 
 }  // namespace
@@ -94,7 +124,7 @@ ProcessFigures readProcesses(const std::string& cgroup, std::int32_t firstPid, F
   for (const auto& name : cgroupsBelow(directory.get())) read(name + "/");
   figures.processes = processes.count;
   figures.threads = tasks.value_or(threads.count);
-  figures.descriptors = countDescriptors(processes);
+  countDescriptors(processes, figures);
   if (auto limits = readFile(fmt::format("/proc/{}/limits", firstPid), 8192); firstPid > 0 && limits)
     figures.softFileLimit = parseSoftFileLimit(*limits);
   return figures;

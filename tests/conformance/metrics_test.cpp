@@ -120,12 +120,19 @@ TEST(Metrics, OfAPodAreItsNetworksAndOfAContainerAllElse) {
 TEST(Metrics, SayWhatIsSo) {
   PROMISE("1.1.32 metrics");
   Pod pod;
-  Container container(pod, shell("sleep 1000 & sleep 1000 & echo up; wait"), limits);
+  Container container(pod, shell("nc -l -p 99 & sleep 1000 & echo up; wait"), limits);
   container.up();
   auto metrics = metricsOf(pod.id());
   const auto& list = only(metrics, container.id());
   EXPECT_EQ(value(list, "container_processes"), 3U);
   EXPECT_EQ(value(list, "container_threads"), 3U);
+  waitUntil(
+      [&] {
+        auto later = metricsOf(pod.id());
+        return value(only(later, container.id()), "container_sockets") == 1;
+      },
+      "a socket that listens");
+  EXPECT_GE(value(list, "container_file_descriptors"), 3U);
   EXPECT_EQ(value(list, "container_ulimits_soft", {"max_open_files"}), std::stoull(container.text("ulimit -Sn")));
   EXPECT_EQ(value(list, "container_start_time_seconds"),
             static_cast<std::uint64_t>(container.status().started_at() / 1'000'000'000));
