@@ -12,7 +12,7 @@ namespace userpod {
 namespace {
 
 constexpr std::size_t kLongestValue = 16 << 10;
-constexpr int kPatienceMs = 100;  // for a burst: the journal's queue has room for some hundred entries
+constexpr int kPatienceMs = 200;  // for a burst: the journal's queue has room for some hundred entries
 
 std::string lostEntry(std::uint64_t lost) {
   std::string entry;

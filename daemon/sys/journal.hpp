@@ -21,7 +21,7 @@ class JournalSocket {
     Full,  // the journal takes nothing: the entry is lost, and counted
     Gone,  // there is no journal: the entry is the caller's to tell elsewhere
   };
-  // Waits at most a tenth of a second, and that once for as long as the journal takes nothing. The first entry that is
+  // Waits at most a fifth of a second, and that once for as long as the journal takes nothing. The first entry that is
   // taken again comes after one that says how many were lost.
   Sent send(std::string_view entry);
   // One more that nobody took.

@@ -239,7 +239,7 @@ class Reload(Configured):
             entry = self.entry(f'CONFIG_KEY={key}', 'SYSLOG_IDENTIFIER=userpodd')
             self.assertEqual((entry['CONFIG_LINE'], entry['CONFIG_FILE'], entry['PRIORITY']), (line, FILE, '3'))
         cri.wait_until(lambda: f'{FILE}:1: pids-limit: ' in property_of('StatusText'), what='the status text')
-        self.assertEqual(property_of('ExecMainStatus'), '78')
+        cri.wait_until(lambda: property_of('ExecMainStatus') == '78', what='its exit status')
 
 
 class Journal(Configured):
