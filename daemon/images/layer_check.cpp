@@ -13,6 +13,7 @@
 #include "daemon/images/digest.hpp"
 #include "daemon/images/layer_pool.hpp"
 #include "daemon/images/manifest.hpp"
+#include "daemon/storage/layer_format.hpp"
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/trash.hpp"
 
@@ -115,7 +116,8 @@ Status countInto(int directory, TreeCount& count, Inodes& links, const std::stop
       continue;
     }
     std::string name = entry->d_name;
-    if (name == "." || name == "..") continue;
+    // Not an entry of the layer: see layer_format.hpp.
+    if (name == "." || name == ".." || name == storage::kOpaqueFile) continue;
     int parent = ::dirfd(open.back().get());
     struct stat info{};
     if (::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) < 0) return sysError("stat " + name);

@@ -12,9 +12,11 @@ _userpodctl() {
     esac
   fi
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words='containers doctor enter image images inspect network pause pods ps pull reset resume rm rmi start status stop version --help --version'
+    words='check containers doctor enter image images inspect network pause pods ps pull reset resume rm rmi start status stop top version --help --version'
   elif [ "$command" = image ]; then
     words='inspect ls prune pull rm --help'
+  elif [ "$command" = top ] && [ "${COMP_WORDS[COMP_CWORD-1]}" = --sort ]; then
+    words='cpu io memory name net pids'
   elif [[ $cur == -* ]]; then
     words='-h --help --json'
     case $command in
@@ -22,6 +24,8 @@ _userpodctl() {
     stop) words+=' --force-managed -t --time' ;;
     rm) words+=' -f --force --force-managed' ;;
     reset) words+=' -y --yes' ;;
+    check) words+=' --deep --repair -y --yes' ;;
+    top) words+=' --interval --once --sort' ;;
     images) words+=' --digests --no-trunc -q --quiet' ;;
     pull) words+=' --identity-token-stdin --password-stdin -q --quiet -u --username' ;;
     prune) words+=' -a --all -n --dry-run -y --yes' ;;

@@ -5,6 +5,7 @@
 #include "dbus/network_map.hpp"
 #include "dbus/options.hpp"
 #include "dbus/paths.hpp"
+#include "dbus/stats_map.hpp"
 #include "dbus/views.hpp"
 
 namespace userpod::bus {
@@ -127,6 +128,66 @@ TEST(BusViews, APruneTellsWhatWent) {
   EXPECT_EQ(result.at("bytes").get<std::uint64_t>(), 12U);
   record.pruned = core::PruneResult{};
   EXPECT_EQ(jobResult(makeJobView(record).result).size(), 2U) << "nothing to remove is a result too";
+}
+
+TEST(BusViews, ACheckAnswersWithItsFindings) {
+  core::JobRecord record;
+  record.type = "check";
+  record.state = core::JobRecord::State::Running;
+  EXPECT_TRUE(makeJobView(record).cancelable);
+  EXPECT_EQ(makeJobView(record).unit, "items");
+  record.state = core::JobRecord::State::Done;
+  record.findings = Findings{};
+  auto clean = jobResult(makeJobView(record).result);
+  EXPECT_TRUE(clean.at("findings").get<std::vector<VariantMap>>().empty()) << "nothing found is a result too";
+  record.findings = {
+      {"mount-unknown", Finding::Severity::Warning, "mount", "/data/\xff", "left", "repair", true, false, ""}};
+  auto rows = jobResult(makeJobView(record).result).at("findings").get<std::vector<VariantMap>>();
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0].at("code").get<std::string>(), "mount-unknown");
+  EXPECT_EQ(rows[0].at("severity").get<std::string>(), "warning");
+  EXPECT_EQ(rows[0].at("id").get<std::string>(), "/data/\xEF\xBF\xBD") << "the bus takes UTF-8 alone";
+  EXPECT_TRUE(rows[0].at("repairable").get<bool>());
+  EXPECT_FALSE(rows[0].at("repaired").get<bool>());
+}
+
+TEST(BusStats, WhatIsAbsentHasNoKeyAndZeroIsZero) {
+  stats::ContainerFigures figures;
+  EXPECT_TRUE(statsMap(figures).empty()) << "it has ended, and was not scanned";
+  figures.cgroup.emplace();
+  figures.cgroup->timestamp = 5'000'000;
+  figures.cgroup->cpu.usage = 0;
+  figures.cgroup->memory.workingSet = 17;
+  figures.cgroup->io.devices.emplace();
+  figures.layer = stats::LayerFigures{9'000, 4096, 2};
+  auto map = statsMap(figures);
+  EXPECT_EQ(map.at("timestamp").get<std::uint64_t>(), 5000U) << "microseconds";
+  EXPECT_EQ(map.at("cpu-usage-nsec").get<std::uint64_t>(), 0U);
+  EXPECT_EQ(map.at("memory-working-set").get<std::uint64_t>(), 17U);
+  EXPECT_EQ(map.at("layer-bytes").get<std::uint64_t>(), 4096U);
+  EXPECT_EQ(map.at("io-read-bytes").get<std::uint64_t>(), 0U) << "no device has read anything";
+  for (const char* absent : {"memory-limit", "tasks", "cpu-rate", "cpu-pressure-some", "processes"})
+    EXPECT_FALSE(map.contains(absent)) << absent;
+  figures.cgroup->io.devices = {{8, 0, 1, 2, 3, 4}, {8, 16, 10, 20, 30, 40}};
+  figures.cgroup->cpu.pressure = stats::Pressure{{7, 1.5, 0, 0}, {0, 0.5, 0, 0}};
+  map = statsMap(figures);
+  EXPECT_EQ(map.at("io-written-bytes").get<std::uint64_t>(), 22U) << "of all devices";
+  EXPECT_EQ(map.at("cpu-pressure-some").get<double>(), 1.5);
+  EXPECT_EQ(map.at("cpu-pressure-usec").get<std::uint64_t>(), 7U);
+}
+
+TEST(BusStats, APodHasItsInterfaces) {
+  stats::PodFigures figures;
+  EXPECT_FALSE(statsMap(figures).contains("interfaces")) << "the node's network";
+  figures.networkTimestamp = 1'000;
+  figures.interfaces = {{"eth\xff", 1, 2, 3, 4, 5, 6, 7, 8}};
+  auto map = statsMap(figures);
+  auto rows = map.at("interfaces").get<std::vector<VariantMap>>();
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0].at("name").get<std::string>(), "eth\xEF\xBF\xBD");
+  EXPECT_EQ(rows[0].at("received-bytes").get<std::uint64_t>(), 1U);
+  EXPECT_EQ(rows[0].at("send-drops").get<std::uint64_t>(), 8U);
+  EXPECT_EQ(map.at("network-timestamp").get<std::uint64_t>(), 1U);
 }
 
 TEST(BusViews, TheManagerCountsWhatIsShown) {

@@ -1,4 +1,4 @@
-// A core for tests in which nothing streams.
+// A core for tests in which nothing streams, and nothing is measured or checked.
 #pragma once
 
 #include "daemon/core/core.hpp"
@@ -31,6 +31,7 @@ class NoStreams : public core::Core {
                   std::function<void(std::vector<stats::PodFigures>)> done) override {
     done({});
   }
+  std::uint32_t checkJob(core::CheckOptions, const std::string&) override { return 0; }
 };
 
 }  // namespace userpod::tests

@@ -86,7 +86,8 @@ class Extraction {
   std::unique_ptr<struct archive, ArchiveDeleter> reader_;
   std::optional<Error> sourceError_;
   std::optional<std::uint64_t> headerBytes_;  // read for the header under way
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0;                   // written
+  std::int64_t content_ = 0;                  // of files, holes counted
   std::uint64_t nextFreeCheck_ = 0;
 };
 
@@ -150,7 +151,7 @@ Result<Extracted> Extraction::run() {
     USERPOD_TRY(rest, source_());
     if (rest.empty()) break;
   }
-  return Extracted{static_cast<std::int64_t>(bytes_), tree_.inodes(), tree_.squashed()};
+  return Extracted{content_ - tree_.displacedBytes(), tree_.inodes(), tree_.squashed()};
 }
 
 Result<Extracted> Extraction::runFile(std::string_view name) {
@@ -229,6 +230,7 @@ Status Extraction::unpackFile(const EntryPath& path, const EntryInfo& info, std:
   // A sparse file may end in a hole.
   if (size > end && ::ftruncate(file.get(), size) < 0)
     return sysError(fmt::format("extend /{} of the layer", path.shown()));
+  content_ += std::max(size, end);
   return tree_.finishFile(file, path, info);
 }
 

@@ -15,7 +15,7 @@ namespace userpod::images {
 using TarSource = std::function<Result<std::string_view>()>;
 
 struct Extracted {
-  std::int64_t bytes = 0;  // of file contents written
+  std::int64_t bytes = 0;  // of the files that are there in the end
   std::int64_t inodes = 0;
   std::int64_t squashed = 0;  // files whose owner was not kept
 };

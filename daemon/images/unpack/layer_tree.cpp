@@ -94,8 +94,14 @@ Result<int> LayerTree::parentOf(const EntryPath& path) {
 
 // Removes what has the name already.
 Status LayerTree::displace(int parent, const EntryPath& path) {
+  struct stat there{};
+  bool known = ::fstatat(parent, path.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0;
   if (::unlinkat(parent, path.name.c_str(), 0) == 0) {
-    --inodes_;
+    // A file that has another name still is there.
+    if (known && there.st_nlink < 2) {
+      --inodes_;
+      if (S_ISREG(there.st_mode)) displacedBytes_ += there.st_size;
+    }
     // It may have been a link that open directories were reached through.
     directories_.clear();
     return {};

@@ -64,7 +64,8 @@ class LayerTree {
   Status finish();
 
   std::int64_t inodes() const { return inodes_; }
-  std::int64_t squashed() const { return squashed_; }  // files whose owner was not kept
+  std::int64_t displacedBytes() const { return displacedBytes_; }  // of files that later entries have replaced
+  std::int64_t squashed() const { return squashed_; }              // files whose owner was not kept
 
  private:
   Result<int> parentOf(const EntryPath& path);
@@ -83,6 +84,7 @@ class LayerTree {
   std::vector<std::pair<EntryPath, timespec>> times_;
   std::size_t timesBytes_ = 0;
   std::int64_t inodes_ = 0;
+  std::int64_t displacedBytes_ = 0;
   std::int64_t squashed_ = 0;
   bool hidesByNames_ = false;  // the file system takes no whiteouts: see storage/layer_format.hpp
 };

@@ -1,0 +1,215 @@
+// What a check makes of records and of what was seen.
+#include <gtest/gtest.h>
+
+#include "daemon/core/check.hpp"
+
+namespace userpod::core {
+namespace {
+
+const std::string kPod(64, 'a');
+const std::string kContainer(64, 'c');
+const std::string kStranger(64, 'e');
+
+Paths somePaths() {
+  return {.runtime = "/run/user/1/userpod", .data = "/data", .config = "/config", .node = "/run/userpod"};
+}
+
+// A pod with one running container, and all that belongs to them.
+struct Scene {
+  Scene() {
+    pod.id = kPod;
+    pod.state = PodRecord::State::Ready;
+    pod.addresses = {"10.88.0.2"};
+    container.id = kContainer;
+    container.podId = kPod;
+    container.state = ContainerRecord::State::Running;
+    container.pid = 17;
+    container.cgroup = "/pods/" + kPod + "/" + kContainer;
+    seen.bundles = {kContainer};
+    seen.podDirectories = {kPod};
+    seen.pins = {kPod};
+    seen.runtimeStates = {{kContainer, "crun"}};
+    seen.mounts = {{"/data/containers/" + kContainer + "/merged", "overlay"},
+                   {"/run/user/1/userpod/pods/" + kPod + "/shm", "tmpfs"}};
+    seen.cgroups = {
+        {"/pods/" + kPod, kPod, 0}, {container.cgroup, kContainer, 1}, {"/mon/" + kContainer, kContainer, 1}};
+    seen.processes[kContainer] = {true, true, true, false, true, false};
+    seen.roots[kContainer] = true;
+    seen.overlaid = {kContainer};
+    seen.paths = {{"/data", 0700, true, 0700, true}};
+    seen.storedRead = true;
+  }
+  Findings run() {
+    if (!storedDiffers) {
+      seen.stored.pods = {pod};
+      seen.stored.containers = {container};
+    }
+    known.pods[kPod] = {std::make_shared<PodRecord>(pod), podBusy};
+    known.containers[kContainer] = {std::make_shared<ContainerRecord>(container), containerBusy};
+    return compare(known, seen, somePaths());
+  }
+  std::vector<std::string> codes() {
+    std::vector<std::string> all;
+    for (const auto& finding : run()) all.push_back(finding.code + " " + finding.id);
+    return all;
+  }
+
+  PodRecord pod;
+  ContainerRecord container;
+  bool podBusy = false, containerBusy = false, storedDiffers = false;
+  Known known;
+  Seen seen;
+};
+
+using Codes = std::vector<std::string>;
+
+TEST(CheckCompare, AllInOrderIsNothing) {
+  EXPECT_EQ(Scene().codes(), Codes{});
+}
+
+TEST(CheckCompare, WhatNoRecordHasIsMendable) {
+  Scene scene;
+  scene.seen.bundles.push_back(kStranger);
+  scene.seen.podDirectories.push_back(kStranger);
+  scene.seen.pins.push_back(kStranger);
+  scene.seen.exitFiles.push_back(kStranger);
+  scene.seen.runtimeStates.emplace_back(kStranger, "crun");
+  scene.seen.mounts.push_back({"/data/containers/" + kStranger + "/merged", "overlay"});
+  scene.seen.mounts.push_back({"/data/containers/" + kStranger + "/merged", "overlay"});
+  scene.seen.mounts.push_back({"/data/elsewhere", "tmpfs"});
+  scene.seen.cgroups.push_back({"/pods/" + kStranger, kStranger, 2});
+  scene.seen.cgroups.push_back({"/mon/" + kStranger, kStranger, 1});
+  scene.seen.cgroups.push_back({"/fuse/" + kStranger + "-volume-0", kStranger, 1});
+  auto found = scene.run();
+  for (const auto& finding : found) {
+    EXPECT_TRUE(finding.repairable) << finding.code;
+    EXPECT_EQ(finding.severity, Finding::Severity::Warning) << finding.code;
+  }
+  EXPECT_EQ(
+      scene.codes(),
+      (Codes{"bundle-unknown /run/user/1/userpod/containers/" + kStranger,
+             "pod-directory-unknown /run/user/1/userpod/pods/" + kStranger, "pin-unknown /run/userpod/ns/" + kStranger,
+             "exit-file-unknown /run/user/1/userpod/exits/" + kStranger, "runtime-state-unknown " + kStranger,
+             "mount-unknown /data/containers/" + kStranger + "/merged", "cgroup-unknown /pods/" + kStranger,
+             "monitor-unknown /mon/" + kStranger, "server-unknown /fuse/" + kStranger + "-volume-0"}));
+}
+
+TEST(CheckCompare, ALivingContainerNeedsAllOfIt) {
+  Scene scene;
+  auto& process = scene.seen.processes[kContainer];
+  process = {true, false, false, true, false, false};
+  scene.seen.roots[kContainer] = false;
+  scene.seen.mounts.clear();
+  for (const auto& finding : scene.run()) EXPECT_FALSE(finding.repairable) << finding.code << ": it would end it";
+  EXPECT_EQ(scene.codes(), (Codes{"container-files-missing " + kContainer, "process-astray " + kContainer,
+                                  "monitor-missing " + kContainer, "server-missing " + kContainer,
+                                  "bundle-missing " + kContainer, "root-not-mounted " + kContainer}));
+  scene.containerBusy = true;
+  EXPECT_EQ(scene.codes(), Codes{}) << "it is being made or ended";
+}
+
+TEST(CheckCompare, AnEndThatNobodySaw) {
+  Scene scene;
+  scene.seen.processes[kContainer].alive = false;
+  EXPECT_EQ(scene.codes(), Codes{"process-missing " + kContainer});
+  scene.seen.processes[kContainer].exitFile = true;
+  EXPECT_EQ(scene.codes(), Codes{"exit-unseen " + kContainer});
+}
+
+TEST(CheckCompare, AnEndedContainerLeavesItsFilesOnly) {
+  Scene scene;
+  scene.container.state = ContainerRecord::State::Exited;
+  scene.container.pid = 0;
+  auto codes = scene.codes();
+  EXPECT_EQ(codes, (Codes{"mount-left " + kContainer, "runtime-state-left " + kContainer, "cgroup-left " + kContainer,
+                          "cgroup-left " + kContainer}));
+  scene.seen.mounts.clear();
+  scene.seen.runtimeStates.clear();
+  scene.seen.cgroups.clear();
+  EXPECT_EQ(scene.codes(), Codes{});
+  scene.container.reason = "MonitorLost";
+  auto found = scene.run();
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].code, "container-lost");
+  EXPECT_EQ(found[0].severity, Finding::Severity::Info);
+}
+
+TEST(CheckCompare, MountedTwice) {
+  Scene scene;
+  scene.seen.mounts.push_back(scene.seen.mounts.front());
+  auto found = scene.run();
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].code, "mount-twice");
+  EXPECT_FALSE(found[0].repairable) << "nobody knows whose the upper one is";
+}
+
+TEST(CheckCompare, Pods) {
+  Scene scene;
+  scene.seen.lostPins[kPod] = {"network", "ipc"};
+  scene.seen.lostPauses = {kPod};
+  scene.seen.podDirectories.clear();
+  EXPECT_EQ(scene.codes(), (Codes{"pin-missing " + kPod, "pause-missing " + kPod, "pod-directory-missing " + kPod}));
+  scene.pod.state = PodRecord::State::NotReady;
+  EXPECT_EQ(scene.codes(), Codes{"pin-left " + kPod});
+  scene.podBusy = true;
+  EXPECT_EQ(scene.codes(), Codes{});
+}
+
+TEST(CheckCompare, AnAddressOfTwoPods) {
+  Scene scene;
+  auto other = std::make_shared<PodRecord>(scene.pod);
+  other->id = kStranger;
+  scene.known.pods[kStranger] = {other, false};
+  scene.seen.podDirectories.push_back(kStranger);
+  scene.seen.storedRead = false;
+  EXPECT_EQ(scene.codes(), Codes{"address-twice " + kStranger});
+}
+
+TEST(CheckCompare, ModesAndOwners) {
+  Scene scene;
+  scene.seen.paths = {{"/a", 0700, true, 0755, true},
+                      {"/b", 0700, true, 0500, true},
+                      {"/c", 0600, true, 0666, false},
+                      {"/d", 0700, false, 0, false},
+                      {"/e", 0711, true, 0700, true}};
+  auto found = scene.run();
+  EXPECT_EQ(scene.codes(), (Codes{"mode-wrong /a", "mode-wrong /b", "owner-wrong /c", "path-missing /d"}));
+  EXPECT_NE(found[0].text.find("0755, open to others"), std::string::npos) << found[0].text;
+  EXPECT_NE(found[1].text.find("keeps its owner out"), std::string::npos) << found[1].text;
+}
+
+TEST(CheckCompare, TheStoreIsComparedByObject) {
+  Scene scene;
+  scene.storedDiffers = true;
+  scene.seen.stored.pods = {scene.pod};
+  scene.seen.stored.containers = {scene.container};
+  scene.seen.stored.pods[0].state = PodRecord::State::NotReady;
+  scene.seen.stored.containers[0].id = kStranger;
+  EXPECT_EQ(scene.codes(),
+            (Codes{"record-differs " + kPod, "record-differs " + kStranger, "record-differs " + kContainer}));
+  scene.podBusy = scene.containerBusy = true;
+  EXPECT_EQ(scene.codes(), Codes{"record-differs " + kStranger}) << "a second look tells whether it stays";
+}
+
+TEST(CheckCompare, IdsInNames) {
+  EXPECT_EQ(idIn(kPod), kPod);
+  EXPECT_EQ(idIn(kPod + "-volume-12"), kPod);
+  for (const auto& name :
+       {std::string("pod1234"), kPod.substr(1), kPod + "a", kPod + "-other", std::string(64, 'g'), std::string()})
+    EXPECT_EQ(idIn(name), "") << name;
+}
+
+TEST(CheckCompare, MountinfoIsReadWithItsEscapes) {
+  auto found = mountsBelow(
+      "36 35 0:1 / /data/with\\040space rw,relatime shared:1 - overlay overlay rw\n"
+      "37 35 0:2 / /data rw - ext4 /dev/sda rw\n38 35 0:3 / /database rw - tmpfs none rw\nbroken line\n39 1 - x\n"
+      "40 35 0:4 net:[4026] /run/userpod/ns/a/net rw - nsfs nsfs rw\n",
+      {"/data", "/run/userpod"});
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].target, "/data/with space");
+  EXPECT_EQ(found[0].type, "overlay");
+  EXPECT_EQ(found[1].target, "/run/userpod/ns/a/net");
+}
+
+}  // namespace
+}  // namespace userpod::core
