@@ -181,10 +181,11 @@ void Comparison::endedContainer(const ContainerRecord& container) {
   for (const auto& [id, handler] : seen_.runtimeStates)
     if (id == container.id)
       addMendable("runtime-state-left", "container", id, who + " has ended, the OCI runtime still has a state of it");
-  for (const auto& cgroup : seen_.cgroups)
-    if (cgroup.id == container.id)
-      addMendable("cgroup-left", "container", container.id,
-                  fmt::format("{} has ended, its cgroup {} is still there", who, cgroup.path));
+  auto cgroup = std::find_if(seen_.cgroups.begin(), seen_.cgroups.end(),
+                             [&](const SeenCgroup& one) { return one.id == container.id; });
+  if (cgroup != seen_.cgroups.end())
+    addMendable("cgroup-left", "container", container.id,
+                fmt::format("{} has ended, its cgroup {} is still there", who, cgroup->path));
   for (std::string_view reason : {"MonitorLost", "RootFilesystemLost", "NodeEnded"})
     if (container.reason == reason)
       add("container-lost", Severity::Info, "container", container.id,

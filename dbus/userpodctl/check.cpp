@@ -47,7 +47,7 @@ Result<Findings> runOnDaemon(BusClient& bus, bool repair, bool deep, const Displ
   return findingsOf(*result);
 }
 
-int show(const Findings& findings, const std::string& unreachable, const Display& display) {
+int showFindings(const Findings& findings, const std::string& unreachable, const Display& display) {
   if (display.json) {
     fmt::print("{}\n", Json({{"daemon", unreachable.empty()},
                              {"unreachable", unreachable},
@@ -67,7 +67,7 @@ int show(const Findings& findings, const std::string& unreachable, const Display
 }
 
 // A daemon that does not run is started only to repair something.
-Result<BusClient> daemon(bool start) {
+Result<BusClient> reachDaemon(bool start) {
   USERPOD_TRY(bus, BusClient::open());
   USERPOD_TRY(state, bus.properties(kRootPath, kManager, start));
   (void)state;
@@ -83,25 +83,25 @@ int checkOffline(const CheckCommand& options, const Error& why, const Display& d
   if (!paths) return fail(paths.error(), display);
   auto findings = offlineFindings(*paths);
   if (options.repair) repairOffline(findings);
-  return show(findings, why.text(), display);
+  return showFindings(findings, why.text(), display);
 }
 
 Result<int> checkAndRepair(BusClient& bus, const CheckCommand& options, const Display& display) {
   if (!options.yes) {
     USERPOD_TRY(planned, runOnDaemon(bus, false, options.deep, display));
-    if (repairable(planned) == 0) return show(planned, "", display);
+    if (repairable(planned) == 0) return showFindings(planned, "", display);
     fmt::print("{}\n", findingsText(planned, display.color));
     if (!confirmed(fmt::format("This repairs {} of them.", repairable(planned))))
       return Error(Code::Canceled, "nothing was repaired");
   }
   USERPOD_TRY(found, runOnDaemon(bus, true, options.deep, display));
-  return show(found, "", display);
+  return showFindings(found, "", display);
 }
 
-Result<int> check(BusClient& bus, const CheckCommand& options, const Display& display) {
+Result<int> checkOnDaemon(BusClient& bus, const CheckCommand& options, const Display& display) {
   if (options.repair) return checkAndRepair(bus, options, display);
   USERPOD_TRY(found, runOnDaemon(bus, false, options.deep, display));
-  return show(found, "", display);
+  return showFindings(found, "", display);
 }
 
 }  // namespace
@@ -111,10 +111,10 @@ int runCheck(const CheckCommand& options, const Display& display) {
     return fail(
         Error(Code::InvalidArgument, "check --repair changes things: say --yes, or leave --repair out to see which"),
         display);
-  auto bus = daemon(options.repair);
+  auto bus = reachDaemon(options.repair);
   if (!bus && isAbsence(bus.error())) return checkOffline(options, bus.error(), display);
   if (!bus) return fail(bus.error(), display);
-  auto status = check(*bus, options, display);
+  auto status = checkOnDaemon(*bus, options, display);
   return status ? *status : fail(status.error(), display);
 }
 

@@ -13,7 +13,7 @@ namespace userpod::ctl {
 namespace {
 
 using Severity = Finding::Severity;
-constexpr const char* kPlain = "\033[0m";
+constexpr const char* kEndColor = "\033[0m";
 
 struct Group {
   const char* title;
@@ -36,7 +36,7 @@ std::size_t groupOf(const Finding& finding) {
   return groups().size() - 1;
 }
 
-const char* colorOf(const Finding& finding) {
+const char* findingColor(const Finding& finding) {
   if (finding.repaired) return "\033[32m";
   switch (finding.severity) {
     case Severity::Info:
@@ -49,8 +49,8 @@ const char* colorOf(const Finding& finding) {
 }
 
 std::string findingText(const Finding& finding, bool color) {
-  std::string text = fmt::format("  {}{:<8}{}  {}  {}\n", color ? colorOf(finding) : "",
-                                 finding.repaired ? "repaired" : severityName(finding.severity), color ? kPlain : "",
+  std::string text = fmt::format("  {}{:<8}{}  {}  {}\n", color ? findingColor(finding) : "",
+                                 finding.repaired ? "repaired" : severityName(finding.severity), color ? kEndColor : "",
                                  printable(finding.code), printable(finding.id));
   text += fmt::format("            {}\n", printable(finding.text));
   if (finding.repaired) return text;
@@ -59,16 +59,16 @@ std::string findingText(const Finding& finding, bool color) {
   return text;
 }
 
-std::string counted(std::size_t count, std::string_view one) {
+std::string amount(std::size_t count, std::string_view one) {
   return fmt::format("{} {}{}", count, one, count == 1 ? "" : "s");
 }
 
-std::string field(const Json& row, const char* name) {
+std::string findingField(const Json& row, const char* name) {
   auto found = row.find(name);
   return found != row.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
-bool truth(const Json& row, const char* name) {
+bool findingFlag(const Json& row, const char* name) {
   auto found = row.find(name);
   return found != row.end() && found->is_boolean() && found->get<bool>();
 }
@@ -81,11 +81,12 @@ Findings findingsOf(const Json& result) {
   if (rows == result.end() || !rows->is_array()) return found;
   for (const auto& row : *rows) {
     if (!row.is_object()) continue;
-    std::string severity = field(row, "severity");
+    std::string severity = findingField(row, "severity");
     // One that a later daemon has added is taken for the worst.
     auto grave = severity == "info" ? Severity::Info : severity == "warning" ? Severity::Warning : Severity::Error;
-    found.push_back({field(row, "code"), grave, field(row, "kind"), field(row, "id"), field(row, "text"),
-                     field(row, "mend"), truth(row, "repairable"), truth(row, "repaired"), field(row, "failure")});
+    found.push_back({findingField(row, "code"), grave, findingField(row, "kind"), findingField(row, "id"),
+                     findingField(row, "text"), findingField(row, "mend"), findingFlag(row, "repairable"),
+                     findingFlag(row, "repaired"), findingField(row, "failure")});
   }
   return found;
 }
@@ -121,8 +122,8 @@ std::string findingsText(const Findings& findings, bool color) {
   auto repaired =
       static_cast<std::size_t>(std::count_if(findings.begin(), findings.end(), [](auto& one) { return one.repaired; }));
   std::string sum =
-      fmt::format("{}, {}", counted(count(Severity::Error), "error"), counted(count(Severity::Warning), "warning"));
-  if (count(Severity::Info) > 0) sum += fmt::format(", {}", counted(count(Severity::Info), "note"));
+      fmt::format("{}, {}", amount(count(Severity::Error), "error"), amount(count(Severity::Warning), "warning"));
+  if (count(Severity::Info) > 0) sum += fmt::format(", {}", amount(count(Severity::Info), "note"));
   if (repaired > 0) sum += fmt::format("; {} repaired", repaired);
   if (repairable(findings) > 0) sum += fmt::format("; userpodctl check --repair mends {}", repairable(findings));
   return text + sum + "\n";

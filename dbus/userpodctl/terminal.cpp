@@ -14,7 +14,7 @@ constexpr std::string_view kEnter = "\033[?1049h\033[?25l\033[?7l";  // alternat
 constexpr std::string_view kLeave = "\033[?7h\033[?25h\033[?1049l";
 
 // Whatever the terminal takes: when it is gone, nobody reads it.
-void show(std::string_view text) {
+void writeTerminal(std::string_view text) {
   (void)writeAll(STDOUT_FILENO, text);
 }
 
@@ -43,13 +43,13 @@ void Terminal::enter() {
   termios raw = before_;
   raw.c_lflag &= static_cast<tcflag_t>(~(ICANON | ECHO));
   ::tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw);
-  show(kEnter);
+  writeTerminal(kEnter);
   inside_ = true;
 }
 
 void Terminal::leave() {
   if (!inside_) return;
-  show(kLeave);
+  writeTerminal(kLeave);
   ::tcsetattr(STDIN_FILENO, TCSADRAIN, &before_);
   inside_ = false;
 }
@@ -63,7 +63,7 @@ Terminal::Size Terminal::size() {
 void Terminal::draw(const std::vector<std::string>& lines) {
   std::string text = "\033[H";
   for (std::size_t i = 0; i < lines.size(); ++i) text += (i == 0 ? "" : "\r\n") + lines[i] + "\033[K";
-  show(text + "\033[J");
+  writeTerminal(text + "\033[J");
 }
 
 Terminal::Happened Terminal::takeSignal() {

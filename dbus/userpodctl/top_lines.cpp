@@ -16,10 +16,10 @@ constexpr double kBusy = 0.8;  // of a core, or of the memory's limit
 constexpr std::size_t kLeastName = 12;
 constexpr std::size_t kWidestName = 60;
 constexpr const char* kAbsent = "-";
-constexpr const char* kBold = "\033[1m";
-constexpr const char* kInverse = "\033[7m";
-constexpr const char* kYellow = "\033[33m";
-constexpr const char* kPlain = "\033[0m";
+constexpr const char* kBoldText = "\033[1m";
+constexpr const char* kInverseText = "\033[7m";
+constexpr const char* kYellowText = "\033[33m";
+constexpr const char* kNoColor = "\033[0m";
 
 std::string percentText(const std::optional<double>& cpu) {
   return cpu ? fmt::format("{:.1f}", *cpu * kPercent) : kAbsent;
@@ -106,7 +106,7 @@ std::string tableLine(const Layout& layout, const std::string& name, const TopRo
   for (const auto* column : layout.columns) line += " " + rightAligned(column->text(row), column->width);
   bool full =
       row.memory && row.memoryLimit && static_cast<double>(*row.memory) > kBusy * static_cast<double>(*row.memoryLimit);
-  if (color && (full || row.pressure >= kHighPressure)) return kYellow + line + kPlain;
+  if (color && (full || row.pressure >= kHighPressure)) return kYellowText + line + kNoColor;
   return line;
 }
 
@@ -116,7 +116,7 @@ std::string titleLine(const Layout& layout, TopSort by, bool color) {
     bool sorted = column->sortable && column->sort == by;
     line += " " + rightAligned(column->title + std::string(sorted ? "*" : ""), column->width);
   }
-  return color ? kInverse + line + kPlain : line;
+  return color ? kInverseText + line + kNoColor : line;
 }
 
 std::vector<std::string> header(const TopSample& sample, const TopScreen& screen) {
@@ -130,8 +130,8 @@ std::vector<std::string> header(const TopSample& sample, const TopScreen& screen
                                    rateText(total.received), rateText(total.sent), bytesText(total.disk));
   std::vector<std::string> lines = {fitted(first, screen.columns), fitted(second, screen.columns)};
   if (!sample.problem.empty()) lines.push_back(fitted(sample.problem, screen.columns));
-  if (screen.color) lines.front() = kBold + lines.front() + kPlain;
-  if (screen.color && !sample.problem.empty()) lines.back() = kYellow + lines.back() + kPlain;
+  if (screen.color) lines.front() = kBoldText + lines.front() + kNoColor;
+  if (screen.color && !sample.problem.empty()) lines.back() = kYellowText + lines.back() + kNoColor;
   return lines;
 }
 

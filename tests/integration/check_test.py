@@ -188,6 +188,12 @@ class CheckTest(running.Running):
         self.assertTrue(os.path.isdir(self.directory_of(pod)[0]))
         self.clean('--deep')
 
+    def test_a_deep_check_counts_as_the_unpacker_does(self):
+        for name in ('test/layers:latest', 'test/many-layers:latest', 'test/volume:latest', 'test/schema2:latest', 'artifacts/files:latest'):
+            image = self.cri.PullImage(image={'image': f'{cri.REGISTRY}/{name}'}).image_ref
+            self.addCleanup(lambda i=image: self.cri.RemoveImage(image={'image': i}))
+        self.clean('--deep')
+
     def test_a_layer_that_was_changed_is_found_by_a_deep_check(self):
         directory, layer = self.directory_of('')
         in_node(f'echo more >{directory}/more')

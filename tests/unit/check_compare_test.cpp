@@ -121,8 +121,8 @@ TEST(CheckCompare, AnEndedContainerLeavesItsFilesOnly) {
   scene.container.state = ContainerRecord::State::Exited;
   scene.container.pid = 0;
   auto codes = scene.codes();
-  EXPECT_EQ(codes, (Codes{"mount-left " + kContainer, "runtime-state-left " + kContainer, "cgroup-left " + kContainer,
-                          "cgroup-left " + kContainer}));
+  EXPECT_EQ(codes,
+            (Codes{"mount-left " + kContainer, "runtime-state-left " + kContainer, "cgroup-left " + kContainer}));
   scene.seen.mounts.clear();
   scene.seen.runtimeStates.clear();
   scene.seen.cgroups.clear();

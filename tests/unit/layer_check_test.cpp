@@ -45,8 +45,8 @@ TEST(LayerCheck, MissingAndUnknown) {
   seen.directories = {"two", "stranger", ".tmp-2", ".trash-2"};
   seen.others = {"one", "file"};
   auto found = compareLayers(seen);
-  EXPECT_EQ(codesOf(found), (Codes{"layer-missing sha256:1", "layer-trash-left /data/layers/.trash-2",
-                                   "layer-half-made /data/layers/.tmp-2", "layer-unknown /data/layers/file",
+  EXPECT_EQ(codesOf(found), (Codes{"layer-missing sha256:1", "layer-half-made /data/layers/.tmp-2",
+                                   "layer-trash-left /data/layers/.trash-2", "layer-unknown /data/layers/file",
                                    "layer-unknown /data/layers/stranger"}))
       << "a record's name is its own, whatever has it";
   EXPECT_NE(found[0].text.find("no directory"), std::string::npos);
