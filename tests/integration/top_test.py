@@ -110,7 +110,7 @@ class TopTest(running.Running):
 
     def test_names_cannot_harm_the_terminal(self):
         # Control characters are refused by the CRI; what turns the line around, and what is two columns wide, is not.
-        self.container(self.pod('\u202e漢字' + 'x' * 120), LOOP)
+        self.container(self.pod('\u202e漢字' + 'x' * 120, log_directory=f'{self.logs}/odd'), LOOP)
         terminal = Terminal('top', '--interval', '0.2', columns=60)
         terminal.wait_for('漢字')
         self.assertNotIn('\u202e', terminal.shown())
