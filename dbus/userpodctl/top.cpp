@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <clocale>
 #include <mutex>
 #include <optional>
@@ -43,23 +44,20 @@ Result<TopAnswers> ask(BusClient& bus, bool all, bool start) {
 // The connection, made anew after a failure, and what was counted before.
 class Source {
  public:
-  explicit Source(bool all) : all_(all) {}
-
-  // Of a failure: the sample before, with the reason.
-  Result<TopSample> next() {
+  // all: what takes the daemon longer to read too, which is what is read and written.
+  Result<TopSample> next(bool all) {
     if (!bus_) {
       USERPOD_TRY(bus, BusClient::open());
       bus_.emplace(std::move(bus));
     }
     // Started at the first time only: top does not keep a daemon alive that somebody stops.
-    auto answers = ask(*bus_, all_, !std::exchange(asked_, true));
+    auto answers = ask(*bus_, all, !std::exchange(asked_, true));
     if (answers) return history_.add(*answers);
     bus_.reset();
     return std::move(answers).error();
   }
 
  private:
-  const bool all_;
   bool asked_ = false;
   std::optional<BusClient> bus_;
   TopHistory history_;
@@ -69,13 +67,14 @@ class Source {
 class Sampler {
  public:
   Sampler(bool all, std::chrono::milliseconds interval)
-      : interval_(interval), ready_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    std::thread([this, all] { run(Source(all)); }).detach();
+      : interval_(interval), all_(all), ready_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    std::thread([this] { run(Source()); }).detach();
   }
   Sampler(const Sampler&) = delete;
   Sampler& operator=(const Sampler&) = delete;
 
   int fd() const { return ready_.get(); }
+  void want(bool all) { all_ = all; }
   // The newest; what was there before it, where it failed.
   TopSample take() {
     std::uint64_t count = 0;
@@ -88,7 +87,7 @@ class Sampler {
   void run(Source source) {
     auto next = Clock::now();
     for (int round = 0;; ++round) {
-      auto sample = source.next();
+      auto sample = source.next(all_);
       {
         std::lock_guard lock(mutex_);
         if (sample)
@@ -104,6 +103,7 @@ class Sampler {
   }
 
   const std::chrono::milliseconds interval_;
+  std::atomic<bool> all_;
   UniqueFd ready_;
   std::mutex mutex_;
   TopSample sample_;  // guarded by mutex_
@@ -130,7 +130,8 @@ std::optional<TopSort> sortOfKey(char key) {
 
 void watch(const TopOptions& options, TopSort sort, const Display& display) {
   Terminal terminal;
-  static Sampler sampler(true, options.interval);  // its thread lives as long as the program, which ends by _exit()
+  static Sampler sampler(sort == TopSort::Io,
+                         options.interval);  // its thread lives as long as the program, which ends by _exit()
   TopSample sample;
   sample.problem = "asking the daemon ...";
   for (;;) {
@@ -139,6 +140,7 @@ void watch(const TopOptions& options, TopSort sort, const Display& display) {
     auto happened = terminal.wait(sampler.fd(), -1);
     if (happened.event == Terminal::Event::Quit || happened.key == 'q' || happened.key == 'Q') return;
     if (auto wanted = sortOfKey(happened.key)) sort = *wanted;
+    sampler.want(sort == TopSort::Io);
     if (happened.event == Terminal::Event::None) sample = sampler.take();
   }
 }
@@ -148,11 +150,11 @@ std::string jsonLine(const TopSample& sample) {
 }
 
 // A document for each moment, until nobody reads them.
-Status printDocuments(const TopOptions& options) {
-  Source source(true);
+Status printDocuments(const TopOptions& options, TopSort sort) {
+  Source source;
   TopSample sample;
   for (int round = 0;; ++round) {
-    auto next = source.next();
+    auto next = source.next(sort == TopSort::Io);
     if (!next && round == 0) return std::move(next).error();
     if (next)
       sample = std::move(*next);
@@ -169,11 +171,11 @@ Status printDocuments(const TopOptions& options) {
 }
 
 Status printOnce(const TopOptions& options, TopSort sort, const Display& display) {
-  Source source(true);
-  USERPOD_TRY(first, source.next());
+  Source source;
+  USERPOD_TRY(first, source.next(sort == TopSort::Io));
   (void)first;
   std::this_thread::sleep_for(options.interval);
-  USERPOD_TRY(sample, source.next());
+  USERPOD_TRY(sample, source.next(sort == TopSort::Io));
   constexpr std::size_t kColumns = 120;
   TopScreen screen{kColumns, 0, display.color};
   if (::isatty(STDOUT_FILENO) == 1) screen.columns = Terminal::size().columns;
@@ -193,7 +195,7 @@ int runTop(const TopOptions& options, const Display& display) {
                 display);
   // Of no matter what language: widths of characters.
   if (std::setlocale(LC_CTYPE, "C.UTF-8") == nullptr) std::setlocale(LC_CTYPE, "");
-  if (display.json) return finish(printDocuments(options), display);
+  if (display.json) return finish(printDocuments(options, *sort), display);
   if (options.once || !Terminal::isOne()) return finish(printOnce(options, *sort, display), display);
   watch(options, *sort, display);
   std::fflush(nullptr);

@@ -77,10 +77,12 @@ std::size_t widestName(const std::vector<TopRow>& pods) {
   return std::min(width, kWidestName);
 }
 
-Layout layoutFor(const std::vector<TopRow>& pods, std::size_t columns) {
+Layout layoutFor(const std::vector<TopRow>& pods, TopSort by, std::size_t columns) {
   Layout layout;
   layout.name = std::min(widestName(pods), columns);
-  for (const auto& column : kColumns) layout.columns.push_back(&column);
+  // Asked for only when it is sorted by: it takes the daemon longer to read.
+  for (const auto& column : kColumns)
+    if (column.sort != TopSort::Io || by == TopSort::Io) layout.columns.push_back(&column);
   auto width = [&](std::size_t name) {
     std::size_t all = name;
     for (const auto* column : layout.columns) all += 1 + column->width;
@@ -140,7 +142,7 @@ std::vector<std::string> header(const TopSample& sample, const TopScreen& screen
 std::vector<std::string> topLines(const TopSample& sample, TopSort by, const TopScreen& screen) {
   auto pods = sample.pods;
   sortRows(pods, by);
-  Layout layout = layoutFor(pods, screen.columns);
+  Layout layout = layoutFor(pods, by, screen.columns);
   auto lines = header(sample, screen);
   lines.push_back(titleLine(layout, by, screen.color));
   std::vector<std::string> notes;
