@@ -238,6 +238,28 @@ class CheckTest(running.Running):
         self.cri.RemoveContainer(container_id=made)
         self.clean()
 
+    def test_a_server_of_files_that_was_killed(self):
+        with running.storage_driver('fuse-overlayfs'):
+            self.connect()
+            pod = self.pod()
+            made = self.container(pod, LOOP)
+            self.clean()
+            in_node(f'kill -KILL $(cat /sys/fs/cgroup/fuse/{made}/cgroup.procs)')
+            cri.wait_until(lambda: self.state(made) == 'EXITED', what='the end')
+            status, findings = check()
+            self.assertEqual((status, named(findings)), (0, {('container-lost', made)}))
+            self.assertIn('fuse-overlayfs', findings[0]['text'])
+            in_node(f'mkdir /sys/fs/cgroup/fuse/{"e" * 64}-volume-0')
+            self.repaired_beside({('container-lost', made)}, {('server-unknown', f'/fuse/{"e" * 64}-volume-0')})
+        self.connect()
+
+    def repaired_beside(self, notes, expected):
+        self.assertEqual(named(check()[1]), notes | expected)
+        status, findings = check('--repair', '--yes')
+        self.assertEqual({(f['code'], f['id']) for f in findings if f['repaired']}, expected)
+        self.assertEqual(status, 0)
+        self.assertEqual(named(check()[1]), notes)
+
     # ---- databases
 
     @staticmethod
