@@ -90,7 +90,7 @@ class TestCore final : public tests::NoStreams {
   const core::Info& info() const override { return info_; }
   const Paths& paths() const override { return paths_; }
   std::shared_ptr<const Settings> settings() const override { return settings_.current(); }
-  void reload(Callback<Reloaded> done) override { done(Reloaded{}); }
+  void reload(core::Callback<core::Reloaded> done) override { done(core::Reloaded{}); }
   bool hasHandler(const std::string&) const override { return true; }
   bool recursiveReadOnly(const std::string&) const override { return true; }
   Result<pid_t> hostPid(pid_t nodePid) override { return nodePid + 1000; }
