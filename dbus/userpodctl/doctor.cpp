@@ -61,8 +61,10 @@ std::vector<Check> allChecks() {
   if (settings)
     checks.push_back({"settings", Check::Severity::Ok, "userpod.toml and its drop-ins are valid", {}});
   else
-    checks.push_back(
-        {"settings", Check::Severity::Error, settings.error().text(), {"`userpodd --check-config` tells all that is wrong; see userpod.toml(5)"}});
+    checks.push_back({"settings",
+                      Check::Severity::Error,
+                      settings.error().text(),
+                      {"`userpodd --check-config` tells all that is wrong; see userpod.toml(5)"}});
   checks.push_back(registriesCheck());
   auto host = diagnoseHost(paths, settings ? *settings : Settings{});
   checks.insert(checks.end(), host.begin(), host.end());
