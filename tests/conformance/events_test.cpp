@@ -71,6 +71,15 @@ TEST(Events, OfCallsThatComeAgainAreToldOnce) {
   EXPECT_EQ(createContainer(pod, container.config()), container.id());
   expectFailure(ofContainer<v1::StartContainerRequest>(container.id()));
   container.up();
+  // What changes without a step is no event.
+  call(with<v1::UpdatePodSandboxResourcesRequest>([&](auto& r) {
+    r.set_pod_sandbox_id(pod.id());
+    r.mutable_overhead()->set_memory_limit_in_bytes(1 << 20);
+  }));
+  if (!options().pause.empty()) {
+    EXPECT_EQ(std::system((options().pause + " " + container.id()).c_str()), 0);
+    EXPECT_EQ(std::system((options().resume + " " + container.id()).c_str()), 0);
+  }
   for (int i = 0; i < 2; ++i) {
     container.stop(20);
     pod.stop();

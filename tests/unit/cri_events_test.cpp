@@ -163,12 +163,12 @@ TEST_F(CriEvents, ASlowClientMissesTheOldestAndHoldsUpNobody) {
   auto dropped = info().at("dropped").get<int>();
   EXPECT_GT(dropped, 1000);
   std::vector<std::int64_t> seen;
-  do {
+  for (int i = dropped; i < kEvents; ++i) {
     ASSERT_TRUE(slow.read());
     ASSERT_GT(slow.event.created_at(), seen.empty() ? 0 : seen.back());
     seen.push_back(slow.event.created_at());
-  } while (seen.back() != kEvents);
-  EXPECT_EQ(static_cast<int>(seen.size()) + dropped, kEvents);
+  }
+  EXPECT_EQ(seen.back(), kEvents);
   // The newest thousand are all there.
   EXPECT_EQ(seen[seen.size() - 1000], kEvents - 999);
   EXPECT_EQ(info().at("dropped"), dropped);
