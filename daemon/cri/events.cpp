@@ -130,10 +130,10 @@ void EventHub::written(ClientId id, bool ok) {
 void EventHub::finish(ClientId id, const grpc::Status& status) {
   auto found = queues_.find(id);
   if (found == queues_.end()) return;
-  Queue queue = std::move(found->second);
+  auto [client, dropped] = std::pair(found->second.client, found->second.dropped);
   queues_.erase(found);
-  if (queue.dropped > 0) logWarning("a client that followed events has gone; it has missed {}", queue.dropped);
-  queue.client->Finish(status);
+  if (dropped > 0) logWarning("a client that followed events has gone; it has missed {}", dropped);
+  client->Finish(status);
 }
 
 void EventHub::close() {
