@@ -95,6 +95,27 @@ class Faults(running.Running):
         self.assertEqual(self.proxy.blobs(), {self.ref: 1, **{digest: 1 for digest in self.size}})
         self.runs()
 
+    def test_who_asks_is_confined(self):
+        """In the node, whose /run has the host's sockets in more than one place: tests/unit/confine_transfer_test.cpp has the rest."""
+        pod = self.pod()
+        self.container(pod, 'trap "exit 0" TERM; while :; do usleep 5000; done')
+        self.proxy.rate = 4 << 20
+        call = self.cri.future('PullImage', image={'image': f'{self.proxy.address}/{NAME}'})
+        cri.wait_until(lambda: self.proxy.sent > 1 << 20, what='some bytes')
+        process = running.enter('pgrep', '-x', 'userpod-pull').split()
+        self.assertEqual(len(process), 1)
+        status, mounts = (running.enter('cat', f'/proc/{process[0]}/{name}') for name in ('status', 'mountinfo'))
+        fields = dict(line.split(':\t', 1) for line in status.split('\n') if ':\t' in line)
+        self.assertEqual((int(fields['CapPrm'], 16), int(fields['CapEff'], 16), fields['NoNewPrivs'], fields['Seccomp']), (0, 0, '1', '2'))
+        places = [line.split(' ') for line in mounts.split('\n')]
+        self.assertEqual([place[4] for place in places if 'ro' not in place[5].split(',')], [])
+        hidden = ('/run/.host', '/run/userpod', f'{cri.DATA_DIR}/containers/')
+        self.assertEqual([place[4] for place in places if place[4].startswith(hidden)], [])
+        seen = running.enter('sh', '-c', f'ls -A /proc/{process[0]}/root/{cri.RUNTIME_DIR} /proc/{process[0]}/root/run/.host 2>&1; true')
+        self.assertNotIn('bus', seen.split())
+        self.proxy.rate = None
+        self.assertEqual(call.result(timeout=120).image_ref, self.ref)
+
     def test_canceled_calls(self):
         """A client that goes away ends its own part of a pull, not that of another client, which fetches nothing anew."""
         self.proxy.rate = 2 << 20

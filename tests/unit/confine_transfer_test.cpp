@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -97,6 +99,19 @@ TEST_F(ConfineTransfer, ReachesNoOtherProcess) {
   EXPECT_TRUE(inside([=] { return failsWith(EPERM, ::syscall(SYS_tgkill, parent, parent, 0)); }));
   EXPECT_TRUE(inside([=] { return failsWith(EPERM, ::syscall(SYS_pidfd_open, parent, 0)); }));
   EXPECT_TRUE(inside([=] { return failsWith(EPERM, ::ptrace(PTRACE_ATTACH, parent, nullptr, nullptr)); }));
+  EXPECT_TRUE(inside([=] {
+    rlimit limit{};
+    return ::prlimit(0, RLIMIT_CPU, nullptr, &limit) == 0 &&
+           failsWith(EPERM, ::prlimit(parent, RLIMIT_CPU, nullptr, &limit));
+  }));
+  EXPECT_TRUE(inside([=] {
+    int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    pid_t owner = parent;
+    return failsWith(EPERM, ::fcntl(socket, F_SETOWN, parent)) &&
+           failsWith(EPERM, ::fcntl(socket, F_SETSIG, SIGKILL)) &&
+           failsWith(EPERM, ::ioctl(socket, FIOSETOWN, &owner)) &&
+           failsWith(EPERM, ::ioctl(socket, SIOCSPGRP, &owner)) && ::fcntl(socket, F_SETFL, O_NONBLOCK) == 0;
+  }));
   EXPECT_TRUE(inside([=] { return failsWith(EPERM, ::unshare(CLONE_NEWUSER)); }));
   EXPECT_TRUE(inside([=] { return failsWith(EPERM, ::mount("none", "/mnt", "tmpfs", 0, nullptr)); }));
 }
@@ -116,12 +131,36 @@ TEST_F(ConfineTransfer, ReachesNoSocketOfTheSession) {
   EXPECT_TRUE(inside([&] { return failsWith(ENOENT, connects()); }));
 }
 
+TEST_F(ConfineTransfer, ReachesNoAbstractSocket) {
+  struct {
+    std::uint64_t accessFs = 0, accessNet = 0, scoped = 1;
+  } ruleset;
+  UniqueFd known(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &ruleset, sizeof ruleset, 0)));
+  if (!known) GTEST_SKIP() << "this kernel has no scopes of Landlock (6.12)";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::string name = "userpod-test-" + std::to_string(::getpid());
+  name.copy(address.sun_path + 1, sizeof address.sun_path - 1);
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  EXPECT_TRUE(inside([&] {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    return failsWith(EPERM, ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
+  }));
+}
+
 // What its owner unmounts is gone, whatever a stalled registry keeps the process waiting for.
 TEST_F(ConfineTransfer, KeepsNoMountOfAContainer) {
   const std::string place = data_ + "/containers/c/merged";
   ASSERT_TRUE(mountFilesystem("tmpfs", "none", place, 0));
   ASSERT_TRUE(writeFile(place + "/file", ""));
   EXPECT_TRUE(inside([&] { return failsWith(ENOENT, ::access((place + "/file").c_str(), F_OK)); }));
+  // By a link to the directory too.
+  ASSERT_EQ(::symlink(data_.c_str(), (directory_ + "/link").c_str()), 0);
+  data_ = directory_ + "/link";
+  EXPECT_TRUE(inside([&] { return failsWith(ENOENT, ::access((place + "/file").c_str(), F_OK)); }));
+  data_ = directory_ + "/da ta";
 }
 
 }  // namespace

@@ -4,10 +4,14 @@
 #include <fmt/core.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
@@ -20,7 +24,17 @@ namespace userpod::images {
 
 namespace {
 
-constexpr const char* kPins = "/run/userpod";  // the node's own file system, with the pods' namespaces
+constexpr const char* kPins = "/run/userpod";   // of the node: the pods' namespaces, bound below it
+constexpr const char* kHostRun = "/run/.host";  // in the node: the host's /run once more, whole
+
+// landlock(7), ABI 6, which is newer than the headers: <linux/landlock.h>.
+struct LandlockRuleset {
+  std::uint64_t accessFs = 0;
+  std::uint64_t accessNet = 0;
+  std::uint64_t scoped = 0;
+};
+constexpr std::uint64_t kScopeAbstractSockets = 1;
+constexpr std::uint64_t kScopeSignals = 2;
 
 // Resolvers of names load code and talk to daemons of the system, and libraries change with their versions: so this is
 // a list of what is refused. By name: some are missing on some architectures, and some are newer than the library.
@@ -51,6 +65,13 @@ Status refuseSystemCalls() {
     if (code != 0 && code != -EDOM) failed = code;
   };
   for (const char* name : kRefused) refuse(name, EPERM);
+  // Limits of other processes, and signals to them by way of a descriptor: both need no more than the same user.
+  for (const char* name : {"prlimit64", "prlimit"}) refuse(name, EPERM, SCMP_A0(SCMP_CMP_NE, 0));
+  for (int command : {F_SETOWN, F_SETOWN_EX, F_SETSIG})
+    for (const char* name : {"fcntl", "fcntl64"})
+      refuse(name, EPERM, SCMP_A1(SCMP_CMP_EQ, static_cast<scmp_datum_t>(command)));
+  for (unsigned long request : {static_cast<unsigned long>(FIOSETOWN), static_cast<unsigned long>(SIOCSPGRP)})
+    refuse("ioctl", EPERM, SCMP_A1(SCMP_CMP_EQ, request));
   refuse("tgkill", EPERM, SCMP_A0(SCMP_CMP_NE, static_cast<scmp_datum_t>(::getpid())));
   // Threads, no processes. The newer call hides its flags behind a pointer: the C library falls back from ENOSYS.
   refuse("clone", EPERM, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
@@ -71,7 +92,11 @@ std::string escaped(const std::string& path) {
 }
 
 // The copy of a mount that its owner unmounts would live on here, and so would the namespace of a pod that is pinned.
-Status leaveMountsBelow(const std::string& directory) {
+Status leaveMountsBelow(const std::string& named) {
+  std::error_code failed;
+  const std::string directory = std::filesystem::canonical(named, failed);  // as mountinfo has it
+  if (failed == std::errc::no_such_file_or_directory) return {};
+  if (failed) return sysError("confine: resolve " + named, failed.value());
   USERPOD_TRY(table, readFile("/proc/self/mountinfo", 64U << 20));
   const std::string start = escaped(directory) + "/";
   std::vector<std::string> mounts;
@@ -88,10 +113,11 @@ Status leaveMountsBelow(const std::string& directory) {
 Status leaveMounts(const std::string& runtime, const std::string& data) {
   if (::unshare(CLONE_NEWNS) < 0) return sysError("confine: a mount namespace");
   USERPOD_CHECK(setPropagation("/", MS_REC | MS_PRIVATE));
-  USERPOD_CHECK(unmountDetached(kPins));
-  USERPOD_CHECK(leaveMountsBelow(data));
-  // The session's bus and systemd would do for a client what it cannot do itself; programs leave sockets in /tmp too.
-  for (const auto& place : {runtime, std::string("/tmp")})
+  USERPOD_CHECK(unmountDetached(kHostRun));
+  for (const auto& directory : {data, std::string(kPins)}) USERPOD_CHECK(leaveMountsBelow(directory));
+  // The buses and the user's systemd would do for a client what it cannot do itself; programs leave sockets in /tmp
+  // too.
+  for (const auto& place : {runtime, std::string("/run/dbus"), std::string("/tmp")})
     if (!place.empty() && pathExists(place))
       USERPOD_CHECK(mountFilesystem("tmpfs", "none", place, MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0500,size=4k"));
   mount_attr readOnly{};
@@ -101,11 +127,21 @@ Status leaveMounts(const std::string& runtime, const std::string& data) {
   return {};
 }
 
+// Abstract sockets (an X server's) have no place to be covered, and the network namespace is the host's. Kernels
+// before 6.12 cannot.
+void leaveAbstractSockets() {
+  LandlockRuleset ruleset;
+  ruleset.scoped = kScopeAbstractSockets | kScopeSignals;
+  UniqueFd rules(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &ruleset, sizeof ruleset, 0)));
+  if (rules) (void)::syscall(SYS_landlock_restrict_self, rules.get(), 0);
+}
+
 }  // namespace
 
 Status confineTransfer(const std::string& runtime, const std::string& data) {
   USERPOD_CHECK(leaveMounts(runtime, data));
   USERPOD_CHECK(keepCapabilities(0));
+  leaveAbstractSockets();
   return refuseSystemCalls();
 }
 
