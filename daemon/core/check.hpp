@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -82,6 +83,10 @@ struct Seen {
 
 // Which of these differ. What is not there at a second look either, is a finding: see CoreImpl::check.
 Findings compare(const Known& known, const Seen& seen, const Paths& paths);
+
+// The cgroups below this directory that are named by ids. What is below one that is no pod's is not looked at: a
+// container may have cgroups of its own, and what it names them by is its own affair.
+std::vector<SeenCgroup> cgroupsWithIds(const std::string& root, const std::function<bool(const std::string&)>& isPod);
 
 // The id of 64 hex digits that a name begins with, or nothing: "<id>", and "<id>-volume-0" of a fuse-overlayfs.
 std::string idIn(const std::string& name);

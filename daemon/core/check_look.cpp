@@ -46,7 +46,9 @@ SeenPath pathSight(const std::string& path, unsigned expected) {
   return {path, expected, true, info.st_mode & 07777U, info.st_uid == ::geteuid()};
 }
 
-std::vector<SeenCgroup> cgroupsWithIds(const std::string& root) {
+}  // namespace
+
+std::vector<SeenCgroup> cgroupsWithIds(const std::string& root, const std::function<bool(const std::string&)>& isPod) {
   std::vector<SeenCgroup> found;
   std::error_code error;
   std::filesystem::recursive_directory_iterator entry(root, error);
@@ -55,13 +57,12 @@ std::vector<SeenCgroup> cgroupsWithIds(const std::string& root) {
     if (!entry->is_directory(gone)) continue;
     std::string id = idIn(entry->path().filename());
     if (id.empty()) continue;
+    if (!isPod(id)) entry.disable_recursion_pending();
     std::string path = entry->path();
     found.push_back({path.substr(root.size()), std::move(id), processesIn(path).size()});
   }
   return found;
 }
-
-}  // namespace
 
 void CoreImpl::lookAtContainers(const Known& known, Seen& seen) const {
   for (const auto& [id, container] : known.containers) {
@@ -172,7 +173,7 @@ Seen CoreImpl::look(const Known& known, const CheckOptions& options) {
   seen.runtimeStates = runtime_->containers();
   if (auto mounts = readFile("/proc/self/mountinfo", kLongestProc))
     seen.mounts = mountsBelow(*mounts, {parts_.paths.data, parts_.paths.runtime});
-  seen.cgroups = cgroupsWithIds(node_.cgroupRoot);
+  seen.cgroups = cgroupsWithIds(node_.cgroupRoot, [&](const std::string& id) { return known.hasPod(id); });
   lookAtContainers(known, seen);
   lookAtPods(known, seen);
   lookAtDatabases(options, seen);

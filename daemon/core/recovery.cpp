@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/log.hpp"
@@ -163,19 +162,9 @@ void CoreImpl::removeLeftovers() {
 
 // Cgroups of pods, containers and monitors are named by their ids, wherever kubelet wanted them.
 void CoreImpl::removeUnknownCgroups() {
-  constexpr std::size_t kIdLength = 64;
-  std::vector<std::string> unknown;
-  std::error_code error;
-  std::filesystem::recursive_directory_iterator entry(node_.cgroupRoot, error);
-  for (; !error && entry != std::filesystem::recursive_directory_iterator(); entry.increment(error)) {
-    std::string name = entry->path().filename();
-    if (!entry->is_directory(error) || name.size() != kIdLength || !isHex(name)) continue;
-    if (pods_.contains(name)) continue;
-    // What is below a container's cgroup is its own affair.
-    entry.disable_recursion_pending();
-    if (!containers_.contains(name)) unknown.push_back(entry->path().string().substr(node_.cgroupRoot.size()));
-  }
-  for (const auto& path : unknown) {
+  auto found = cgroupsWithIds(node_.cgroupRoot, [this](const std::string& id) { return pods_.contains(id); });
+  for (const auto& [path, id, processes] : found) {
+    if (pods_.contains(id) || containers_.contains(id)) continue;
     logWarning("cgroup {} belongs to no pod or container: what runs there is ended", path);
     if (auto removed = node_.removeCgroup(path); !removed) logWarning("{}", removed.error());
   }

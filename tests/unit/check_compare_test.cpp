@@ -1,7 +1,10 @@
 // What a check makes of records and of what was seen.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "daemon/core/check.hpp"
+#include "daemon/sys/fd.hpp"
 
 namespace userpod::core {
 namespace {
@@ -197,6 +200,26 @@ TEST(CheckCompare, IdsInNames) {
   for (const auto& name :
        {std::string("pod1234"), kPod.substr(1), kPod + "a", kPod + "-other", std::string(64, 'g'), std::string()})
     EXPECT_EQ(idIn(name), "") << name;
+}
+
+TEST(CheckCompare, CgroupsBelowAContainersAreItsOwn) {
+  std::string top = "/tmp/userpod-cgroups-XXXXXX";
+  ASSERT_NE(::mkdtemp(top.data()), nullptr);
+  std::string container = "/pods/" + kPod + "/" + kContainer;
+  for (const auto& path : {container + "/docker/" + kStranger, "/kubepods/burstable/" + kStranger + "/below/" + kPod,
+                           "/mon/" + kContainer, "/fuse/" + kStranger + "-volume-0"})
+    ASSERT_TRUE(makeDirectories(top + path));
+  ASSERT_TRUE(writeFile(top + container + "/docker/" + kStranger + "/cgroup.procs", "17\n"));
+  ASSERT_TRUE(writeFile(top + "/mon/" + kContainer + "/cgroup.procs", "18\n19\n"));
+  std::map<std::string, std::size_t> found;
+  for (const auto& one : cgroupsWithIds(top, [](const std::string& id) { return id == kPod; }))
+    found[one.path] = one.processes;
+  EXPECT_EQ(found, (std::map<std::string, std::size_t>{{"/pods/" + kPod, 0},
+                                                       {container, 0},
+                                                       {"/kubepods/burstable/" + kStranger, 0},
+                                                       {"/mon/" + kContainer, 2},
+                                                       {"/fuse/" + kStranger + "-volume-0", 0}}));
+  ASSERT_TRUE(removeTree(top));
 }
 
 TEST(CheckCompare, MountinfoIsReadWithItsEscapes) {
