@@ -78,12 +78,12 @@ CoreImpl::~CoreImpl() {
   if (strand_) strand_->shutdown();
   for (auto& [id, job] : jobs_)
     if (job.record->type == kCheckJob) job.stop.request_stop();  // it may count for minutes
-  parking_.shutdown();                                    // its tasks hand work to the workers
+  parking_.shutdown();                                           // its tasks hand work to the workers
   if (network_) network_->stop();
   pulls_.reset();
-  statsWorker_.reset();
-  networkWorkers_.reset();
-  workers_.reset();
+  // What they run may hand on to any of them, and so finds all of them until the last has ended.
+  for (auto* workers : {workers_.get(), networkWorkers_.get(), statsWorker_.get()})
+    if (workers) workers->shutdown();
 }
 
 Status CoreImpl::start() {

@@ -148,17 +148,23 @@ Workers::Workers(unsigned threads, const std::string& name) {
 }
 
 Workers::~Workers() {
+  shutdown();
+}
+
+void Workers::shutdown() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   ready_.notify_all();
-  for (auto& thread : threads_) thread.join();
+  for (auto& thread : threads_)
+    if (thread.joinable()) thread.join();
 }
 
 void Workers::submit(std::function<void()> task) {
   {
     std::lock_guard lock(mutex_);
+    if (stopping_) return;
     tasks_.push_back(std::move(task));
   }
   ready_.notify_one();

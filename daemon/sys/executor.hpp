@@ -68,17 +68,20 @@ Status inOwnThread(const std::function<Status()>& function);
 class Workers {
  public:
   explicit Workers(unsigned threads, const std::string& name);
-  ~Workers();  // runs what is queued, then joins
+  ~Workers();  // shutdown()
 
   void submit(std::function<void()> task);
+  // Tasks already submitted still run, later ones, also of these tasks, are dropped; returns when the threads have
+  // ended. Any thread but theirs.
+  void shutdown();
 
  private:
   void run();
 
   std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<std::function<void()>> tasks_;
-  bool stopping_ = false;
+  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
+  bool stopping_ = false;                    // guarded by mutex_
   std::vector<std::thread> threads_;
 };
 

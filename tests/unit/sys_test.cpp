@@ -249,6 +249,26 @@ TEST(Workers, RunEverythingBeforeTheyEnd) {
   EXPECT_EQ(count, 100);
 }
 
+TEST(Workers, RunWhatIsQueuedAtTheirShutdownAndDropWhatComesLater) {
+  Workers workers(1, "test");
+  std::atomic<bool> queued = false;
+  std::atomic<bool> dropped = false;
+  workers.submit([&] {
+    for (auto end = std::chrono::steady_clock::now() + 10s; !dropped && std::chrono::steady_clock::now() < end;) {
+      auto token = std::make_shared<int>();
+      workers.submit([token] {});
+      dropped = token.use_count() == 1;
+      std::this_thread::sleep_for(1ms);
+    }
+  });
+  workers.submit([&] { queued = true; });
+  workers.shutdown();
+  EXPECT_TRUE(queued);
+  EXPECT_TRUE(dropped) << "a task of theirs may submit while they end";
+  workers.submit([] { ADD_FAILURE() << "nobody runs it"; });
+  workers.shutdown();
+}
+
 TEST(Text, ChecksUtf8) {
   EXPECT_TRUE(isUtf8("gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80"));
   EXPECT_FALSE(isUtf8("\xff"));
