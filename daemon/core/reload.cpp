@@ -37,15 +37,17 @@ std::string Reloaded::text() const {
   return text;
 }
 
-// One after the other, so that what was read last is in force last.
+// One after the other, so that what was read last is in force last. Not on the workers, which operations may keep busy
+// for minutes.
 void CoreImpl::reload(Callback<Reloaded> done) {
   post([this, done = std::move(done)]() mutable {
     reloads_.acquire([this, done = std::move(done)] {
-      background<Configuration>([this] { return readConfiguration(parts_.paths.config); },
-                                [this, done](const Configuration& configuration) {
-                                  finishReload(configuration, done);
-                                  reloads_.release();
-                                });
+      background<Configuration>(
+          *statsWorker_, [this] { return readConfiguration(parts_.paths.config); },
+          [this, done](const Configuration& configuration) {
+            finishReload(configuration, done);
+            reloads_.release();
+          });
     });
   });
 }
