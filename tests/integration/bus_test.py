@@ -101,8 +101,12 @@ class Bus(unittest.TestCase):
         self.assertIn(path, objects[owner][interface('Pod')]['Containers'])
         self.assertIn(path, objects[shown['Image']][interface('Image')]['UsedBy'])
         self.assertNotIn('hunter2', str(objects))
-        with open(f'/proc/{shown["Pid"]}/cmdline', 'rb') as f:
-            self.assertIn(b'sleep', f.read())
+
+        def command():
+            with open(f'/proc/{shown["Pid"]}/cmdline', 'rb') as f:
+                return f.read()
+        # Running is what crun has told to start; its exec may come a little later.
+        cri.wait_until(lambda: b'sleep' in command(), what='the command in the process of the container')
         with open(f'/proc/{shown["Pid"]}/cgroup', encoding='utf-8') as f:
             self.assertIn(shown['CgroupPath'], f.read())
         self.assertEqual(self.call(ROOT, 'Manager', 'GetPod', 'sa{sv}', pod[:20], 0), [owner])

@@ -60,6 +60,13 @@ def inner_pid():
         return int(f.read().split()[0])
 
 
+def processor_time(pid):
+    """Of all its threads, in seconds."""
+    with open(f'/proc/{pid}/stat', encoding='ascii') as f:
+        fields = f.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
 class Printed(unittest.TestCase):
     """Without a daemon."""
 
@@ -325,16 +332,18 @@ class Journal(Configured):
                 reader.stdout.close()
 
     def test_a_journal_that_is_gone_and_comes_back(self):
-        cpu = lambda: int(property_of('CPUUsageNSec')) if property_of('CPUUsageNSec').isdigit() else 0  # noqa: E731
         with self.other_journal():
             self.configure('log-level = "debug"\n')
             running.restart_daemon()
             self.connect()
             daemon = running.main_pid()
             self.works()
-            begin = cpu()
+            begin = processor_time(inner_pid())
             self.works()
-            self.assertLess(cpu() - begin, 3e9)
+            used = processor_time(inner_pid()) - begin
+            print('processor time without a journal:', used)
+            self.assertGreater(begin, 0)
+            self.assertLess(used, 5 if cri.SLOW else 0.2)
         self.assertEqual(running.main_pid(), daemon)
         since = time.time()
         self.pod('back')
@@ -359,9 +368,9 @@ class Watchdog(Configured):
         return text
 
     def test_fed_as_long_as_all_is_well(self):
-        self.watch(1)
+        self.watch(3)
         daemon = running.main_pid()
-        time.sleep(4)  # several watchdogs
+        time.sleep(10)  # several watchdogs
         self.assertEqual(running.main_pid(), daemon)
 
     def test_a_core_that_hangs_is_replaced_under_its_pods(self):
