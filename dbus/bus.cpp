@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
+#include <thread>
+#include <utility>
 
 #include "daemon/sys/log.hpp"
 #include "dbus/front.hpp"
@@ -13,6 +16,19 @@ namespace {
 constexpr int kLongestRetrySeconds = 30;
 // Messages handled before the core's changes get their turn.
 constexpr int kMessagesAtOnce = 64;
+
+// As long as it lives, the flag is set.
+class Flagged {
+ public:
+  explicit Flagged(std::atomic<bool>& flag) : flag_(flag), before_(flag.exchange(true)) {}
+  ~Flagged() { flag_ = before_; }
+  Flagged(const Flagged&) = delete;
+  Flagged& operator=(const Flagged&) = delete;
+
+ private:
+  std::atomic<bool>& flag_;
+  bool before_;  // one within another
+};
 
 }  // namespace
 
@@ -51,10 +67,36 @@ void Bus::ping(std::function<void()> answer) {
   loop_->post(std::move(answer));
 }
 
+// libsystemd waits up to 90 seconds for a bus that takes a connection and says nothing. It does so in a thread for that
+// alone, which a stop leaves behind; what it hands to the courier afterwards is dropped.
 void Bus::connect() {
+  struct Opened {
+    std::unique_ptr<sdbus::IConnection> connection;
+    std::string problem;
+  };
   retryTimer_ = 0;
   try {
-    connection_ = sdbus::createSessionBusConnection();
+    std::thread([this, courier = courier_] {
+      auto opened = std::make_shared<Opened>();
+      try {
+        opened->connection = sdbus::createSessionBusConnection();
+      } catch (const sdbus::Error& error) {
+        opened->problem = error.what();
+      }
+      courier->post([this, opened] {
+        if (!opened->connection) return lost(opened->problem);
+        connected(std::move(opened->connection));
+      });
+    }).detach();
+  } catch (const std::system_error& error) {
+    lost(std::string("make a thread: ") + error.what());
+  }
+}
+
+void Bus::connected(std::unique_ptr<sdbus::IConnection> connection) {
+  Flagged asking(asking_);
+  try {
+    connection_ = std::move(connection);
     logControl_ = std::make_unique<LogControl>(*connection_);
     front_ = std::make_unique<Front>(core_, courier_, *connection_, latest_);
   } catch (const sdbus::Error& error) {
@@ -65,6 +107,7 @@ void Bus::connect() {
 
 // The objects stand before the name is taken: whoever the name wakes up sees all of them.
 void Bus::claimName() {
+  Flagged asking(asking_);
   retryTimer_ = 0;
   try {
     requestName(*connection_, kBusName);

@@ -1,9 +1,10 @@
 // The bus front end: org.userpod1 on the user's session bus, a translation of the core and nothing more.
 //
-// One thread, one connection. The CRI does not need it: without a bus, after its end, or while another process has the
-// name, it tries again by itself, from one second to thirty apart.
+// One thread, one connection, which another thread opens. The CRI does not need it: without a bus, after its end, or while
+// another process has the name, it tries again by itself, from one second to thirty apart.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,6 +32,9 @@ class Bus {
   ~Bus();
   // Answered on the bus thread: the watchdog asks whether it still moves. Any thread.
   void ping(std::function<void()> answer);
+  // Whether the bus thread is held up by the bus, which it asks for the name: libsystemd waits up to 25 seconds. Any
+  // thread.
+  bool asking() const { return asking_; }
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
 
@@ -38,6 +42,7 @@ class Bus {
   explicit Bus(core::Core& core);
   // All on the bus thread.
   void connect();
+  void connected(std::unique_ptr<sdbus::IConnection> connection);
   void disconnect();
   void lost(const std::string& why);
   void retry(void (Bus::*action)());
@@ -48,6 +53,7 @@ class Bus {
   core::Core& core_;
   std::unique_ptr<EventLoop> loop_;
   std::shared_ptr<Courier> courier_;
+  std::atomic<bool> asking_ = false;
   // Below: bus thread only.
   std::shared_ptr<const core::Snapshot> latest_;  // of the last change: where a new connection begins
   std::unique_ptr<sdbus::IConnection> connection_;

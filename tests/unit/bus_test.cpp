@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <atomic>
@@ -542,6 +544,43 @@ TEST_F(BusOnADaemon, ComesAndGoesWithTheBus) {
   startDaemon();
   waitFor([&] { return present(); });
   EXPECT_TRUE(objects().contains(kContainerPath));
+}
+
+TEST_F(BusOnADaemon, ABusThatTakesConnectionsAndIsSilentHoldsNothingUp) {
+  UniqueFd silent(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{.sun_family = AF_UNIX};
+  (directory_ + "/bus").copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(silent.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(silent.get(), 5), 0);
+  startBus();
+  UniqueFd connection(::accept(silent.get(), nullptr, nullptr));
+  char byte = 0;
+  ASSERT_EQ(::read(connection.get(), &byte, 1), 1) << "it waits for an answer to this";
+  std::promise<void> answered;
+  bus_->ping([&] { answered.set_value(); });
+  ASSERT_EQ(answered.get_future().wait_for(10s), std::future_status::ready);
+  auto begin = std::chrono::steady_clock::now();
+  bus_.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 10s);
+}
+
+TEST_F(BusOnADaemon, ABusThatIsAskedForTheNameAndIsSilentIsKnownToHoldItUp) {
+  start();
+  TestCore second;
+  auto other = Bus::start(second);
+  ASSERT_TRUE(other);
+  waitFor([&] { return second.reported() == "SessionBus no NameTaken"; });
+  ASSERT_EQ(::kill(daemon_.pid(), SIGSTOP), 0);
+  waitFor([&] { return (*other)->asking(); });
+  std::promise<void> answered;
+  auto answer = answered.get_future();
+  (*other)->ping([&] { answered.set_value(); });
+  EXPECT_EQ(answer.wait_for(500ms), std::future_status::timeout);
+  EXPECT_TRUE((*other)->asking());
+  ASSERT_EQ(::kill(daemon_.pid(), SIGCONT), 0);
+  ASSERT_EQ(answer.wait_for(10s), std::future_status::ready);
+  waitFor([&] { return !(*other)->asking(); });
+  other->reset();
 }
 
 TEST_F(BusOnADaemon, WaitsForTheNameAndTakesIt) {
