@@ -242,6 +242,7 @@ Status LayerPool::dropLayer(const std::string& diffId) {
   auto known = layers_.find(diffId);
   if (known == layers_.end()) return {};
   if (isLeased(known->second)) return Error(Code::Busy, "a pull uses it now");
+  if (inUse_.contains(known->second.directory)) return Error(Code::Busy, "a container uses it");
   std::string directory = known->second.directory;
   USERPOD_CHECK(store_->removeLayer(diffId));
   layers_.erase(known);
