@@ -143,19 +143,9 @@ void CoreImpl::mendContainer(const Finding& finding, DoneCallback done) {
 
 // From what is known here, which is the truth.
 Status CoreImpl::mendLiveStore(bool damaged) {
-  if (damaged) {
-    USERPOD_CHECK(store::setAside(parts_.paths.liveDatabase()));
-    USERPOD_TRY(fresh, store::LiveStore::open(parts_.paths.liveDatabase()));
-    store_ = std::move(fresh);
-  }
-  store::LiveStore::Content content;
-  for (const auto& [id, pod] : pods_) content.pods.push_back(*pod->record);
-  for (const auto& [id, container] : containers_) content.containers.push_back(*container->record);
-  USERPOD_CHECK(store_->replace(content));
-  if (!damaged) return {};
-  for (const char* suffix : {"", "-wal", "-shm", "-journal"})
-    USERPOD_CHECK(removeTree(parts_.paths.liveDatabase() + ".damaged" + suffix));
-  return {};
+  auto written = damaged ? store_->rebuild(allRecords()) : store_->replace(allRecords());
+  noteStore(written);
+  return written;
 }
 
 }  // namespace userpod::core

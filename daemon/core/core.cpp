@@ -290,11 +290,18 @@ void CoreImpl::noteStore(const Status& status) {
   storeProblem_ = status.error().text();
 }
 
-void CoreImpl::catchUpStore() {
+store::LiveStore::Content CoreImpl::allRecords() const {
   store::LiveStore::Content content;
   for (const auto& [id, pod] : pods_) content.pods.push_back(*pod->record);
   for (const auto& [id, container] : containers_) content.containers.push_back(*container->record);
-  if (auto written = store_->replace(content); !written) {
+  return content;
+}
+
+void CoreImpl::catchUpStore() {
+  auto content = allRecords();
+  auto written = store_->replace(content);
+  if (!written && store::isDamage(written.error())) written = store_->rebuild(content);
+  if (!written) {
     storeProblem_ = written.error().text();
     strand_->runAfter(kStoreInterval, [this] { catchUpStore(); });
     return;

@@ -202,6 +202,7 @@ class CoreImpl final : public Core {
   void forget(const PodPointer& pod);
   void forget(const ContainerPointer& container);
   void noteStore(const Status& status);
+  store::LiveStore::Content allRecords() const;
   void catchUpStore();
 
   // pods.cpp

@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 
 #include <charconv>
+#include <cstdio>
 
 #include "daemon/store/model_json.hpp"
 #include "daemon/sys/fd.hpp"
@@ -63,11 +64,15 @@ Status LiveStore::prepare() {
   return database_.setUserVersion(kLiveSchema);
 }
 
-Result<std::unique_ptr<LiveStore>> LiveStore::openWhole(const std::string& path) {
+Result<Database> LiveStore::connect(const std::string& path) {
   // No sync: what a power cut would lose has ended with it.
-  USERPOD_TRY(database, Database::open(path, {.sync = Sync::Off}));
+  return Database::open(path, {.sync = Sync::Off});
+}
+
+Result<std::unique_ptr<LiveStore>> LiveStore::openWhole(const std::string& path) {
+  USERPOD_TRY(database, connect(path));
   USERPOD_CHECK(database.quickCheck());
-  std::unique_ptr<LiveStore> store(new LiveStore(std::move(database)));
+  std::unique_ptr<LiveStore> store(new LiveStore(std::move(database), path));
   USERPOD_CHECK(store->prepare());
   USERPOD_TRY(content, store->load());
   (void)content;
@@ -96,7 +101,7 @@ Result<LiveStore::Content> LiveStore::load() {
 
 Result<LiveStore::Content> LiveStore::read(const std::string& path) {
   USERPOD_TRY(database, Database::open(path, {.readOnly = true}));
-  return LiveStore(std::move(database)).load();
+  return LiveStore(std::move(database), path).load();
 }
 
 Status LiveStore::putPod(const PodRecord& pod) {
@@ -141,11 +146,42 @@ Status LiveStore::removeContainer(const std::string& id) {
 }
 
 Status LiveStore::replace(const Content& content) {
+  if (database_.isClosed()) {
+    USERPOD_TRY(database, connect(path_));
+    database_ = std::move(database);
+    USERPOD_CHECK(prepare());
+  }
   USERPOD_TRY(transaction, Transaction::begin(database_));
   USERPOD_CHECK(database_.execute("DELETE FROM pods; DELETE FROM containers"));
   for (const auto& pod : content.pods) USERPOD_CHECK(putPod(pod));
   for (const auto& container : content.containers) USERPOD_CHECK(putContainer(container));
   return transaction.commit();
+}
+
+Status LiveStore::rebuild(const Content& content) {
+  const std::string fresh = path_ + ".new";
+  auto removeJournals = [](const std::string& of) -> Status {
+    for (const char* suffix : {"-wal", "-shm", "-journal"}) USERPOD_CHECK(removeTree(of + suffix));
+    return {};
+  };
+  auto fill = [&]() -> Status {
+    USERPOD_CHECK(removeJournals(fresh));
+    USERPOD_CHECK(removeTree(fresh));
+    USERPOD_TRY(made, openWhole(fresh));
+    USERPOD_CHECK(made->replace(content));
+    // All of it into the one file.
+    return made->database_.execute("PRAGMA journal_mode=DELETE");
+  };
+  if (auto filled = fill(); !filled) {
+    for (const auto& status : {removeJournals(fresh), removeTree(fresh)})
+      if (!status) logWarning("{}", status.error());
+    return filled;
+  }
+  // The journals of the old one would be taken for the new one's.
+  database_.close();
+  USERPOD_CHECK(removeJournals(path_));
+  if (::rename(fresh.c_str(), path_.c_str()) < 0) return sysError("rename " + fresh);
+  return replace(content);
 }
 
 Result<std::vector<DrainTarget>> drainTargets(const Paths& paths) {

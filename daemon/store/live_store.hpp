@@ -38,13 +38,18 @@ class LiveStore {
   Status removeContainer(const std::string& id);
   // All of it anew, in one transaction: after writes that failed.
   Status replace(const Content& content);
+  // The same in a new file, which takes the place of the old one, damaged or gone, when it is complete: until then
+  // nothing is changed. After a failure later than that replace() goes on with the new file.
+  Status rebuild(const Content& content);
 
  private:
-  explicit LiveStore(Database database) : database_(std::move(database)) {}
+  LiveStore(Database database, std::string path) : database_(std::move(database)), path_(std::move(path)) {}
+  static Result<Database> connect(const std::string& path);
   static Result<std::unique_ptr<LiveStore>> openWhole(const std::string& path);
   Status prepare();
 
   Database database_;
+  std::string path_;
 };
 
 // A running container, as the node's stop needs it: read without the daemon.

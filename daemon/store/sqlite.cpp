@@ -182,13 +182,19 @@ Result<Database> Database::open(const std::string& path, const OpenOptions& opti
   return database;
 }
 
+void Database::close() {
+  owner_.reset();
+}
+
 Status Database::execute(const std::string& sql) {
+  if (!owner_) return Error(Code::StorageFailed, "the database is closed");
   int code = sqlite3_exec(owner_->connection, sql.c_str(), nullptr, nullptr, nullptr);
   if (code != SQLITE_OK) return databaseError(owner_->connection, owner_->path, code);
   return {};
 }
 
 Result<Statement> Database::prepare(std::string_view sql) {
+  if (!owner_) return Error(Code::StorageFailed, "the database is closed");
   std::string key(sql);
   if (auto found = owner_->idle.find(key); found != owner_->idle.end()) {
     sqlite3_stmt* handle = found->second;

@@ -72,6 +72,10 @@ class Database {
   Database& operator=(Database&&) noexcept;
   ~Database();
 
+  // No statement is on loan. Removes the journals by their names: before another file takes the name. Whatever is asked
+  // for afterwards is an error.
+  void close();
+  bool isClosed() const { return !owner_; }
   Status execute(const std::string& sql);  // any number of statements, without parameters; constant texts only
   Result<Statement> prepare(std::string_view sql);
   Status setSync(Sync sync);  // not inside a transaction: SQLite would ignore it

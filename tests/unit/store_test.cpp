@@ -1,4 +1,7 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
 
 #include "daemon/store/live_store.hpp"
 #include "daemon/sys/fd.hpp"
@@ -80,6 +83,36 @@ TEST_F(LiveStoreTest, SetsADamagedFileAside) {
   ASSERT_TRUE(store) << store.error().text();
   EXPECT_TRUE((*store)->load()->containers.empty());
   EXPECT_TRUE(pathExists(path_ + ".damaged"));
+}
+
+TEST_F(LiveStoreTest, IsWrittenAnewFromMemory) {
+  auto store = LiveStore::open(path_);
+  ASSERT_TRUE(store) << store.error().text();
+  LiveStore::Content content;
+  content.containers = {sample()};
+  ASSERT_TRUE((*store)->replace(content));
+  // Where the new one cannot be written, the old one stays as it is.
+  ::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit full{.rlim_cur = 4096, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &full), 0);
+  EXPECT_FALSE((*store)->rebuild({}));
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(LiveStore::read(path_)->containers.size(), 1U);
+  EXPECT_FALSE(pathExists(path_ + ".new"));
+  ASSERT_TRUE(writeFile(path_, std::string(8192, 'x')));
+  auto rebuilt = (*store)->rebuild(content);
+  ASSERT_TRUE(rebuilt) << rebuilt.error().text();
+  EXPECT_FALSE(pathExists(path_ + ".new"));
+  EXPECT_EQ(LiveStore::read(path_)->containers.size(), 1U);
+  // What is written afterwards is in the file too, for a reader of its own and for the next daemon.
+  ASSERT_TRUE((*store)->removeContainer(sample().id));
+  EXPECT_TRUE(LiveStore::read(path_)->containers.empty());
+  ASSERT_TRUE(removeTree(path_));
+  ASSERT_TRUE((*store)->rebuild(content));
+  EXPECT_TRUE(checkDatabase(path_, true));
+  EXPECT_EQ(LiveStore::read(path_)->containers.size(), 1U);
 }
 
 TEST(StopGrace, ComesFromKubeletsAnnotation) {
