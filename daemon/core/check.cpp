@@ -101,28 +101,38 @@ void CoreImpl::lookAgain(const std::shared_ptr<Checking>& checking) {
   if (checking->looks == 2 && links)
     return void(strand_->runAfter(kLinksGoIn, [this, checking] { lookOnce(checking); }));
   if (checking->options.deep) return lookDeeply(checking);
-  judge(checking);
+  background<ImagesByLayer>([this] { return images_->imagesByLayer(); },
+                            [this, checking](const ImagesByLayer& images) { judge(checking, images); });
 }
 
 void CoreImpl::lookDeeply(const std::shared_ptr<Checking>& checking) {
-  background<Result<Findings>>(
+  using Looked = std::pair<Result<Findings>, ImagesByLayer>;
+  background<Looked>(
       [this, checking] {
-        return images_->checkDeeply(checking->stop, [&](std::size_t done, std::size_t total) {
+        auto found = images_->checkDeeply(checking->stop, [&](std::size_t done, std::size_t total) {
           checking->progress({.stage = "counting", .done = done, .total = total, .layers = {}});
         });
+        return Looked(std::move(found), images_->imagesByLayer());
       },
-      [this, checking](Result<Findings> found) {
+      [this, checking](Looked looked) {
+        auto& found = looked.first;
         if (!found) return checking->done(std::move(found).error());
         checking->found.insert(checking->found.end(), found->begin(), found->end());
-        judge(checking);
+        judge(checking, looked.second);
       });
 }
 
+std::vector<std::string> CoreImpl::imagesIn(const ImagesByLayer& byLayer, const Finding& finding) {
+  if (finding.kind == "image") return {finding.id};
+  auto found = byLayer.find(finding.id);
+  return found == byLayer.end() ? std::vector<std::string>() : found->second;
+}
+
 // A layer or an image that a container uses is not to be removed.
-void CoreImpl::judge(const std::shared_ptr<Checking>& checking) {
+void CoreImpl::judge(const std::shared_ptr<Checking>& checking, const ImagesByLayer& byLayer) {
   for (auto& finding : checking->found) {
     if (finding.kind != "layer" && finding.kind != "image") continue;
-    auto images = finding.kind == "layer" ? images_->imagesOf(finding.id) : std::vector<std::string>{finding.id};
+    auto images = imagesIn(byLayer, finding);
     for (const auto& [id, container] : containers_)
       for (const auto& image : images)
         if (finding.repairable && usesImage(*container->record, image)) {

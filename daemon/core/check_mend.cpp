@@ -79,7 +79,16 @@ Status CoreImpl::mendRuntimeState(const std::string& id) {
 }
 
 void CoreImpl::mendImage(const Finding& finding, DoneCallback done) {
-  auto images = finding.kind == "layer" ? images_->imagesOf(finding.id) : std::vector<std::string>{finding.id};
+  background<std::vector<std::string>>(
+      [this, finding] {
+        return imagesIn(finding.kind == "layer" ? images_->imagesByLayer() : ImagesByLayer(), finding);
+      },
+      [this, finding, done = std::move(done)](const std::vector<std::string>& images) mutable {
+        removeImagesOf(finding, images, std::move(done));
+      });
+}
+
+void CoreImpl::removeImagesOf(const Finding& finding, const std::vector<std::string>& images, DoneCallback done) {
   if (images.empty()) return background<Status>([this, finding] { return images_->mend(finding); }, std::move(done));
   removeImage(images.front(),
               [this, finding, left = images.size() - 1, done = std::move(done)](Status removed) mutable {

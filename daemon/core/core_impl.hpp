@@ -310,7 +310,9 @@ class CoreImpl final : public Core {
   void lookOnce(const std::shared_ptr<Checking>& checking);
   void lookAgain(const std::shared_ptr<Checking>& checking);
   void lookDeeply(const std::shared_ptr<Checking>& checking);
-  void judge(const std::shared_ptr<Checking>& checking);
+  using ImagesByLayer = std::map<std::string, std::vector<std::string>>;
+  static std::vector<std::string> imagesIn(const ImagesByLayer& byLayer, const Finding& finding);
+  void judge(const std::shared_ptr<Checking>& checking, const ImagesByLayer& byLayer);
   void mendNext(const std::shared_ptr<Checking>& checking);
   static bool isBusy(const Known& now, const Finding& finding);
   // check_look.cpp: worker
@@ -325,6 +327,7 @@ class CoreImpl final : public Core {
   Status mendThing(const Finding& finding);        // worker
   Status mendRuntimeState(const std::string& id);  // worker
   void mendImage(const Finding& finding, DoneCallback done);
+  void removeImagesOf(const Finding& finding, const std::vector<std::string>& images, DoneCallback done);
   void mendPod(const Finding& finding, DoneCallback done);
   void mendContainer(const Finding& finding, DoneCallback done);
   Status mendLiveStore(bool damaged);

@@ -184,21 +184,21 @@ class ImagesImpl : public Images {
   Result<Findings> checkDeeply(const std::stop_token& stop,
                                const std::function<void(std::size_t, std::size_t)>& counted) override {
     Findings found;
-    USERPOD_CHECK(pool_->eachImage([&](const ImageRecord& image) -> Status {
-      for (auto& one : checkDocuments(image)) found.push_back(std::move(one));
+    USERPOD_TRY(ids, pool_->imageIds());
+    for (const auto& id : ids) {
       if (stop.stop_requested()) return Error(Code::Canceled, "the check was canceled");
-      return {};
-    }));
+      auto image = pool_->documents(id);
+      // Removed meanwhile.
+      if (!image && image.error().code() == Code::NoSuchImage) continue;
+      if (!image) return std::move(image).error();
+      for (auto& one : checkDocuments(*image)) found.push_back(std::move(one));
+    }
     USERPOD_TRY(changed, pool_->countLayers(users(), stop, counted));
     found.insert(found.end(), changed.begin(), changed.end());
     return found;
   }
 
-  std::vector<std::string> imagesOf(const std::string& diffId) const override {
-    auto all = users();
-    auto found = all.find(diffId);
-    return found == all.end() ? std::vector<std::string>() : found->second;
-  }
+  std::map<std::string, std::vector<std::string>> imagesByLayer() const override { return users(); }
 
   Status mend(const Finding& finding) override {
     if (finding.kind == "layer") return pool_->dropLayer(finding.id);
@@ -241,9 +241,9 @@ Result<std::unique_ptr<Images>> Images::open(const Paths& paths, LiveSettings se
                                              const std::string& programs) {
   USERPOD_TRY(pool, LayerPool::open(paths, std::move(inUse)));
   std::string place = programs.empty() ? USERPOD_LIBEXEC : programs;
-  return std::unique_ptr<Images>(std::make_unique<ImagesImpl>(
-      std::move(pool), std::move(settings),
-      PullPrograms{place + "/userpod-pull", place + "/userpod-unpack", paths.data}));
+  return std::unique_ptr<Images>(
+      std::make_unique<ImagesImpl>(std::move(pool), std::move(settings),
+                                   PullPrograms{place + "/userpod-pull", place + "/userpod-unpack", paths.data}));
 }
 
 }  // namespace userpod::images

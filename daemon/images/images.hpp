@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <stop_token>
@@ -54,7 +55,7 @@ class Images {
   // By id, unique id prefix, tag (":latest" added), digest, tag and digest, short name. nullptr: not here.
   virtual std::shared_ptr<const ImageRecord> find(const std::string& reference) const = 0;
   virtual std::vector<std::shared_ptr<const ImageRecord>> list() const = 0;
-  // Manifest and config, which records do not carry: a record with nothing else. NoSuchImage. Reads the database.
+  // Manifest, its digest and config: a record with nothing else. NoSuchImage. Reads the database.
   virtual Result<ImageRecord> documents(const std::string& id) const = 0;
   // After a change of the settings: which images are pinned now. Pulls that begin read the rest anew by themselves.
   virtual void renewPins() = 0;
@@ -73,8 +74,8 @@ class Images {
   // Reads every layer's names and every document: blocks for seconds or minutes. counted(done, total), of layers.
   virtual Result<Findings> checkDeeply(const std::stop_token& stop,
                                        const std::function<void(std::size_t, std::size_t)>& counted) = 0;
-  // The images that have the layer.
-  virtual std::vector<std::string> imagesOf(const std::string& diffId) const = 0;
+  // By DiffID, the images that have the layer. As long as images have layers: not for the core strand.
+  virtual std::map<std::string, std::vector<std::string>> imagesByLayer() const = 0;
   // Of a finding that is about a file, or about a layer that no image has any more.
   virtual Status mend(const Finding& finding) = 0;
 };

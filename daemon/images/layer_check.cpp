@@ -197,7 +197,9 @@ Result<Findings> LayerPool::countLayers(const Users& users, const std::stop_toke
   std::vector<LayerRecord> layers;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [diffId, layer] : layers_) layers.push_back(layer);
+    USERPOD_TRY(comparable, store_->countedLayers());
+    for (const auto& [diffId, layer] : layers_)
+      if (comparable.contains(diffId)) layers.push_back(layer);
   }
   Findings found;
   for (std::size_t done = 0; done < layers.size(); ++done) {
@@ -217,9 +219,9 @@ Result<Findings> LayerPool::countLayers(const Users& users, const std::stop_toke
   return found;
 }
 
-Status LayerPool::eachImage(const std::function<Status(ImageRecord)>& each) {
+Result<std::vector<std::string>> LayerPool::imageIds() {
   std::lock_guard lock(mutex_);
-  return store_->loadImages(each);
+  return store_->imageIds();
 }
 
 bool LayerPool::isKnown(const std::string& name) const {

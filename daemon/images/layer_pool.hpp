@@ -125,10 +125,11 @@ class LayerPool {
   // layer_check.cpp. users: by DiffID, the images that have the layer.
   using Users = std::map<std::string, std::vector<std::string>>;
   Result<Findings> check(const Users& users);
-  // Of each layer that there is: what it holds is counted and compared. counted(done, total) after each. Canceled.
+  // Of each layer that there is, but for those that an older build has unpacked: what it holds is counted and compared.
+  // counted(done, total) after each. Canceled.
   Result<Findings> countLayers(const Users& users, const std::stop_token& stop,
                                const std::function<void(std::size_t, std::size_t)>& counted);
-  Status eachImage(const std::function<Status(ImageRecord)>& each);
+  Result<std::vector<std::string>> imageIds();
   // What nobody has, by its name below root(); one that is known or under way meanwhile stays.
   Status discardUnknown(const std::string& name);
   // A layer that no image has and no pull uses, whether it is there or not.

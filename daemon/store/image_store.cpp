@@ -9,7 +9,7 @@ namespace userpod::store {
 
 namespace {
 
-constexpr std::int64_t kVersion = 2;
+constexpr std::int64_t kVersion = 3;
 constexpr int kNewerSchema = -1000;  // in Error::sysErrno(), as isDamage() does
 
 constexpr const char* kSchema = R"(
@@ -34,6 +34,10 @@ ALTER TABLE layers ADD COLUMN blob TEXT NOT NULL DEFAULT '';
 ALTER TABLE layers ADD COLUMN unused_since INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE layers ADD COLUMN boot TEXT NOT NULL DEFAULT '';
 )";
+
+// Since version 3: whether size and inodes are those of what is there in the end. Before, holes were not counted, and
+// files that later entries had replaced were.
+constexpr const char* kCounting = "ALTER TABLE layers ADD COLUMN counted INTEGER NOT NULL DEFAULT 0";
 
 constexpr const char* kLayerColumns = "diff_id, directory, size, inodes, blob, unused_since, boot";
 
@@ -80,6 +84,7 @@ Status ImageStore::prepare() {
 Status ImageStore::migrate(std::int64_t version) {
   if (version < 1) USERPOD_CHECK(database_.execute(kSchema));
   if (version < 2) USERPOD_CHECK(database_.execute(kUnusedLayers));
+  if (version < 3) USERPOD_CHECK(database_.execute(kCounting));
   return {};
 }
 
@@ -108,8 +113,18 @@ Status ImageStore::loadImages(const std::function<Status(ImageRecord)>& each) {
   }
 }
 
+Result<std::vector<std::string>> ImageStore::imageIds() {
+  std::vector<std::string> found;
+  USERPOD_TRY(statement, database_.prepare("SELECT id FROM images"));
+  for (;;) {
+    USERPOD_TRY(row, statement.step());
+    if (!row) return found;
+    found.push_back(statement.text(0));
+  }
+}
+
 Result<ImageRecord> ImageStore::documents(const std::string& id) {
-  USERPOD_TRY(statement, database_.prepare("SELECT manifest, config FROM images WHERE id=?"));
+  USERPOD_TRY(statement, database_.prepare("SELECT manifest, config, manifest_digest FROM images WHERE id=?"));
   statement.bind(1, id);
   USERPOD_TRY(row, statement.step());
   if (!row) return Error(Code::NoSuchImage, "there is no image " + id);
@@ -117,6 +132,7 @@ Result<ImageRecord> ImageStore::documents(const std::string& id) {
   image.id = id;
   image.manifest = statement.blob(0);
   image.config = statement.blob(1);
+  image.manifestDigest = statement.text(2);
   return image;
 }
 
@@ -130,9 +146,19 @@ Result<std::vector<LayerRecord>> ImageStore::loadLayers() {
   }
 }
 
+Result<std::set<std::string>> ImageStore::countedLayers() {
+  std::set<std::string> found;
+  USERPOD_TRY(statement, database_.prepare("SELECT diff_id FROM layers WHERE counted<>0"));
+  for (;;) {
+    USERPOD_TRY(row, statement.step());
+    if (!row) return found;
+    found.insert(statement.text(0));
+  }
+}
+
 Status ImageStore::keepLayer(const LayerRecord& layer) {
-  USERPOD_TRY(statement,
-              database_.prepare(fmt::format("INSERT OR IGNORE INTO layers({}) VALUES(?,?,?,?,?,?,?)", kLayerColumns)));
+  USERPOD_TRY(statement, database_.prepare(fmt::format(
+                             "INSERT OR IGNORE INTO layers({}, counted) VALUES(?,?,?,?,?,?,?,1)", kLayerColumns)));
   statement.bind(1, layer.diffId).bind(2, layer.directory).bind(3, layer.size).bind(4, layer.inodes);
   statement.bind(5, layer.blob).bind(6, layer.unusedSince).bind(7, layer.boot);
   return statement.run();

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,12 @@ class ImageStore {
   // the caller to fill in. An error from `each` ends it.
   Status loadImages(const std::function<Status(ImageRecord)>& each);
   Result<std::vector<LayerRecord>> loadLayers();
-  // Only manifest and config; NoSuchImage.
+  // DiffIDs of those whose size and inodes can be compared with what is on disk: builds before schema 3 counted
+  // otherwise.
+  Result<std::set<std::string>> countedLayers();
+  // Ids, without reading what belongs to them.
+  Result<std::vector<std::string>> imageIds();
+  // Only manifest, its digest and config; NoSuchImage.
   Result<ImageRecord> documents(const std::string& id);
   // A layer that no image has yet. One that is known already is left as it is. Survives the process, not the machine.
   Status keepLayer(const LayerRecord& layer);

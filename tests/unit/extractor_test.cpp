@@ -414,6 +414,20 @@ TEST_F(ExtractorTest, Store) {
   EXPECT_TRUE((*store)->removeLayer(kLayer));
   EXPECT_FALSE((*store)->removeLayer(kOtherLayer));  // in use
   store->reset();
+  {
+    // As an older build has left it.
+    auto older = store::Database::open(path);
+    ASSERT_TRUE(older) << older.error().text();
+    ASSERT_TRUE(older->execute("ALTER TABLE layers DROP COLUMN counted"));
+    ASSERT_TRUE(older->setUserVersion(2));
+  }
+  store = store::ImageStore::open(path);
+  ASSERT_TRUE(store) << store.error().text();
+  EXPECT_EQ((*store)->loadLayers()->size(), 1U);
+  EXPECT_TRUE((*store)->countedLayers()->empty()) << "they were counted otherwise";
+  ASSERT_TRUE((*store)->keepLayer({.diffId = kLayer, .directory = "cc", .size = 5, .inodes = 1}));
+  EXPECT_EQ(*(*store)->countedLayers(), std::set<std::string>{kLayer});
+  store->reset();
   ASSERT_TRUE(writeFile(path, "this was a database once, and is long enough to look like one by its size"));
   auto anew = store::ImageStore::open(path);
   ASSERT_TRUE(anew) << anew.error().text();
