@@ -63,12 +63,15 @@ std::uint32_t CoreImpl::checkJob(CheckOptions options, const std::string& sender
   };
   checking->done = [this, id](Result<Findings> found) {
     finishJob(id, found ? Status() : Status(found.error()), [&](JobRecord& job) { job.findings = *found; });
+    checks_.release();
   };
-  post([this, checking] { lookOnce(checking); });
+  // One after the other: each takes a worker for as long as it looks, and pods want them too.
+  post([this, checking] { checks_.acquire([this, checking] { lookOnce(checking); }); });
   return id;
 }
 
 void CoreImpl::lookOnce(const std::shared_ptr<Checking>& checking) {
+  if (checking->stop.stop_requested()) return checking->done(Error(Code::Canceled, "the check was canceled"));
   checking->progress({.stage = "comparing", .done = 0, .total = 0, .layers = {}});
   background<std::pair<Known, Findings>>(
       [this, checking, known = known()] {
@@ -76,19 +79,11 @@ void CoreImpl::lookOnce(const std::shared_ptr<Checking>& checking) {
         return std::pair(known, compare(known, seen, parts_.paths));
       },
       [this, checking](std::pair<Known, Findings> looked) {
-        // What is under way on an object by now may have begun during the look.
         auto now = known();
-        std::erase_if(looked.second, [&](const Finding& finding) { return isBusy(now, finding); });
+        std::erase_if(looked.second, [&](const Finding& finding) { return hasMoved(looked.first, now, finding); });
         checking->found = checking->looks++ == 0 ? std::move(looked.second) : inBoth(checking->found, looked.second);
         lookAgain(checking);
       });
-}
-
-bool CoreImpl::isBusy(const Known& now, const Finding& finding) {
-  auto pod = now.pods.find(finding.id);
-  auto container = now.containers.find(finding.id);
-  return (finding.kind == "pod" && (pod == now.pods.end() || pod->second.busy)) ||
-         (finding.kind == "container" && container != now.containers.end() && container->second.busy);
 }
 
 void CoreImpl::lookAgain(const std::shared_ptr<Checking>& checking) {
@@ -153,6 +148,7 @@ void CoreImpl::judge(const std::shared_ptr<Checking>& checking, const ImagesByLa
 }
 
 void CoreImpl::mendNext(const std::shared_ptr<Checking>& checking) {
+  if (checking->stop.stop_requested()) return checking->done(Error(Code::Canceled, "the check was canceled"));
   auto& found = checking->found;
   auto& at = checking->mended;
   while (at < found.size() && !(checking->options.repair && found[at].repairable)) ++at;

@@ -84,6 +84,10 @@ struct Seen {
 // Which of these differ. What is not there at a second look either, is a finding: see CoreImpl::check.
 Findings compare(const Known& known, const Seen& seen, const Paths& paths);
 
+// Whether what a finding is about has changed between the records that the look began with and those of now, or is
+// under way by now: then nothing is said of it.
+bool hasMoved(const Known& before, const Known& now, const Finding& finding);
+
 // The cgroups below this directory that are named by ids. What is below one that is no pod's is not looked at: a
 // container may have cgroups of its own, and what it names them by is its own affair.
 std::vector<SeenCgroup> cgroupsWithIds(const std::string& root, const std::function<bool(const std::string&)>& isPod);

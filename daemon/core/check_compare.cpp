@@ -280,6 +280,25 @@ void Comparison::records() {
 
 }  // namespace
 
+namespace {
+
+template <typename Map>
+bool movedIn(const Map& before, const Map& now, const std::string& id) {
+  auto was = before.find(id);
+  auto is = now.find(id);
+  if (is == now.end()) return was != before.end();
+  return is->second.busy || was == before.end() || was->second.record != is->second.record;
+}
+
+}  // namespace
+
+bool hasMoved(const Known& before, const Known& now, const Finding& finding) {
+  if (finding.kind == "pod") return movedIn(before.pods, now.pods, finding.id);
+  if (finding.kind == "container") return movedIn(before.containers, now.containers, finding.id);
+  return finding.kind == "record" &&
+         (movedIn(before.pods, now.pods, finding.id) || movedIn(before.containers, now.containers, finding.id));
+}
+
 Findings compare(const Known& known, const Seen& seen, const Paths& paths) {
   return Comparison(known, seen, paths).run();
 }

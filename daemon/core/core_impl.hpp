@@ -314,7 +314,6 @@ class CoreImpl final : public Core {
   static std::vector<std::string> imagesIn(const ImagesByLayer& byLayer, const Finding& finding);
   void judge(const std::shared_ptr<Checking>& checking, const ImagesByLayer& byLayer);
   void mendNext(const std::shared_ptr<Checking>& checking);
-  static bool isBusy(const Known& now, const Finding& finding);
   // check_look.cpp: worker
   Seen look(const Known& known, const CheckOptions& options);
   void lookAtContainers(const Known& known, Seen& seen) const;
@@ -392,6 +391,7 @@ class CoreImpl final : public Core {
   std::optional<HostAddressWatch> hostWatch_;
   bool followingHost_ = false;  // a look at the host's addresses is due
   OperationQueue reloads_;
+  OperationQueue checks_;
   std::map<std::string, Condition> reported_;  // by type
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;

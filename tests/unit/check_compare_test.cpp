@@ -1,6 +1,7 @@
 // What a check makes of records and of what was seen.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "daemon/core/check.hpp"
@@ -192,6 +193,29 @@ TEST(CheckCompare, TheStoreIsComparedByObject) {
             (Codes{"record-differs " + kPod, "record-differs " + kStranger, "record-differs " + kContainer}));
   scene.podBusy = scene.containerBusy = true;
   EXPECT_EQ(scene.codes(), Codes{"record-differs " + kStranger}) << "a second look tells whether it stays";
+}
+
+TEST(CheckCompare, WhatHasMovedDuringTheLookIsNoFinding) {
+  Scene scene;
+  scene.storedDiffers = true;
+  auto found = scene.run();
+  ASSERT_EQ(found.size(), 2U);
+  auto moved = [&](const Known& now) {
+    return std::count_if(found.begin(), found.end(), [&](auto& one) { return hasMoved(scene.known, now, one); });
+  };
+  EXPECT_EQ(moved(scene.known), 0);
+  auto now = scene.known;
+  now.pods[kPod].busy = true;
+  EXPECT_EQ(moved(now), 1);
+  now = scene.known;
+  now.containers[kContainer].record = std::make_shared<ContainerRecord>(scene.container);
+  EXPECT_EQ(moved(now), 1) << "written anew, and what was read of the store may be the older";
+  now.pods.erase(kPod);
+  EXPECT_EQ(moved(now), 2);
+  Finding stranger{.code = "record-differs", .kind = "record", .id = kStranger};
+  EXPECT_FALSE(hasMoved(scene.known, now, stranger));
+  now.pods[kStranger] = {std::make_shared<PodRecord>(), false};
+  EXPECT_TRUE(hasMoved(scene.known, now, stranger));
 }
 
 TEST(CheckCompare, IdsInNames) {
