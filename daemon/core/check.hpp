@@ -1,6 +1,8 @@
 // What is found by a check: the records, what was seen of the machine, and the comparison, which touches neither.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -48,7 +50,7 @@ struct SeenCgroup {
 
 // Of a container whose record says that it lives.
 struct SeenProcess {
-  bool alive = false;       // a process with its number and start time
+  bool alive = false;       // a process with its number and start time, or it cannot be said
   bool inCgroup = false;    // and below the container's cgroup
   bool monitored = false;   // its conmon is in /mon/<id>
   bool serverLost = false;  // its fuse-overlayfs has ended
@@ -77,6 +79,7 @@ struct Seen {
   std::set<std::string> lostPauses;                          // pods whose pause process has ended
   std::vector<SeenPath> paths;
   Findings others;  // of the parts: images, storage, network, databases
+  bool mountsRead = false;
   store::LiveStore::Content stored;
   bool storedRead = false;
 };
@@ -91,6 +94,9 @@ bool hasMoved(const Known& before, const Known& now, const Finding& finding);
 // The cgroups below this directory that are named by ids. What is below one that is no pod's is not looked at: a
 // container may have cgroups of its own, and what it names them by is its own affair.
 std::vector<SeenCgroup> cgroupsWithIds(const std::string& root, const std::function<bool(const std::string&)>& isPod);
+
+// Whether no process has this number and start time. One that cannot be looked at is not gone.
+bool isGone(pid_t pid, std::uint64_t start);
 
 // The id of 64 hex digits that a name begins with, or nothing: "<id>", and "<id>-volume-0" of a fuse-overlayfs.
 std::string idIn(const std::string& name);

@@ -170,7 +170,7 @@ void Comparison::livingContainer(const ContainerRecord& container) {
   if (seen.alive && !seen.exitFile && !seen.monitored) error("monitor-missing", "conmon, which watches it, has ended");
   if (seen.alive && seen.serverLost) error("server-missing", "fuse-overlayfs, which serves its files, has ended");
   if (!seen.bundle) error("bundle-missing", paths_.containerDirectory(container.id) + " is gone");
-  if (seen_.overlaid.contains(container.id) && mountsAt(merged(container.id)) == 0)
+  if (seen_.mountsRead && seen_.overlaid.contains(container.id) && mountsAt(merged(container.id)) == 0)
     error("root-not-mounted", "nothing is mounted on " + merged(container.id));
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 
 #include "daemon/core/core_impl.hpp"
@@ -16,12 +17,8 @@ namespace userpod::core {
 namespace {
 
 constexpr std::size_t kLongestProc = 4U << 20;
-
-bool isThisProcess(pid_t pid, std::uint64_t start) {
-  if (pid <= 0) return false;
-  auto found = processStartTime(pid);
-  return found && *found == start;
-}
+// Some hundred bytes a mount, of which a node may have 100000: sysctl fs.mount-max.
+constexpr std::size_t kLongestMountinfo = 64U << 20;
 
 std::vector<std::string> processesIn(const std::string& cgroup) {
   auto text = readFile(cgroup + "/cgroup.procs", kLongestProc);
@@ -29,10 +26,11 @@ std::vector<std::string> processesIn(const std::string& cgroup) {
   return split(trim(*text), '\n');
 }
 
-bool isIn(pid_t pid, const std::string& cgroup) {
+// One that has just ended has none, and another finding.
+bool isAstray(pid_t pid, const std::string& cgroup) {
   auto text = readFile(fmt::format("/proc/{}/cgroup", pid), 64U << 10);
   // Seen from the host's cgroup namespace: below the node's cgroup.
-  return text && text->find(cgroup) != std::string::npos;
+  return text && text->find(cgroup) == std::string::npos;
 }
 
 bool isPinned(const std::string& path) {
@@ -47,6 +45,13 @@ SeenPath pathSight(const std::string& path, unsigned expected) {
 }
 
 }  // namespace
+
+bool isGone(pid_t pid, std::uint64_t start) {
+  if (pid <= 0) return true;
+  auto found = processStartTime(pid);
+  if (found) return *found != start;
+  return found.error().sysErrno() == ENOENT || found.error().sysErrno() == ESRCH;
+}
 
 std::vector<SeenCgroup> cgroupsWithIds(const std::string& root, const std::function<bool(const std::string&)>& isPod) {
   std::vector<SeenCgroup> found;
@@ -74,8 +79,8 @@ void CoreImpl::lookAtContainers(const Known& known, Seen& seen) const {
     if (overlaid) seen.overlaid.insert(id);
     if (record.state == ContainerRecord::State::Exited) continue;
     SeenProcess& process = seen.processes[id];
-    process.alive = isThisProcess(record.pid, record.pidStart);
-    process.inCgroup = process.alive && isIn(record.pid, record.cgroup);
+    process.alive = !isGone(record.pid, record.pidStart);
+    process.inCgroup = process.alive && !isAstray(record.pid, record.cgroup);
     auto monitors = processesIn(node_.cgroupRoot + "/mon/" + id);
     process.monitored =
         std::find(monitors.begin(), monitors.end(), std::to_string(record.monitorPid)) != monitors.end();
@@ -93,7 +98,7 @@ void CoreImpl::lookAtPods(const Known& known, Seen& seen) const {
     for (const auto& [name, path] :
          {std::pair("network", spaces.network), std::pair("ipc", spaces.ipc), std::pair("uts", spaces.uts)})
       if (path.starts_with(parts_.paths.node + "/") && !isPinned(path)) seen.lostPins[id].emplace_back(name);
-    if (record.pausePid > 0 && !isThisProcess(record.pausePid, record.pauseStart)) seen.lostPauses.insert(id);
+    if (record.pausePid > 0 && isGone(record.pausePid, record.pauseStart)) seen.lostPauses.insert(id);
   }
 }
 
@@ -136,9 +141,13 @@ void CoreImpl::lookAtDatabases(const CheckOptions& options, Seen& seen) const {
        "pulled again",
        false}};
   for (const auto& [path, mend, repairable] : databases)
-    if (auto checked = store::checkDatabase(path, options.deep); !checked)
-      seen.others.push_back(
-          {"database-damaged", Finding::Severity::Error, "database", path, checked.error().text(), mend, repairable});
+    if (auto checked = store::checkDatabase(path, options.deep); !checked) {
+      // The daemon has had it since its start.
+      bool damaged = store::isDamage(checked.error()) || !pathExists(path);
+      seen.others.push_back({damaged ? "database-damaged" : "database-unreadable", Finding::Severity::Error, "database",
+                             path, checked.error().text(), damaged ? mend : store::kUnreadableMend,
+                             damaged && repairable});
+    }
   if (auto stored = store::LiveStore::read(paths.liveDatabase())) {
     seen.stored = std::move(*stored);
     seen.storedRead = true;
@@ -167,12 +176,22 @@ void CoreImpl::lookAtParts(const Known& known, Seen& seen) {
           "userpodctl doctor; journalctl --user -u userpod-node.service", false}});
 }
 
+void CoreImpl::lookAtMounts(Seen& seen) const {
+  constexpr const char* kMountinfo = "/proc/self/mountinfo";
+  auto mounts = readFile(kMountinfo, kLongestMountinfo);
+  seen.mountsRead = bool(mounts);
+  if (mounts)
+    seen.mounts = mountsBelow(*mounts, {parts_.paths.data, parts_.paths.runtime});
+  else
+    seen.others.push_back({"mounts-unreadable", Finding::Severity::Warning, "file", kMountinfo,
+                           "no mount was looked at: " + mounts.error().text(), "userpodctl enter -- findmnt", false});
+}
+
 Seen CoreImpl::look(const Known& known, const CheckOptions& options) {
   Seen seen;
   lookAtPaths(seen);
   seen.runtimeStates = runtime_->containers();
-  if (auto mounts = readFile("/proc/self/mountinfo", kLongestProc))
-    seen.mounts = mountsBelow(*mounts, {parts_.paths.data, parts_.paths.runtime});
+  lookAtMounts(seen);
   seen.cgroups = cgroupsWithIds(node_.cgroupRoot, [&](const std::string& id) { return known.hasPod(id); });
   lookAtContainers(known, seen);
   lookAtPods(known, seen);

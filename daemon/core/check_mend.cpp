@@ -1,5 +1,6 @@
 // The mends of what a check finds. Nothing that a record owns is removed; what is said of an object is looked at once
 // more with its queue held.
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +21,13 @@ Status restoreMode(const std::string& path, unsigned mode) {
   std::string self = "/proc/self/fd/" + std::to_string(file.get());
   if (::chmod(self.c_str(), mode) < 0) return sysError("set the mode of " + path);
   return {};
+}
+
+// Of a process that is held; without one nothing is said against it.
+bool hasEnded(const UniqueFd& process) {
+  if (!process) return true;
+  pollfd wait{.fd = process.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&wait, 1, 0) == 1;
 }
 
 Error gone(const Finding& finding) {
@@ -131,23 +139,36 @@ void CoreImpl::mendContainer(const Finding& finding, DoneCallback done) {
       container->operations.release();
       return done(gone(finding));
     }
-    if (over) {
-      releaseAfterExit(container);
-    } else {
-      auto start = record.pid > 0 ? processStartTime(record.pid) : Result<std::uint64_t>(std::uint64_t{0});
-      if (finding.code == "process-missing" && start && *start == record.pidStart && record.pid > 0) {
-        container->operations.release();
-        return done(gone(finding));
-      }
-      container->exitSeen = true;
-      handleExit(container);
-    }
-    // Its turn comes when that has been done.
-    container->operations.acquire([container, done = std::move(done)] {
+    if (over) return mendEnded(container, finding, std::move(done));
+    if (finding.code == "process-missing" && !(isGone(record.pid, record.pidStart) && hasEnded(container->process))) {
       container->operations.release();
-      done({});
+      return done(gone(finding));
+    }
+    container->exitSeen = true;
+    handleExit(container);
+    // Its turn comes when that has been done.
+    container->operations.acquire([container, finding, done = std::move(done)] {
+      bool over = container->record->state == ContainerRecord::State::Exited;
+      container->operations.release();
+      done(over ? Status() : Status(gone(finding)));
     });
   });
+}
+
+void CoreImpl::mendEnded(const ContainerPointer& container, const Finding& finding, DoneCallback done) {
+  background<Status>(
+      [this, record = container->record, code = finding.code]() -> Status {
+        if (code != "cgroup-left") return {};
+        // Its monitor's and its server's too.
+        for (const auto& found : cgroupsWithIds(node_.cgroupRoot, [&](auto& id) { return id == record->podId; }))
+          if (found.id == record->id) USERPOD_CHECK(node_.removeCgroup(found.path));
+        return {};
+      },
+      [this, container, done = std::move(done)](Status removed) {
+        releaseAfterExit(container, [removed = std::move(removed), done](Status released) {
+          done(removed ? std::move(released) : removed);
+        });
+      });
 }
 
 // From what is known here, which is the truth.

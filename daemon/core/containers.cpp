@@ -292,7 +292,7 @@ void CoreImpl::finishStart(const ContainerPointer& container, Status started, Do
 }
 
 // Called with the container's queue held, once it has ended: gives back what only a living container needs.
-void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
+void CoreImpl::releaseAfterExit(const ContainerPointer& container, DoneCallback done) {
   unwatchOom(container);
   if (container->monitor) strand_->unwatch(container->monitor.get());
   container->monitor.reset();
@@ -303,18 +303,24 @@ void CoreImpl::releaseAfterExit(const ContainerPointer& container) {
     strand_->cancel(stop->timer);
     for (const auto& waiter : stop->waiters) waiter({});
   }
-  background<bool>(
+  background<Status>(
       [this, record = container->record, handler = handlerOf(*container->record)] {
-        auto note = [&](const Status& status) {
-          if (!status) logFailure(Level::Warning, status.error(), {{"CONTAINER_ID", record->id}});
+        Status first;
+        auto note = [&](Status status) {
+          if (status) return;
+          logFailure(Level::Warning, status.error(), {{"CONTAINER_ID", record->id}});
+          if (first) first = std::move(status);
         };
         note(runtime_->remove(record->id, handler));
         reachStage("exit.deleted", record->id);
         note(storage_->unmountContainer(record->id));
         note(node_.removeCgroup(record->cgroup));
-        return true;
+        return first;
       },
-      [container](bool) { container->operations.release(); });
+      [container, done = std::move(done)](Status status) {
+        if (done) done(std::move(status));
+        container->operations.release();
+      });
 }
 
 void CoreImpl::removeContainer(const std::string& key, DoneCallback done) {

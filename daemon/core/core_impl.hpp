@@ -250,7 +250,8 @@ class CoreImpl final : public Core {
   void undoContainer(const ContainerRecord& record, const std::string& handler);  // worker
   void finishCreate(const ContainerPointer& container, Result<ContainerMade> made);
   void finishStart(const ContainerPointer& container, Status started, DoneCallback done);
-  void releaseAfterExit(const ContainerPointer& container);
+  // What of it is not needed any more is let go; then the next operation has its turn. done() has the first failure.
+  void releaseAfterExit(const ContainerPointer& container, DoneCallback done = {});
   std::string handlerOf(const ContainerRecord& record) const;
   void removeContainerEntity(const ContainerPointer& container, DoneCallback done);
 
@@ -319,6 +320,7 @@ class CoreImpl final : public Core {
   void lookAtContainers(const Known& known, Seen& seen) const;
   void lookAtPods(const Known& known, Seen& seen) const;
   void lookAtPaths(Seen& seen) const;
+  void lookAtMounts(Seen& seen) const;
   void lookAtDatabases(const CheckOptions& options, Seen& seen) const;
   void lookAtParts(const Known& known, Seen& seen);
   // check_mend.cpp
@@ -329,6 +331,7 @@ class CoreImpl final : public Core {
   void removeImagesOf(const Finding& finding, const std::vector<std::string>& images, DoneCallback done);
   void mendPod(const Finding& finding, DoneCallback done);
   void mendContainer(const Finding& finding, DoneCallback done);
+  void mendEnded(const ContainerPointer& container, const Finding& finding, DoneCallback done);  // its queue is held
   Status mendLiveStore(bool damaged);
 
   // jobs.cpp

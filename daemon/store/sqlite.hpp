@@ -112,6 +112,9 @@ bool isDamage(const Error& error);
 // Whether the file is there, a database and undamaged; `deep`: by integrityCheck(). A connection of its own that only
 // reads, beside any other: any process, any thread.
 Status checkDatabase(const std::string& path, bool deep);
+// What to do where it says anything else of a file that is there.
+inline constexpr const char* kUnreadableMend =
+    "see that the file and its directory can be read and written, and that the file system is not full or read-only";
 // Renames the database file and its journals to <path>.damaged*, replacing older ones.
 Status setAside(const std::string& path);
 

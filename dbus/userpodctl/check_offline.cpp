@@ -40,8 +40,11 @@ void checkDirectory(const std::string& path, Findings& found) {
 void checkFile(const std::string& path, const char* mend, Findings& found) {
   struct stat info{};
   if (::lstat(path.c_str(), &info) < 0) return;
-  if (auto checked = store::checkDatabase(path, true); !checked)
-    found.push_back({"database-damaged", Severity::Error, "database", path, checked.error().text(), mend, false});
+  auto checked = store::checkDatabase(path, true);
+  if (checked) return;
+  bool damaged = store::isDamage(checked.error());
+  found.push_back({damaged ? "database-damaged" : "database-unreadable", Severity::Error, "database", path,
+                   checked.error().text(), damaged ? mend : store::kUnreadableMend, false});
 }
 
 }  // namespace

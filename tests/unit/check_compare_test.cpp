@@ -1,5 +1,7 @@
 // What a check makes of records and of what was seen.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -41,7 +43,7 @@ struct Scene {
     seen.roots[kContainer] = true;
     seen.overlaid = {kContainer};
     seen.paths = {{"/data", 0700, true, 0700, true}};
-    seen.storedRead = true;
+    seen.storedRead = seen.mountsRead = true;
   }
   Findings run() {
     if (!storedDiffers) {
@@ -138,6 +140,14 @@ TEST(CheckCompare, AnEndedContainerLeavesItsFilesOnly) {
   EXPECT_EQ(found[0].severity, Finding::Severity::Info);
 }
 
+TEST(CheckCompare, WhereNoMountCouldBeReadNoneIsMissing) {
+  Scene scene;
+  scene.seen.mounts.clear();
+  EXPECT_EQ(scene.codes(), Codes{"root-not-mounted " + kContainer});
+  scene.seen.mountsRead = false;
+  EXPECT_EQ(scene.codes(), Codes{});
+}
+
 TEST(CheckCompare, MountedTwice) {
   Scene scene;
   scene.seen.mounts.push_back(scene.seen.mounts.front());
@@ -216,6 +226,22 @@ TEST(CheckCompare, WhatHasMovedDuringTheLookIsNoFinding) {
   EXPECT_FALSE(hasMoved(scene.known, now, stranger));
   now.pods[kStranger] = {std::make_shared<PodRecord>(), false};
   EXPECT_TRUE(hasMoved(scene.known, now, stranger));
+}
+
+TEST(CheckCompare, OnlyWhatIsNotThereIsGone) {
+  auto start = processStartTime(::getpid());
+  ASSERT_TRUE(start);
+  EXPECT_FALSE(isGone(::getpid(), *start));
+  EXPECT_TRUE(isGone(::getpid(), *start + 1)) << "the number has come again";
+  EXPECT_TRUE(isGone(0, 0));
+  EXPECT_TRUE(isGone(1 << 30, 0));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  bool gone = isGone(::getpid(), *start);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_FALSE(gone) << "it could not be looked at";
 }
 
 TEST(CheckCompare, IdsInNames) {
