@@ -160,6 +160,16 @@ class CheckTest(running.Running):
 
     # ---- what somebody has
 
+    def test_cgroups_below_a_containers_are_its_own(self):
+        """As docker in a container names its own by ids."""
+        pod = self.pod()
+        made = self.container(pod, LOOP)
+        inside = f'/sys/fs/cgroup/pods/{pod}/{made}/docker/{some_id()}'
+        in_node(f'mkdir -p {inside}; sh -c "echo \\$\\$ >{inside}/cgroup.procs; exec setsid sleep 4243" </dev/null >/dev/null 2>&1 &')
+        lives = cri.wait_until(lambda: in_node(f'cat {inside}/cgroup.procs').split(), what='a process in it')
+        self.clean('--repair', '--yes')
+        self.assertEqual(in_node(f'cat {inside}/cgroup.procs').split(), lives)
+
     def directory_of(self, container):
         """One of its image's layers, the largest."""
         info = json.loads(cri.run(CTL, 'inspect', self.image))
@@ -310,6 +320,10 @@ class CheckTest(running.Running):
         self.addCleanup(running.restart_daemon)
         status, findings = check()
         self.assertEqual((status, findings), (75, []))
+        os.chmod(f'{cri.DATA_DIR}/images.db', 0)
+        status, findings = check()
+        os.chmod(f'{cri.DATA_DIR}/images.db', 0o600)
+        self.assertEqual((status, named(findings)), (75, {('database-unreadable', f'{cri.DATA_DIR}/images.db')}), 'which is no damage')
         self.damage(f'{cri.DATA_DIR}/images.db')
         os.chmod(cri.DATA_DIR, 0o755)
         status, findings = check()

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "daemon/images/digest.hpp"
+#include "daemon/images/layer_pool.hpp"
 #include "daemon/sys/fd.hpp"
 
 namespace userpod::images {
@@ -79,6 +80,31 @@ TEST(LayerCheck, CountsFilesAndLinksOnce) {
   EXPECT_EQ(countTree(top, stop.get_token()).error().code(), Code::Canceled);
   ASSERT_TRUE(removeTree(top));
   EXPECT_FALSE(countTree(top, {}));
+}
+
+TEST(LayerCheck, ALayerInUseStaysAndOneOfAnOlderBuildIsNotCompared) {
+  std::string top = "/tmp/userpod-pool-XXXXXX";
+  ASSERT_NE(::mkdtemp(top.data()), nullptr);
+  Paths paths{.runtime = top, .data = top, .config = top, .node = top};
+  const std::string layer = "sha256:" + std::string(64, '1');
+  ASSERT_TRUE(makeDirectories(top + "/layers/aa"));
+  {
+    auto store = store::ImageStore::open(paths.imageDatabase());
+    ASSERT_TRUE(store) << store.error().text();
+    ASSERT_TRUE((*store)->keepLayer({.diffId = layer, .directory = "aa", .size = 0, .inodes = 7}));
+  }
+  auto pool = LayerPool::open(paths, {"aa"});
+  ASSERT_TRUE(pool) << pool.error().text();
+  auto counted = [&] { return codesOf(*(*pool)->countLayers({}, {}, [](std::size_t, std::size_t) {})); };
+  EXPECT_EQ(counted(), Codes{"layer-changed " + layer});
+  EXPECT_EQ((*pool)->dropLayer(layer).error().code(), Code::Busy) << "no image has it, a container does";
+  EXPECT_TRUE(pathExists(top + "/layers/aa"));
+  auto database = store::Database::open(paths.imageDatabase());
+  ASSERT_TRUE(database);
+  ASSERT_TRUE(database->execute("UPDATE layers SET counted=0"));
+  EXPECT_EQ(counted(), Codes{});
+  pool->reset();
+  ASSERT_TRUE(removeTree(top));
 }
 
 TEST(LayerCheck, DocumentsAreWhatTheImageIsNamedBy) {
