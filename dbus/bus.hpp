@@ -1,7 +1,7 @@
 // The bus front end: org.userpod1 on the user's session bus, a translation of the core and nothing more.
 //
-// One thread, one connection, which another thread opens. The CRI does not need it: without a bus, after its end, or while
-// another process has the name, it tries again by itself, from one second to thirty apart.
+// One thread, one connection, which another thread opens. The CRI does not need it: without a bus, after its end, or
+// while another process has the name, it tries again by itself, from one second to thirty apart.
 #pragma once
 
 #include <atomic>
