@@ -3,7 +3,10 @@
 #include <malloc.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
@@ -64,41 +67,81 @@ void followConfiguration(core::Core& core) {
   });
 }
 
-// The request first: what it has written before it is read is read.
-void reload(core::Core& core) {
+// What the main thread does while the daemon serves: it feeds the watchdog and takes signals, and waits for nothing
+// else.
+class Attendant {
+ public:
+  Attendant(core::Core& core, Pulse& pulse, bool watched) : core_(core), pulse_(pulse), watched_(watched) {}
+  // Until a signal ends it.
+  void serve(const sigset_t& signals);
+
+ private:
+  void look();
+  void startReload();
+  void finishReload();
+
+  core::Core& core_;
+  Pulse& pulse_;
+  bool watched_;
+  std::string request_;                 // of the reload under way
+  std::future<ReloadOutcome> outcome_;  // valid while one is
+  bool again_ = false;                  // one more was asked for meanwhile
+};
+
+void Attendant::serve(const sigset_t& signals) {
+  for (;;) {
+    look();
+    auto left = std::chrono::ceil<std::chrono::nanoseconds>(pulse_.next() - Pulse::Clock::now()).count();
+    left = std::max<std::int64_t>(left, 0);
+    timespec wait{left / 1'000'000'000, left % 1'000'000'000};
+    int signal = ::sigtimedwait(&signals, nullptr, &wait);
+    if (signal == SIGTERM || signal == SIGINT) return;
+    if (signal == SIGHUP) startReload();
+    if (outcome_.valid() && outcome_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) finishReload();
+  }
+}
+
+// The watchdog is fed only while all that clients wait for answers.
+void Attendant::look() {
+  switch (pulse_.look(Pulse::Clock::now())) {
+    case Pulse::Look::Nothing:
+      return;
+    case Pulse::Look::Silent:
+      return logError("no answer of: {}; without one userpodd is started anew", pulse_.silent());
+    case Pulse::Look::Beat:
+      if (watched_) (void)::sd_notify(0, "WATCHDOG=1");
+      // Bursts (a pull, many creates at once) leave free pages between live ones; idle memory goes back to the system.
+      ::malloc_trim(0);
+  }
+}
+
+// One after the other. The request first: what it has written before it is read is read.
+void Attendant::startReload() {
+  again_ = outcome_.valid();
+  if (again_) return;
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   (void)::sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", now.tv_sec * 1'000'000LL + now.tv_nsec / 1000);
-  std::string request = reloadRequest(core.paths().runtime);
+  request_ = reloadRequest(core_.paths().runtime);
   auto outcome = std::make_shared<std::promise<ReloadOutcome>>();
-  core.reload([outcome](Result<core::Reloaded> reloaded) {
+  outcome_ = outcome->get_future();
+  core_.reload([outcome](Result<core::Reloaded> reloaded) {
     outcome->set_value(reloaded ? ReloadOutcome{0, reloaded->text()}
                                 : ReloadOutcome{exitStatus(reloaded.error().code()), reloaded.error().text()});
+    (void)::kill(::getpid(), SIGUSR1);  // wakes serve(): no other thread takes it
   });
-  // For ever, if the core does not answer: then the watchdog is not fed.
-  auto became = outcome->get_future().get();
-  (void)::sd_notify(0, "READY=1");
-  if (auto told = answerReload(core.paths().runtime, request, became); !told)
-    logWarning("outcome of the reload: {}", told.error());
 }
 
-// Until a signal ends it. The watchdog is fed only while all that clients wait for answers.
-void serve(core::Core& core, Pulse& pulse, const sigset_t& signals) {
-  std::uint64_t interval = 0;
-  bool watched = ::sd_watchdog_enabled(0, &interval) > 0;
-  std::uint64_t pause = watched ? interval / 3 : 60'000'000;
-  for (;;) {
-    if (watched && pulse.beat())
-      (void)::sd_notify(0, "WATCHDOG=1");
-    else if (watched)
-      logError("no answer of: {}; without one userpodd is started anew", pulse.silent());
-    // Bursts (a pull, many creates at once) leave free pages between live ones; idle memory goes back to the system.
-    ::malloc_trim(0);
-    timespec wait{static_cast<time_t>(pause / 1'000'000), static_cast<long>(pause % 1'000'000 * 1000)};
-    int signal = ::sigtimedwait(&signals, nullptr, &wait);
-    if (signal == SIGTERM || signal == SIGINT) return;
-    if (signal == SIGHUP) reload(core);
-  }
+void Attendant::finishReload() {
+  (void)::sd_notify(0, "READY=1");
+  if (auto told = answerReload(core_.paths().runtime, request_, outcome_.get()); !told)
+    logWarning("outcome of the reload: {}", told.error());
+  if (again_) startReload();
+}
+
+// Three beats in each of the watchdog's times; without one, only for the memory that is given back.
+Pulse::Clock::duration pauseOf(bool watched, std::uint64_t interval) {
+  return watched ? std::chrono::microseconds(interval / 3) : std::chrono::microseconds(std::chrono::minutes(1));
 }
 
 // Everything that is wrong with the files, then the first of it as the error.
@@ -127,13 +170,20 @@ Status run(UniqueFd brokerSocket, const sigset_t& signals) {
     core->report({"SessionBus", false, "NoSessionBus", frontEnd.error().text()});
   }
   followConfiguration(*core);
-  Pulse pulse;
-  pulse.add("core", [&core](auto answer) { core->ping(std::move(answer)); });
-  pulse.add("CRI server", [&server](auto answer) { server->ping(std::move(answer)); });
-  if (frontEnd) pulse.add("bus", [&frontEnd](auto answer) { (*frontEnd)->ping(std::move(answer)); });
+  std::uint64_t interval = 0;
+  bool watched = ::sd_watchdog_enabled(0, &interval) > 0;
+  Pulse pulse(pauseOf(watched, interval));
+  if (watched) {
+    pulse.add("core", [&core](auto answer) { core->ping(std::move(answer)); });
+    pulse.add("CRI server", [&server](auto answer) { server->ping(std::move(answer)); });
+    if (frontEnd)
+      pulse.add(
+          "bus", [&frontEnd](auto answer) { (*frontEnd)->ping(std::move(answer)); },
+          [&frontEnd] { return (*frontEnd)->asking(); });
+  }
   tellStatus(paths, "");
   (void)::sd_notify(0, "READY=1");
-  serve(*core, pulse, signals);
+  Attendant(*core, pulse, watched).serve(signals);
   (void)::sd_notify(0, "STOPPING=1");
   server->stop(kStopGrace);
   server.reset();

@@ -229,6 +229,26 @@ class Reload(Configured):
         self.reload('pids-limit = 30\n')
         self.assertEqual(self.shown()['pidsLimit'], 30)
 
+    def test_operations_that_keep_all_workers_busy_do_not_hold_it_up(self):
+        hooks = tempfile.mkdtemp(prefix='userpod-test-hooks-', dir='/var/tmp')
+        self.addCleanup(subprocess.run, ['rm', '-rf', hooks], check=True)
+        with open(f'{hooks}/slow.json', 'w', encoding='utf-8') as f:
+            json.dump({'version': '1.0.0', 'hook': {'path': '/bin/sleep', 'args': ['sleep', '17'], 'timeout': 40},
+                       'when': {'always': True}, 'stages': ['createRuntime']}, f)
+        pod = self.pod()
+        self.reload(f'hooks-dir = ["{hooks}"]\n')
+        calls = [self.cri.future('CreateContainer', pod_sandbox_id=pod, sandbox_config=self.configs[pod], config={
+            'metadata': {'name': f'slow{i}'}, 'image': {'image': self.image}, 'linux': {}}) for i in range(14)]
+        cri.wait_until(lambda: int(cri.run('pgrep', '-cxf', 'sleep 17', check=False) or 0) >= 12, what='all workers busy')
+        begin = time.monotonic()
+        self.reload(f'hooks-dir = ["{hooks}"]\npids-limit = 31\n')
+        took = time.monotonic() - begin
+        self.assertFalse(any(call.done() for call in calls))
+        self.assertLess(took, 10)
+        self.assertEqual(self.shown()['pidsLimit'], 31)
+        for call in calls:
+            call.result()
+
     def test_over_the_bus(self):
         self.configure('pids-limit = 9\nsubnet = "10.99.0.0/16"\n')
         call = ['busctl', '--user', 'call', 'org.userpod1', '/org/userpod1', 'org.userpod1.Manager', 'Reload', 'a{sv}', '0']
