@@ -226,6 +226,10 @@ class LostBus(running.Running):
             self.restart_daemon()
             self.assertLess(time.monotonic() - begin, 20)
             self.work(pod, 'after')
+            pid = running.main_pid()
+            if cri.LONG:
+                time.sleep(45)  # longer than the watchdog waits
+                self.assertEqual(running.main_pid(), pid)
             self.bus.send_signal(signal.SIGCONT)
             self.wait_for_condition(True, '', timeout=35)
             self.shown()
