@@ -10,7 +10,7 @@ namespace userpod::cri {
 namespace {
 
 // Clients are back sooner that were connected to the daemon before this one.
-constexpr std::chrono::seconds kLateFor{30};
+constexpr std::chrono::seconds kBackWithin{30};
 constexpr std::chrono::seconds kWarnEach{10};
 
 }  // namespace
@@ -59,7 +59,12 @@ Result<std::unique_ptr<EventHub>> EventHub::start(core::Core& core) {
   USERPOD_TRY(loop, EventLoop::start("cri-events"));
   hub->loop_ = std::move(loop);
   hub->gate_->hub = hub.get();
-  hub->loop_->post([raw = hub.get()] { raw->loop_->runAfter(kLateFor, [raw] { raw->late_.clear(); }); });
+  hub->loop_->post([raw = hub.get()] {
+    raw->loop_->runAfter(kBackWithin, [raw] {
+      raw->awaited_ = false;
+      raw->missed_.clear();
+    });
+  });
   core.subscribeEvents([gate = hub->gate_](const core::Event& event) {
     std::lock_guard lock(gate->mutex);
     if (gate->hub != nullptr) gate->hub->tell(event);
@@ -75,11 +80,16 @@ EventHub::~EventHub() {
 // On the core strand.
 void EventHub::tell(const core::Event& event) {
   if (event.origin != Origin::Cri) return;
-  if (clientCount_ == 0 && !event.late) return;
+  if (clientCount_ == 0 && !awaited_ && !event.late) return;
   loop_->post([this, event = std::make_shared<const core::Event>(event)] {
-    if (event->late) late_.push_back(event);
+    if (awaited_ || event->late) keep(event);
     for (auto& [id, queue] : queues_) push(queue, event);
   });
+}
+
+void EventHub::keep(const EventPointer& event) {
+  if (missed_.size() == kQueue) missed_.pop_front();
+  missed_.push_back(event);
 }
 
 EventHub::Reactor* EventHub::follow() {
@@ -92,9 +102,10 @@ EventHub::Reactor* EventHub::follow() {
 
 void EventHub::add(ClientId id, Client* client) {
   if (closed_) return client->Finish(toGrpc(stopping()));
+  awaited_ = false;
   Queue& queue = queues_[id];
   queue.client = client;
-  for (const auto& event : late_) push(queue, event);
+  for (const auto& event : missed_) push(queue, event);
   client->StartSendInitialMetadata();
 }
 

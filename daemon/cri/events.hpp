@@ -30,7 +30,8 @@ class EventHub {
   ~EventHub();
 
   // A new client. It hears what happens after its answer's headers, and, within half a minute of the daemon's start,
-  // what that found to have happened before it. Any thread; the reactor is gRPC's and ends before the hub does.
+  // what that found to have happened before it, and what has happened since then until the first client came. Any
+  // thread; the reactor is gRPC's and ends before the hub does.
   Reactor* follow();
   // Ends all streams with UNAVAILABLE, and new ones at once. Any thread.
   void close();
@@ -61,6 +62,7 @@ class EventHub {
   void tell(const core::Event& event);
   // On the loop.
   void add(ClientId id, Client* client);
+  void keep(const EventPointer& event);
   void push(Queue& queue, const EventPointer& event);
   void writeNext(Queue& queue);
   void written(ClientId id, bool ok);
@@ -71,9 +73,10 @@ class EventHub {
   std::atomic<ClientId> nextId_ = 0;
   std::atomic<std::size_t> clientCount_ = 0;
   std::atomic<std::uint64_t> dropped_ = 0;
+  std::atomic<bool> awaited_ = true;  // no client has come yet, but one may come back; the loop changes it
   // The loop's.
   std::unordered_map<ClientId, Queue> queues_;
-  std::deque<EventPointer> late_;  // found at the daemon's start
+  std::deque<EventPointer> missed_;  // by all clients, for the daemon's start; the newest
   EventLoop::Clock::time_point nextWarning_;
   bool closed_ = false;
   std::unique_ptr<EventLoop> loop_;  // last: its thread uses the others

@@ -121,18 +121,28 @@ TEST_F(CriEvents, ANewClientHearsWhatHappensFromThenOn) {
   EXPECT_EQ(early.event.created_at(), 1);
 }
 
-TEST_F(CriEvents, WhatTheDaemonsStartHasFoundIsToldToThoseWhoComeBack) {
+TEST_F(CriEvents, WhatNobodyCouldFollowIsToldToThoseWhoComeBack) {
   auto found = eventOf(Event::Kind::Stopped, 1);
   found.late = true;
   core_.tell(found);
   core_.tell(eventOf(Event::Kind::Created, 2));
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 3; ++i) {
     Follower follower(*runtime_);
-    core_.tell(eventOf(Event::Kind::Started, 3));
+    // The last is told once, to those that are there.
+    core_.tell(eventOf(Event::Kind::Started, 3 + i));
+    for (std::int64_t time : {1, 2, 3 + i}) {
+      ASSERT_TRUE(follower.read());
+      EXPECT_EQ(follower.event.created_at(), time);
+    }
+  }
+}
+
+TEST_F(CriEvents, OfWhatNobodyCouldFollowTheNewestAreKept) {
+  for (int i = 1; i <= 1500; ++i) core_.tell(eventOf(Event::Kind::Started, i));
+  Follower follower(*runtime_);
+  for (int i = 501; i <= 1500; ++i) {
     ASSERT_TRUE(follower.read());
-    EXPECT_EQ(follower.event.created_at(), 1);
-    ASSERT_TRUE(follower.read());
-    EXPECT_EQ(follower.event.created_at(), 3);
+    ASSERT_EQ(follower.event.created_at(), i);
   }
 }
 
