@@ -10,10 +10,8 @@
 namespace userpod::stats {
 namespace {
 
-constexpr int kNice = 19;
 constexpr std::chrono::milliseconds kSlice{2};   // of processor time, between looks at what else there is to do
 constexpr std::chrono::milliseconds kLarge{20};  // a layer that takes more is a large one
-constexpr std::chrono::milliseconds kBurst{20};  // what may be used at once after a rest
 
 }  // namespace
 
@@ -77,10 +75,10 @@ LayerFigures Layers::total() {
 
 void Layers::run() {
   // In Linux a thread has its own.
-  (void)::setpriority(PRIO_PROCESS, 0, kNice);
+  (void)::setpriority(PRIO_PROCESS, 0, pace_.nice);
   Lock lock(mutex_);
   credited_ = Clock::now();
-  credit_ = kBurst;
+  credit_ = pace_.burst;
   while (!stopping_) {
     collect();
     if (small_.empty() && large_.empty()) {
@@ -118,7 +116,7 @@ bool Layers::mayWork(Lock& lock) {
   auto now = Clock::now();
   auto used = threadCpuTime();
   credit_ += std::chrono::duration_cast<std::chrono::nanoseconds>((now - credited_) * pace_.share);
-  credit_ = std::min<std::chrono::nanoseconds>(credit_, kBurst) - (used - charged_);
+  credit_ = std::min(credit_, pace_.burst) - (used - charged_);
   credited_ = now;
   charged_ = used;
   if (credit_.count() > 0) return true;
