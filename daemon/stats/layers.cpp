@@ -160,10 +160,22 @@ void Layers::note(Lane& lane, TreeScan::State state) {
       large_.queue.push_back(scan.id);
     return lane.scan.reset();
   }
-  if (state == TreeScan::State::Done) layer.figures = {nowNanos(), scan.tree.bytes(), scan.tree.inodes()};
+  publish(layer, scan.tree, state);
   layer.busy = false;
   layer.due = Clock::now() + pace_.again;
   lane.scan.reset();
+}
+
+// Of a tree that was moved about meanwhile, what is there at least: or a pod could keep its layer from being counted.
+void Layers::publish(Layer& layer, const TreeScan& tree, TreeScan::State state) {
+  LayerFigures figures{nowNanos(), tree.bytes(), tree.inodes()};
+  if (state == TreeScan::State::Lost) {
+    if (figures.inodes == 0) return;  // there is no such directory
+    auto before = layer.figures.value_or(LayerFigures{});
+    figures.bytes = std::max(figures.bytes, before.bytes);
+    figures.inodes = std::max(figures.inodes, before.inodes);
+  }
+  layer.figures = figures;
 }
 
 }  // namespace userpod::stats

@@ -74,6 +74,7 @@ class Layers {
   bool mayWork(Lock& lock);
   void work(Lock& lock, Lane& lane);
   void note(Lane& lane, TreeScan::State state);
+  static void publish(Layer& layer, const TreeScan& tree, TreeScan::State state);
 
   const Path path_;
   const Pace pace_;

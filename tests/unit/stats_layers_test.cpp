@@ -314,6 +314,41 @@ TEST_F(LayerScans, BoundAndFair) {
   EXPECT_LT(std::chrono::duration<double>(used()).count(), kShare * time + 0.03);
 }
 
+// What a pod moves about while it is scanned is counted all the same: what was seen of it, or what was seen before.
+TEST_F(LayerScans, MovedInTheMidst) {
+  constexpr std::size_t kFiles = 10'000;
+  dig(100);
+  std::string deep = top_;
+  for (int i = 0; i < 100; ++i) deep += "/d";
+  for (std::size_t i = 0; i < kFiles; ++i)
+    UniqueFd(::open((deep + "/" + std::to_string(i)).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  for (int i = 0; i < 50; ++i) put("beside-" + std::to_string(i), 0);
+  // The newest comes first, so that those beside it come after it.
+  std::filesystem::rename(top_ + "/d", directory_ + "/elsewhere");
+  std::filesystem::rename(directory_ + "/elsewhere", top_ + "/d");
+  auto all = du(top_).inodes;
+  open({.first = 0s, .again = 1s, .share = 0.1, .burst = 2ms});
+  auto before = openDescriptors();
+  // Then it is on its way down to the files, which take it many slices of time.
+  auto scanIsDeep = [&] { return openDescriptors() >= before + 30; };
+  layers_->follow("upper", false);
+  ASSERT_TRUE(waitUntil(scanIsDeep));
+  std::filesystem::rename(top_ + "/d", directory_ + "/elsewhere");
+  ASSERT_TRUE(waitUntil([&] { return layers_->of("upper").has_value(); }));
+  auto part = *layers_->of("upper");
+  EXPECT_GT(part.inodes, kFiles);
+  EXPECT_LT(part.inodes, all);
+  std::filesystem::rename(directory_ + "/elsewhere", top_ + "/d");
+  ASSERT_TRUE(waitUntil([&] { return layers_->of("upper")->inodes == all; }));
+  // What was seen before is the more of the two.
+  int scans = scans_;
+  ASSERT_TRUE(waitUntil([&] { return scans_ > scans && scanIsDeep(); }));
+  auto whole = *layers_->of("upper");
+  std::filesystem::rename(top_ + "/d", directory_ + "/elsewhere");
+  ASSERT_TRUE(waitUntil([&] { return layers_->of("upper")->timestamp > whole.timestamp; }));
+  EXPECT_EQ(layers_->of("upper")->inodes, all);
+}
+
 TEST_F(LayerScans, StopInTheMidst) {
   make("large", 60'000);
   open({.first = 0s, .again = 0s, .share = 0.001, .burst = 2ms});
