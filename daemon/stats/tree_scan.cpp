@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <ctime>
@@ -35,6 +36,10 @@ TreeScan::TreeScan(const std::string& path) {
   device_ = info.st_dev;
   count(info);
   enter(std::move(top));
+}
+
+std::uint64_t TreeScan::inodes() const {
+  return inodes_ + static_cast<std::uint64_t>(std::llround(parts_));
 }
 
 TreeScan::State TreeScan::step(std::chrono::nanoseconds most, const std::function<bool()>& stop) {
@@ -86,10 +91,12 @@ void TreeScan::count(const struct stat& info) {
   std::uint64_t bytes = static_cast<std::uint64_t>(info.st_blocks) * kBlock;
   if (!S_ISDIR(info.st_mode) && info.st_nlink > 1) {
     if (linked_.contains(info.st_ino)) return;
-    if (linked_.size() < kMostLinked)
-      linked_.insert(info.st_ino);
-    else
-      bytes /= info.st_nlink;
+    if (linked_.size() == kMostLinked) {
+      parts_ += 1.0 / static_cast<double>(info.st_nlink);
+      bytes_ += bytes / info.st_nlink;
+      return;
+    }
+    linked_.insert(info.st_ino);
   }
   bytes_ += bytes;
   ++inodes_;

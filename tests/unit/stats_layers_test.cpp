@@ -154,6 +154,19 @@ TEST_F(TreeOnDisk, ComesBackToWhereItWas) {
   EXPECT_EQ(scanned().inodes, 1 + 80U + 1 + 500 + 200);
 }
 
+TEST_F(Tree, MoreLinkedFilesThanAreRemembered) {
+  constexpr int kFiles = 50'500;
+  auto path = [this](int file, int name) { return top_ + "/" + std::to_string(name) + "-" + std::to_string(file); };
+  for (int i = 0; i < kFiles; ++i) {
+    UniqueFd file(::open(path(i, 0).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::write(file.get(), "x", 1), 1);
+    for (int name = 1; name < 3; ++name) ASSERT_EQ(::link(path(i, 0).c_str(), path(i, name).c_str()), 0);
+  }
+  EXPECT_EQ(scanned().inodes, kFiles + 1U);
+  // Of each name a third, rounded down.
+  EXPECT_NEAR(static_cast<double>(scanned().bytes), static_cast<double>(du(top_).bytes), 2 * kFiles);
+}
+
 TEST_F(Tree, MovedAwayMeanwhile) {
   dig(500);
   TreeScan scan(top_);
