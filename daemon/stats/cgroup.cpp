@@ -69,6 +69,12 @@ Figure parseNumber(std::string_view text) {
   return wholeNumber<std::uint64_t>(trim(text));
 }
 
+Figure parseDescendants(std::string_view text) {
+  Figure descendants;
+  parseNamed(text, std::array{Name{"nr_descendants", &descendants}});
+  return descendants;
+}
+
 std::optional<Pressure> parsePressure(std::string_view text) {
   Pressure pressure;
   bool found = false;

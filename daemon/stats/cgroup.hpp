@@ -20,6 +20,7 @@ CpuFigures parseCpu(std::string_view text);                        // cpu.stat
 void parseMemoryStat(std::string_view text, MemoryFigures& into);  // after usage and limit
 void parseMemoryEvents(std::string_view text, MemoryFigures& into);
 std::vector<DeviceIo> parseIo(std::string_view text);
+Figure parseDescendants(std::string_view text);  // of cgroup.stat: how many cgroups are below, on all levels
 
 // Reads cgroups, one at a time: by one thread, and made for the time of some reads.
 class CgroupReader {

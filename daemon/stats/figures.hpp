@@ -83,7 +83,7 @@ struct FilesystemFigures {
 
 // Of a container's processes, Detail::All.
 struct ProcessFigures {
-  std::uint64_t processes = 0, threads = 0;
+  Figure processes, threads;
   Figure descriptors, sockets;  // open
   Figure softFileLimit;         // RLIMIT_NOFILE of its first process
 };

@@ -18,7 +18,7 @@ namespace userpod::stats {
 namespace {
 
 constexpr std::size_t kMostProcesses = 64;  // that are looked at
-constexpr std::size_t kMostBelow = 64;      // cgroups
+constexpr std::size_t kMostBelow = 64;      // cgroups; a container with more of them is not counted
 constexpr std::size_t kMostDescriptors = 4096;
 constexpr std::size_t kMostText = 1U << 20;
 
@@ -121,10 +121,16 @@ ProcessFigures readProcesses(const std::string& cgroup, std::int32_t firstPid, F
     if (!tasks) readPids(directory.get(), (below + "cgroup.threads").c_str(), threads);
   };
   read("");
-  for (const auto& name : cgroupsBelow(directory.get())) read(name + "/");
-  figures.processes = processes.count;
-  figures.threads = tasks.value_or(threads.count);
-  countDescriptors(processes, figures);
+  auto below = cgroupsBelow(directory.get());
+  for (const auto& name : below) read(name + "/");
+  auto stat = readFile(cgroup + "/cgroup.stat", 4096);
+  bool all = !stat || parseDescendants(*stat).value_or(0) <= below.size();
+  figures.threads = tasks;
+  if (all) {
+    figures.processes = processes.count;
+    if (!tasks) figures.threads = threads.count;
+    countDescriptors(processes, figures);
+  }
   if (auto limits = readFile(fmt::format("/proc/{}/limits", firstPid), 8192); firstPid > 0 && limits)
     figures.softFileLimit = parseSoftFileLimit(*limits);
   return figures;

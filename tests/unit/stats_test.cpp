@@ -301,6 +301,33 @@ TEST_F(Processes, OfACgroup) {
   EXPECT_EQ(*visible.sockets + 1, *after.sockets);
 }
 
+// As systemd in a container makes them.
+TEST_F(Processes, InCgroupsFarBelowAreNotToldInPart) {
+  auto own = std::to_string(::getpid());
+  for (const char* name : {"init.scope", "system.slice", "system.slice/a.service"})
+    std::filesystem::create_directory(directory_ + "/" + name);
+  put("init.scope/cgroup.procs", own + "\n");
+  put("cgroup.stat", "nr_descendants 3\nnr_dying_descendants 1\n");
+  auto figures = readProcesses(directory_, ::getpid(), 5);
+  EXPECT_FALSE(figures.processes);
+  EXPECT_EQ(figures.threads, 5U);
+  EXPECT_FALSE(figures.descriptors);
+  EXPECT_FALSE(figures.sockets);
+  EXPECT_TRUE(figures.softFileLimit);
+  EXPECT_FALSE(readProcesses(directory_, 0, std::nullopt).threads);
+  put("cgroup.stat", "nr_descendants 2\nnr_dying_descendants 1\n");
+  EXPECT_EQ(readProcesses(directory_, 0, 5).processes, 1U);
+}
+
+TEST_F(Processes, InTooManyCgroupsAreNotToldInPart) {
+  for (int i = 0; i < 65; ++i) std::filesystem::create_directory(directory_ + "/exec-" + std::to_string(i));
+  put("cgroup.stat", "nr_descendants 65\n");
+  EXPECT_FALSE(readProcesses(directory_, 0, 65).processes);
+  std::filesystem::remove(directory_ + "/exec-7");
+  put("cgroup.stat", "nr_descendants 64\n");
+  EXPECT_EQ(readProcesses(directory_, 0, 65).processes, 0U);
+}
+
 TEST_F(Processes, ManyOfThem) {
   std::string pids;
   for (int i = 0; i < 20000; ++i) pids += std::to_string(100000 + i) + "\n";
@@ -308,7 +335,7 @@ TEST_F(Processes, ManyOfThem) {
   auto figures = readProcesses(directory_, 0, 20000);
   EXPECT_EQ(figures.processes, 20000U);
   EXPECT_FALSE(figures.descriptors);
-  EXPECT_EQ(readProcesses(directory_ + "/none", 1, 0).processes, 0U);
+  EXPECT_FALSE(readProcesses(directory_ + "/none", 1, 0).processes);
 }
 
 TEST(ProcessTexts, FileLimit) {
