@@ -180,7 +180,6 @@ std::optional<CgroupFigures> CgroupReader::read(const std::string& path, Detail 
   directory_.reset(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return std::nullopt;
   CgroupFigures figures;
-  figures.timestamp = nowNanos();
   readMemory(figures.memory, detail);
   figures.tasks = number("pids.current");
   figures.io.pressure = pressure("io.pressure");
@@ -190,6 +189,8 @@ std::optional<CgroupFigures> CgroupReader::read(const std::string& path, Detail 
   }
   auto cpuPressure = pressure("cpu.pressure");
   // Every cgroup has this one: where it cannot be read, the cgroup has gone, and with it maybe some of the others.
+  // Its time is that of the figures: clients reckon rates of processor time by it.
+  figures.timestamp = nowNanos();
   auto cpu = text("cpu.stat");
   directory_.reset();
   if (!cpu) return std::nullopt;
