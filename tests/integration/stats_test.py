@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Figures under load, each between two readings of its source: the cgroup's files, /proc/PID/net/dev, du of the upper directory.
 
-Memory and processes need their controllers: tests/run's suite `uml` has them."""
+Memory and processes need their controllers: tests/run's suite `uml` has them, and leaves the rest, but for the
+processor's time, to suites that are quicker."""
 import json
 import os
 import time
@@ -15,6 +16,8 @@ MEBIBYTE = 1 << 20
 NANOS = 10 ** 9
 STAY = limits_test.STAY
 STARTS = 'trap "exit 0" TERM; echo up; '
+UML = os.environ.get('USERPOD_SLOW')
+TRIES = 5 if UML else 20
 
 
 def numbers(text):
@@ -43,16 +46,23 @@ class Stats(limits_test.Limits):
     def pod_stats(self, pod):
         return self.cri.PodSandboxStats(pod_sandbox_id=pod).stats
 
+    def path(self, container, name):
+        info = json.loads(self.cri.ContainerStatus(container_id=container, verbose=True).info['info'])
+        return f'{limits_test.node_cgroup()}{info["cgroup"]}/{name}'
+
+    def pod_path(self, pod, name):
+        return f'{limits_test.node_cgroup()}{self.pod_info(pod)["cgroup"]}/{name}'
+
     def pod_file(self, pod, name):
-        return limits_test.read(f'{limits_test.node_cgroup()}{self.pod_info(pod)["cgroup"]}/{name}')
+        return limits_test.read(self.pod_path(pod, name))
 
     def between(self, source, call, **least):
         """source() is a dict of what only grows: what call() tells under the same names is between two readings of it, each of
         many times, until all of it has grown by that much."""
-        first, deadline, tries = source(), time.monotonic() + 60, 0
+        first, deadline, tries = source(), time.monotonic() + (240 if cri.SLOW else 60), 0
         grown = {}
-        while tries < 20 or any(grown[name] < least[name] for name in least):
-            self.assertLess(time.monotonic(), deadline, f'{grown}: nothing is shown without load')
+        while tries < TRIES or any(grown[name] < least[name] for name in least):
+            self.assertTrue(tries < TRIES or time.monotonic() < deadline, f'{grown}: nothing is shown without load')
             before = source()
             told = call()
             after = source()
@@ -84,10 +94,10 @@ class Everywhere(Stats):
 
         def told(stats):
             return {'usage_usec': stats.cpu.usage_core_nano_seconds.value / 1000}
-        self.between(lambda: numbers(self.file(burner, 'cpu.stat')), lambda: told(self.stats(burner)), usage_usec=1000)
-        self.between(lambda: numbers(self.pod_file(pod, 'cpu.stat')), lambda: told(self.pod_stats(pod).linux), usage_usec=1000)
-        self.between(lambda: numbers(self.file(burner, 'cpu.stat')),
-                     lambda: told(self.pod_stats(pod).linux.containers[0]))
+        file, pod_file = self.path(burner, 'cpu.stat'), self.pod_path(pod, 'cpu.stat')
+        self.between(lambda: numbers(limits_test.read(file)), lambda: told(self.stats(burner)), usage_usec=1000)
+        self.between(lambda: numbers(limits_test.read(pod_file)), lambda: told(self.pod_stats(pod).linux), usage_usec=1000)
+        self.between(lambda: numbers(limits_test.read(file)), lambda: told(self.pod_stats(pod).linux.containers[0]))
 
     def test_pressure(self):
         container = self.container(self.pod(), STARTS + 'for i in 1 2 3 4; do while :; do /bin/true; done & done; wait')
@@ -99,7 +109,8 @@ class Everywhere(Stats):
             psi = getattr(self.stats(container), kind).psi
             return {'some': psi.Some.Total, 'full': psi.Full.Total}
         for kind, some in ('cpu', 1), ('memory', 0), ('io', 0):     # four loops of which some wait
-            self.between(lambda kind=kind: totals(self.file(container, f'{kind}.pressure')), lambda kind=kind: told(kind), some=some)
+            file = self.path(container, f'{kind}.pressure')
+            self.between(lambda file=file: totals(limits_test.read(file)), lambda kind=kind: told(kind), some=some)
 
     def test_rate(self):
         """Of late, not since the start."""
@@ -107,12 +118,12 @@ class Everywhere(Stats):
         self.wait_for_line('up')
         time.sleep(0.6)
         first = self.stats(container).cpu
-        self.assertGreater(first.usage_nano_cores.value, NANOS // 20)
+        self.assertGreater(first.usage_nano_cores.value, NANOS // 100)
         time.sleep(1.5)
         second = self.stats(container).cpu
         used = second.usage_core_nano_seconds.value - first.usage_core_nano_seconds.value
         expected = used * NANOS / (second.timestamp - first.timestamp)
-        self.assertAlmostEqual(second.usage_nano_cores.value / expected, 1, delta=0.05)
+        self.assertAlmostEqual(second.usage_nano_cores.value / expected, 1, delta=0.15)
         self.cri.ExecSync(container_id=container, cmd=['touch', '/stop'])
         self.wait_for_line('over')
         self.stats(container)
@@ -166,8 +177,8 @@ class Everywhere(Stats):
         self.wait_for_line('up')
         for _ in range(2):
             before = self.du(container)
-            # One that ended more than a second later began after that reading.
-            told = self.layer(container, time.time() + 1)
+            # One that ended seconds later began after that reading, even where others keep the thread waiting.
+            told = self.layer(container, time.time() + 5)
             after = self.du(container)
             for a, b, c in zip(before, told, after):
                 self.assertLessEqual(a, b)
@@ -239,7 +250,7 @@ class Everywhere(Stats):
             time.sleep(seconds)
             return thread_time('stats-layers') == before
         time.sleep(11)      # what was asked for last
-        cri.wait_until(lambda: quiet(5), timeout=300 if cri.SLOW else 30, what='an end of the last scan')
+        cri.wait_until(lambda: quiet(5), timeout=120, what='an end of the last scan')
         self.assertTrue(quiet(12))
 
     def test_coming_and_going(self):
@@ -248,7 +259,7 @@ class Everywhere(Stats):
         pods = [self.pod(f'p{i}') for i in range(4)]
         futures = []
         round_ = 0
-        while time.monotonic() < begin + 8:
+        while time.monotonic() < begin + 8 or seen <= 10 and time.monotonic() < begin + 60:
             made = [self.container(pod, 'while :; do /bin/true & wait $!; done', f'c{round_}') for pod in pods]
             futures = [self.cri.future('StopContainer', container_id=c, timeout=0) for c in made]
             futures.append(self.cri.future('StopPodSandbox', pod_sandbox_id=pods.pop(0)))
@@ -271,8 +282,10 @@ class With(Stats):
                            'echo held; while :; do /bin/true; done & wait')
         container = self.container(pod, script, linux={'resources': {'memory_limit_in_bytes': 100 * MEBIBYTE}})
         self.wait_for_line('held')
-        for stats, file in ((lambda: self.stats(container), lambda name: self.file(container, name)),
-                            (lambda: self.pod_stats(pod).linux, lambda name: self.pod_file(pod, name))):
+        for stats, path in ((lambda: self.stats(container), self.path(container, '')),
+                            (lambda: self.pod_stats(pod).linux, self.pod_path(pod, ''))):
+            def file(name, path=path):
+                return limits_test.read(path + name)
             self.between(lambda file=file: numbers(file('memory.stat')), lambda stats=stats: {
                 'pgfault': (m := stats().memory).page_faults.value, 'pgmajfault': m.major_page_faults.value}, pgfault=100)
             before, stat = int(file('memory.current')), numbers(file('memory.stat'))
@@ -298,9 +311,8 @@ class With(Stats):
     def test_processes(self):
         pod = self.pod()
         self.container(pod, 'for i in 1 2 3 4 5; do sleep 3600 & done; ' + STAY)
-        self.wait_for_line('up')
-        count = int(self.pod_file(pod, 'pids.current'))
-        self.assertGreaterEqual(count, 6)
+        count = 7       # the last after it is up
+        cri.wait_until(lambda: int(self.pod_file(pod, 'pids.current')) == count, what='all processes')
         self.assertEqual(self.pod_stats(pod).linux.process.process_count.value, count)
 
 
@@ -324,7 +336,8 @@ def load_tests(loader, tests, _):
     have = {'cpu', 'memory', 'pids'} <= limits_test.controllers()
     if not have:
         print('SKIP: figures of memory and processes: no cpu, memory and pids controllers are delegated here', flush=True)
-    return unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in (Everywhere, With if have else Without))
+    everywhere = unittest.TestSuite([Everywhere('test_cpu')]) if UML else loader.loadTestsFromTestCase(Everywhere)
+    return unittest.TestSuite([everywhere, loader.loadTestsFromTestCase(With if have else Without)])
 
 
 if __name__ == '__main__':
