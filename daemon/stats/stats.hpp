@@ -23,7 +23,8 @@ struct PodPlace {
 // read() blocks for the time of some reads (30 to 100 microseconds a container); any thread, several at once.
 class Stats {
  public:
-  // Where the writable layer of a container is, absolute. Asked for by the thread that scans.
+  // Where the writable layer of a container is, absolute. Asked for by the thread that scans, and by those that call
+  // read() for Detail::All.
   using LayerPath = std::function<std::string(const std::string& id)>;
   // The node outlives it.
   static std::unique_ptr<Stats> open(const NodeInside& node, LayerPath path);
