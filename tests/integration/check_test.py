@@ -101,6 +101,13 @@ class CheckTest(running.Running):
         self.assertEqual(len(self.cri.ListPodSandbox().items), 1)
         self.clean('--deep')
 
+    def test_many_at_once_follow_each_other(self):
+        self.container(self.pod(), LOOP)
+        many = [subprocess.Popen([CTL, 'check', '--deep', '--json'], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+        for one in many:
+            self.assertEqual(json.loads(one.communicate(timeout=120)[0])['findings'], [])
+            self.assertEqual(one.returncode, 0)
+
     def test_the_outputs_for_people(self):
         p = subprocess.run([CTL, 'check'], capture_output=True, text=True, timeout=60, check=False)
         self.assertEqual((p.returncode, p.stderr), (0, ''))
@@ -290,6 +297,8 @@ class CheckTest(running.Running):
         self.assertIn(('database-damaged', f'{RUN}/live.db'), named(findings))
         self.assertEqual(status, 0, findings)
         self.clean()
+        # One that is killed leaves what it had written by then, and no more.
+        cri.systemctl('kill', '-s', 'KILL', '--kill-who=main', running.DAEMON)
         running.restart_daemon()
         self.connect()
         self.assertEqual(self.state(made), 'RUNNING', 'the next daemon knows it')
