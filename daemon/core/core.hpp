@@ -184,6 +184,9 @@ class Core : public Streams {
   virtual void subscribe(std::function<void(const Change&)> listener) = 0;
   // Called on the core strand, in order, and must only hand over. The first listener is told what happened before it.
   virtual void subscribeEvents(std::function<void(const Event&)> listener) = 0;
+  // The daemon is about to end: from now on no end of a container is seen, so that the next daemon finds it, and tells
+  // it. Returns when those seen before have been told. Not for the core's own threads.
+  virtual void leaveEnds() = 0;
   virtual const Info& info() const = 0;
   virtual const Paths& paths() const = 0;
   virtual std::shared_ptr<const Settings> settings() const = 0;

@@ -97,6 +97,7 @@ class CoreImpl final : public Core {
   }
   void subscribe(std::function<void(const Change&)> listener) override;
   void subscribeEvents(std::function<void(const Event&)> listener) override;
+  void leaveEnds() override;
   const Info& info() const override { return info_; }
   const Paths& paths() const override { return parts_.paths; }
   std::shared_ptr<const Settings> settings() const override { return parts_.settings.current(); }
@@ -399,6 +400,7 @@ class CoreImpl final : public Core {
   std::string storeProblem_;                   // then the store is behind what is known here
   std::vector<std::function<void(const Change&)>> listeners_;
   std::vector<std::function<void(const Event&)>> eventListeners_;
+  bool leavingEnds_ = false;
   std::deque<Event> lateEvents_;  // for the first of them
   std::int64_t lastEvent_ = 0;    // its time
   std::atomic<std::uint32_t> nextJob_{1};

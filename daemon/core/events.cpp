@@ -1,4 +1,6 @@
 // What happened to containers and pods, told to whoever follows it.
+#include <future>
+
 #include "daemon/core/core_impl.hpp"
 #include "daemon/sys/util.hpp"
 
@@ -17,6 +19,15 @@ void CoreImpl::subscribeEvents(std::function<void(const Event&)> listener) {
     }
     eventListeners_.push_back(std::move(listener));
   });
+}
+
+void CoreImpl::leaveEnds() {
+  std::promise<void> done;
+  post([&] {
+    leavingEnds_ = true;
+    done.set_value();
+  });
+  done.get_future().wait();
 }
 
 void CoreImpl::emit(Event::Kind kind, const std::string& id, Origin origin, const PodPointer& pod) {

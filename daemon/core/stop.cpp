@@ -106,7 +106,7 @@ void CoreImpl::killContainer(const std::string& key, int signal, bool whole, Don
 
 void CoreImpl::exitFileSeen(const std::string& id) {
   auto found = containers_.find(id);
-  if (found == containers_.end() || found->second->exitSeen) return;
+  if (leavingEnds_ || found == containers_.end() || found->second->exitSeen) return;
   ContainerPointer container = found->second;
   if (!pathExists(parts_.paths.exits() + "/" + id)) return;
   container->exitSeen = true;
@@ -115,7 +115,7 @@ void CoreImpl::exitFileSeen(const std::string& id) {
 
 // With the container's queue held; every path releases it.
 void CoreImpl::handleExit(const ContainerPointer& container) {
-  if (container->removed || ended(*container->record)) return container->operations.release();
+  if (leavingEnds_ || container->removed || ended(*container->record)) return container->operations.release();
   auto exit = oci::readExitFile(parts_.paths, container->record->id);
   if (!exit || !*exit) {
     if (!exit) logFailure(Level::Warning, exit.error(), {{"CONTAINER_ID", container->record->id}});
@@ -208,7 +208,7 @@ void CoreImpl::monitorEnded(const ContainerPointer& container) {
   container->monitor.reset();
   strand_->runAfter(kExitFileDelay, [this, container] {
     exitFileSeen(container->record->id);
-    if (container->exitSeen || container->removed || ended(*container->record)) return;
+    if (leavingEnds_ || container->exitSeen || container->removed || ended(*container->record)) return;
     container->exitSeen = true;
     killProcesses(container);
     container->operations.acquire([this, container] {

@@ -136,6 +136,7 @@ void EventHub::written(ClientId id, bool ok) {
   if (found == queues_.end()) return;
   if (!ok) return finish(id, grpc::Status::CANCELLED);
   writeNext(found->second);
+  if (closed_ && !found->second.writing) finish(id, toGrpc(stopping()));
 }
 
 void EventHub::finish(ClientId id, const grpc::Status& status) {
@@ -150,7 +151,10 @@ void EventHub::finish(ClientId id, const grpc::Status& status) {
 void EventHub::close() {
   loop_->post([this] {
     closed_ = true;
-    while (!queues_.empty()) finish(queues_.begin()->first, toGrpc(stopping()));
+    std::vector<ClientId> over;
+    for (const auto& [id, queue] : queues_)
+      if (!queue.writing) over.push_back(id);
+    for (auto id : over) finish(id, toGrpc(stopping()));
   });
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "api.grpc.pb.h"
 #include "daemon/core/core.hpp"
@@ -33,7 +34,7 @@ class EventHub {
   // what that found to have happened before it, and what has happened since then until the first client came. Any
   // thread; the reactor is gRPC's and ends before the hub does.
   Reactor* follow();
-  // Ends all streams with UNAVAILABLE, and new ones at once. Any thread.
+  // Ends all streams with UNAVAILABLE, each when its client has read what there is; new ones at once. Any thread.
   void close();
 
   struct Counts {

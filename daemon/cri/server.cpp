@@ -26,8 +26,9 @@ void logGrpc(gpr_log_func_args* args) {
 
 struct Server::Parts {
   Parts(core::Core& core, streaming::Server* streaming, std::unique_ptr<EventHub> hub)
-      : events(std::move(hub)), runtime(core, streaming, *events, calls), images(core, calls) {}
+      : core(core), events(std::move(hub)), runtime(core, streaming, *events, calls), images(core, calls) {}
 
+  core::Core& core;
   std::shared_ptr<CallRegistry> calls = std::make_shared<CallRegistry>();
   std::unique_ptr<EventHub> events;  // ends after gRPC
   RuntimeService runtime;
@@ -81,6 +82,7 @@ void Server::stop(std::chrono::milliseconds grace) {
   if (!parts_) return;
   parts_->acceptor->stop();
   parts_->calls->close(grace);
+  parts_->core.leaveEnds();
   parts_->events->close();
   parts_->grpc->Shutdown(std::chrono::system_clock::now() + kStreamGrace);
   parts_.reset();

@@ -23,6 +23,7 @@ class NoStreams : public core::Core {
     return Error(Code::NotSupported, "not in this test");
   }
   void subscribeEvents(std::function<void(const core::Event&)>) override {}
+  void leaveEnds() override {}
   void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>>, stats::Detail,
                         std::function<void(std::vector<stats::ContainerFigures>)> done) override {
     done({});
