@@ -310,8 +310,8 @@ class With(Stats):
 
     def test_processes(self):
         pod = self.pod()
-        self.container(pod, 'for i in 1 2 3 4 5; do sleep 3600 & done; ' + STAY)
-        count = 7       # the last after it is up
+        self.container(pod, STARTS + 'for i in 1 2 3 4 5; do sleep 3600 & done; wait')
+        count = 6
         cri.wait_until(lambda: int(self.pod_file(pod, 'pids.current')) == count, what='all processes')
         self.assertEqual(self.pod_stats(pod).linux.process.process_count.value, count)
 
