@@ -15,6 +15,7 @@
 #include "daemon/store/live_store.hpp"
 #include "daemon/store/model.hpp"
 #include "daemon/sys/finding.hpp"
+#include "daemon/sys/mount.hpp"
 #include "policy/settings.hpp"
 #include "userns/node.hpp"
 
@@ -35,11 +36,6 @@ struct Known {
 
   bool hasPod(const std::string& id) const { return pods.contains(id); }
   bool hasContainer(const std::string& id) const { return containers.contains(id); }
-};
-
-struct SeenMount {
-  std::string target;  // absolute
-  std::string type;    // of its file system: "overlay", "nsfs"
 };
 
 struct SeenCgroup {
@@ -70,7 +66,7 @@ struct SeenPath {
 struct Seen {
   std::vector<std::string> bundles, podDirectories, pins, exitFiles;  // names: ids
   std::vector<std::pair<std::string, std::string>> runtimeStates;     // id, handler
-  std::vector<SeenMount> mounts;                                      // below the data and runtime directories
+  std::vector<MountPoint> mounts;                                     // below the data and runtime directories
   std::vector<SeenCgroup> cgroups;                                    // named by an id
   std::map<std::string, SeenProcess> processes;                       // by container
   std::map<std::string, bool> roots;                         // of each container: it has a directory of its own
@@ -100,7 +96,5 @@ bool isGone(pid_t pid, std::uint64_t start);
 
 // The id of 64 hex digits that a name begins with, or nothing: "<id>", and "<id>-volume-0" of a fuse-overlayfs.
 std::string idIn(const std::string& name);
-// Of the text of /proc/PID/mountinfo, what is below one of these directories.
-std::vector<SeenMount> mountsBelow(const std::string& mountinfo, const std::vector<std::string>& directories);
 
 }  // namespace userpod::core

@@ -23,20 +23,6 @@ std::string nameOf(const ContainerRecord& container) {
   return fmt::format("container {} ({})", container.id.substr(0, 12), excerpt(container.config.name, 64));
 }
 
-// "/part" of a path, "\040" for a space: proc(5).
-std::string unescaped(std::string_view text) {
-  std::string plain;
-  for (std::size_t at = 0; at < text.size(); ++at) {
-    if (text[at] != '\\' || at + 3 >= text.size()) {
-      plain += text[at];
-      continue;
-    }
-    plain += static_cast<char>((text[at + 1] - '0') * 64 + (text[at + 2] - '0') * 8 + (text[at + 3] - '0'));
-    at += 3;
-  }
-  return plain;
-}
-
 class Comparison {
  public:
   Comparison(const Known& known, const Seen& seen, const Paths& paths) : known_(known), seen_(seen), paths_(paths) {}
@@ -307,23 +293,6 @@ std::string idIn(const std::string& name) {
   if (name.size() < kIdLength || !isHex(name.substr(0, kIdLength))) return {};
   bool whole = name.size() == kIdLength || name.compare(kIdLength, 8, "-volume-") == 0;
   return whole ? name.substr(0, kIdLength) : std::string();
-}
-
-std::vector<SeenMount> mountsBelow(const std::string& mountinfo, const std::vector<std::string>& directories) {
-  constexpr std::size_t kTarget = 4;
-  std::vector<SeenMount> found;
-  for (const auto& line : split(mountinfo, '\n')) {
-    auto separator = line.find(" - ");
-    if (separator == std::string::npos) continue;
-    auto fields = split(std::string_view(line).substr(0, separator), ' ');
-    auto source = split(std::string_view(line).substr(separator + 3), ' ');
-    if (fields.size() <= kTarget || source.empty()) continue;
-    std::string target = unescaped(fields[kTarget]);
-    if (std::any_of(directories.begin(), directories.end(),
-                    [&](const std::string& directory) { return target.starts_with(directory + "/"); }))
-      found.push_back({std::move(target), source.front()});
-  }
-  return found;
 }
 
 }  // namespace userpod::core

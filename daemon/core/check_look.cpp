@@ -17,8 +17,6 @@ namespace userpod::core {
 namespace {
 
 constexpr std::size_t kLongestProc = 4U << 20;
-// Some hundred bytes a mount, of which a node may have 100000: sysctl fs.mount-max.
-constexpr std::size_t kLongestMountinfo = 64U << 20;
 
 std::vector<std::string> processesIn(const std::string& cgroup) {
   auto text = readFile(cgroup + "/cgroup.procs", kLongestProc);
@@ -107,8 +105,7 @@ void CoreImpl::lookAtPaths(Seen& seen) const {
   seen.bundles = namesIn(paths.runtime + "/containers");
   seen.podDirectories = namesIn(paths.runtime + "/pods");
   seen.pins = namesIn(paths.node + "/ns");
-  // What conmon has not renamed yet has a longer name.
-  for (const auto& name : namesIn(paths.exits())) seen.exitFiles.push_back(name);
+  seen.exitFiles = namesIn(paths.exits());
   constexpr unsigned kPrivate = 0700;
   constexpr unsigned kPassing = 0711;
   constexpr unsigned kFile = 0600;
@@ -177,13 +174,12 @@ void CoreImpl::lookAtParts(const Known& known, Seen& seen) {
 }
 
 void CoreImpl::lookAtMounts(Seen& seen) const {
-  constexpr const char* kMountinfo = "/proc/self/mountinfo";
-  auto mounts = readFile(kMountinfo, kLongestMountinfo);
+  auto mounts = mountsBelow({parts_.paths.data, parts_.paths.runtime});
   seen.mountsRead = bool(mounts);
   if (mounts)
-    seen.mounts = mountsBelow(*mounts, {parts_.paths.data, parts_.paths.runtime});
+    seen.mounts = std::move(*mounts);
   else
-    seen.others.push_back({"mounts-unreadable", Finding::Severity::Warning, "file", kMountinfo,
+    seen.others.push_back({"mounts-unreadable", Finding::Severity::Warning, "file", "/proc/self/mountinfo",
                            "no mount was looked at: " + mounts.error().text(), "userpodctl enter -- findmnt", false});
 }
 

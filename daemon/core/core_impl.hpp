@@ -413,7 +413,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<Pulls> pulls_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Workers> networkWorkers_;  // none without CNI
-  std::unique_ptr<Workers> statsWorker_;     // one thread: figures never wait behind operations
+  std::unique_ptr<Workers> statsWorker_;     // one thread: figures and settings, which never wait behind operations
   Parking parking_;
 };
 

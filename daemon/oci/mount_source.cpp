@@ -11,12 +11,11 @@
 #include <vector>
 
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/mount.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::oci {
 namespace {
-
-constexpr std::size_t kMountInfoLimit = 16 << 20;
 
 Result<std::string> realPath(const std::string& path) {
   std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), &::free);
@@ -58,20 +57,6 @@ bool below(const std::string& path, const std::string& above) {
   return path == above || above == "/" || path.starts_with(above + "/");
 }
 
-// Spaces and the like are written in octal in mountinfo.
-std::string unescape(const std::string& text) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      result += static_cast<char>(std::strtol(text.substr(i + 1, 3).c_str(), nullptr, 8));
-      i += 3;
-    } else {
-      result += text[i];
-    }
-  }
-  return result;
-}
-
 }  // namespace
 
 Result<std::string> resolveSource(const std::string& path) {
@@ -100,23 +85,12 @@ bool overlapsPrivate(const std::string& source, const std::string& directory) {
 }
 
 Result<Propagation> propagationOf(const std::string& path) {
-  USERPOD_TRY(text, readFile("/proc/self/mountinfo", kMountInfoLimit));
-  std::string best;
-  Propagation kind = Propagation::Private;
-  for (const auto& line : split(text, '\n')) {
-    // id parent major:minor root mountpoint options [shared:N] [master:N] - type source super
-    auto fields = split(line, ' ');
-    if (fields.size() < 7) continue;
-    std::string point = unescape(fields[4]);
-    if (!below(path, point) || point.size() < best.size()) continue;
-    best = point;
-    kind = Propagation::Private;
-    for (std::size_t i = 6; i < fields.size() && fields[i] != "-"; ++i) {
-      if (fields[i].starts_with("shared:")) kind = Propagation::Shared;
-      if (fields[i].starts_with("master:") && kind == Propagation::Private) kind = Propagation::Slave;
-    }
-  }
-  return kind;
+  USERPOD_TRY(mounts, readMounts());
+  const MountPoint* best = nullptr;
+  for (const auto& mount : mounts)
+    if (below(path, mount.target) && (best == nullptr || mount.target.size() >= best->target.size())) best = &mount;
+  if (best == nullptr) return Propagation::Private;
+  return best->shared ? Propagation::Shared : best->slave ? Propagation::Slave : Propagation::Private;
 }
 
 }  // namespace userpod::oci

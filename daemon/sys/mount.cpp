@@ -5,8 +5,31 @@
 #include <sys/statvfs.h>
 
 #include <cerrno>
+#include <filesystem>
+
+#include "daemon/sys/util.hpp"
 
 namespace userpod {
+namespace {
+
+// Some hundred bytes a mount, of which a namespace may have 100000: sysctl fs.mount-max.
+constexpr std::size_t kLongestMountinfo = 64U << 20;
+
+// "\040" stands for a space.
+std::string unescapedPath(std::string_view text) {
+  std::string plain;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (text[at] != '\\' || at + 3 >= text.size()) {
+      plain += text[at];
+      continue;
+    }
+    plain += static_cast<char>((text[at + 1] - '0') * 64 + (text[at + 2] - '0') * 8 + (text[at + 3] - '0'));
+    at += 3;
+  }
+  return plain;
+}
+
+}  // namespace
 
 Status mountFilesystem(const std::string& type, const std::string& source, const std::string& target,
                        unsigned long flags, const std::string& data) {
@@ -59,6 +82,46 @@ Result<bool> isMountPoint(const std::string& path) {
   struct statx info{};
   if (::statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, 0, &info) < 0) return sysError("stat " + path);
   return (info.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
+// id parent major:minor root target options [shared:N] [master:N] - type source super
+std::vector<MountPoint> parseMountinfo(std::string_view text) {
+  constexpr std::size_t kTarget = 4;
+  std::vector<MountPoint> found;
+  for (const auto& line : split(text, '\n')) {
+    auto separator = line.find(" - ");
+    if (separator == std::string::npos) continue;
+    auto fields = split(std::string_view(line).substr(0, separator), ' ');
+    auto source = split(std::string_view(line).substr(separator + 3), ' ');
+    if (fields.size() <= kTarget || source.empty()) continue;
+    MountPoint mount{unescapedPath(fields[kTarget]), source.front()};
+    for (auto field = fields.begin() + kTarget + 1; field != fields.end(); ++field) {
+      mount.shared |= field->starts_with("shared:");
+      mount.slave |= field->starts_with("master:");
+    }
+    found.push_back(std::move(mount));
+  }
+  return found;
+}
+
+Result<std::vector<MountPoint>> readMounts() {
+  USERPOD_TRY(text, readFile("/proc/self/mountinfo", kLongestMountinfo));
+  return parseMountinfo(text);
+}
+
+Result<std::vector<MountPoint>> mountsBelow(const std::vector<std::string>& directories) {
+  USERPOD_TRY(all, readMounts());
+  std::vector<MountPoint> found;
+  for (const auto& directory : directories) {
+    std::error_code failed;
+    std::string real = std::filesystem::canonical(directory, failed).string() + "/";
+    if (failed == std::errc::no_such_file_or_directory) continue;
+    if (failed) return sysError("resolve " + directory, failed.value());
+    for (const auto& mount : all)
+      if (mount.target.starts_with(real))
+        found.push_back({directory + "/" + mount.target.substr(real.size()), mount.type});
+  }
+  return found;
 }
 
 }  // namespace userpod

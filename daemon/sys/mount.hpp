@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "daemon/sys/fd.hpp"
 
@@ -18,5 +20,18 @@ Status setPropagation(const std::string& target, unsigned long flags);  // MS_PR
 // MNT_DETACH; not mounted or missing is success.
 Status unmountDetached(const std::string& target);
 Result<bool> isMountPoint(const std::string& path);  // by statx STATX_ATTR_MOUNT_ROOT
+
+struct MountPoint {
+  std::string target;   // absolute
+  std::string type;     // of its file system: "overlay", "nsfs"
+  bool shared = false;  // with others: both may be
+  bool slave = false;
+};
+// The text of /proc/PID/mountinfo: proc(5). Lines that are none are left out.
+std::vector<MountPoint> parseMountinfo(std::string_view text);
+Result<std::vector<MountPoint>> readMounts();  // of this process's namespace, later ones later
+// What is mounted below these directories, named as they name it: the kernel names it without links. Those that do not
+// exist have nothing below them.
+Result<std::vector<MountPoint>> mountsBelow(const std::vector<std::string>& directories);
 
 }  // namespace userpod

@@ -62,13 +62,12 @@ Findings offlineFindings(const Paths& paths) {
   if (!settings)
     found.push_back({"settings-invalid", Severity::Error, "file", paths.config, settings.error().text(),
                      "correct it; see userpod.toml(5)", false});
-  for (const auto& check : diagnoseHost(paths, settings ? *settings : Settings{}))
-    if (check.severity == Check::Severity::Error || check.name == "free-space")
-      if (check.severity != Check::Severity::Ok && check.severity != Check::Severity::Info)
-        found.push_back({"host-" + check.name,
-                         check.severity == Check::Severity::Error ? Severity::Error : Severity::Warning, "file",
-                         check.name, check.message, check.hints.empty() ? "userpodctl doctor" : check.hints.front(),
-                         false});
+  for (const auto& check : diagnoseHost(paths, settings ? *settings : Settings{})) {
+    bool error = check.severity == Check::Severity::Error;
+    if (!error && !(check.name == "free-space" && check.severity == Check::Severity::Warning)) continue;
+    found.push_back({"host-" + check.name, error ? Severity::Error : Severity::Warning, "file", check.name,
+                     check.message, check.hints.empty() ? "userpodctl doctor" : check.hints.front(), false});
+  }
   return found;
 }
 

@@ -165,6 +165,21 @@ class CheckTest(running.Running):
         self.assertEqual(self.state(made), 'RUNNING', 'what has a record is not touched')
         self.assertEqual(self.cri.ExecSync(container_id=made, cmd=['echo', 'here'], timeout=10).stdout, b'here\n')
 
+    def test_a_canceled_repair_stops_between_two(self):
+        many = [f'{RUN}/exits/{some_id()}' for _ in range(3000)]
+        for path in many:
+            with open(path, 'w', encoding='utf-8') as f:
+                f.write('0')
+        job = cri.bus_call('/org/userpod1', f'{cri.BUS}.Manager', 'Check', 'a{sv}', 1, 'repair', 'b', 'true')[1]
+        cri.wait_until(lambda: sum(map(os.path.exists, many)) < len(many), timeout=30, interval=0.001, what='the first repair')
+        cri.bus_call(job, f'{cri.BUS}.Job', 'Cancel', 'a{sv}', 0)
+        with self.assertRaisesRegex(RuntimeError, 'ancel'):
+            cri.bus_call(job, f'{cri.BUS}.Job', 'Wait', 'a{sv}', 0)
+        left = {path for path in many if os.path.exists(path)}
+        self.assertGreater(len(left), 0)
+        # What is left is still named, and mended by the next one.
+        self.repaired({('exit-file-unknown', path) for path in left})
+
     # ---- what somebody has
 
     def test_cgroups_below_a_containers_are_its_own(self):

@@ -340,7 +340,9 @@ def load_tests(loader, tests, _):
     have = {'cpu', 'memory', 'pids'} <= limits_test.controllers()
     if not have:
         print('SKIP: figures of memory and processes: no cpu, memory and pids controllers are delegated here', flush=True)
-    everywhere = unittest.TestSuite([Everywhere('test_cpu')]) if UML else loader.loadTestsFromTestCase(Everywhere)
+    # There all takes minutes: what is compared with its source, not what only the other machine's speed shows.
+    slowly = [Everywhere(name) for name in ('test_cpu', 'test_network', 'test_writable_layer')]
+    everywhere = unittest.TestSuite(slowly) if UML else loader.loadTestsFromTestCase(Everywhere)
     return unittest.TestSuite([everywhere, loader.loadTestsFromTestCase(With if have else Without)])
 
 

@@ -1,7 +1,7 @@
 # Sourced by tests/run: the suite `uml`, integration and conformance tests that need the cpu, memory and pids controllers, in the machine that
 # tests/testbed/uml boots once.  The user in the test bed makes ready what the machine then sees; root boots it.
 
-umlTests=(limits_test stats_test)
+umlTests=(limits_test stats_test clock_test)
 umlConformance=('UpdateContainerResources.*' 'UpdatePodSandboxResources.*' '*.Cpu*' '*.*Memory*' '*.*Swap*' '*.*Unified*' '*.*Limit*'
   '*.*Oom*' '*.*Accounted*' '*Stats.*' '*Metrics.*')
 

@@ -272,17 +272,5 @@ TEST(CheckCompare, CgroupsBelowAContainersAreItsOwn) {
   ASSERT_TRUE(removeTree(top));
 }
 
-TEST(CheckCompare, MountinfoIsReadWithItsEscapes) {
-  auto found = mountsBelow(
-      "36 35 0:1 / /data/with\\040space rw,relatime shared:1 - overlay overlay rw\n"
-      "37 35 0:2 / /data rw - ext4 /dev/sda rw\n38 35 0:3 / /database rw - tmpfs none rw\nbroken line\n39 1 - x\n"
-      "40 35 0:4 net:[4026] /run/userpod/ns/a/net rw - nsfs nsfs rw\n",
-      {"/data", "/run/userpod"});
-  ASSERT_EQ(found.size(), 2U);
-  EXPECT_EQ(found[0].target, "/data/with space");
-  EXPECT_EQ(found[0].type, "overlay");
-  EXPECT_EQ(found[1].target, "/run/userpod/ns/a/net");
-}
-
 }  // namespace
 }  // namespace userpod::core

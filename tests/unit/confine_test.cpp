@@ -11,13 +11,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
 #include <thread>
 
 #include "daemon/sys/fd.hpp"
+#include "tests/unit/confined.hpp"
 #include "tests/unit/namespace.hpp"
 
 namespace userpod::images {
@@ -35,19 +35,11 @@ class Confine : public ::testing::Test {
     if (directory_.empty()) return;
     EXPECT_TRUE(removeTree(directory_));
   }
-  // In a process of its own that is confined to the directory: its exit status, 0 for true.
+  // Confined to the directory, which the attempt is given.
   bool inside(const std::function<bool(int directory)>& attempt) {
     auto directory = openFile(directory_, O_RDONLY | O_DIRECTORY);
     EXPECT_TRUE(directory);
-    pid_t child = ::fork();
-    if (child == 0) {
-      if (!confine(directory->get())) ::_exit(100);
-      ::_exit(attempt(directory->get()) ? 0 : 1);
-    }
-    int status = 0;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) != 100) << status;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return testing::holdsInside([&] { return confine(directory->get()); }, [&] { return attempt(directory->get()); });
   }
   std::string directory_;
 };

@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
@@ -20,6 +19,7 @@
 
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/mount.hpp"
+#include "tests/unit/confined.hpp"
 #include "tests/unit/namespace.hpp"
 
 namespace userpod::images {
@@ -42,21 +42,8 @@ class ConfineTransfer : public ::testing::Test {
     EXPECT_TRUE(unmountDetached(data_ + "/containers/c/merged"));
     EXPECT_TRUE(removeTree(directory_));
   }
-  // In a process of its own that is confined: whether the attempt is true.
   bool inside(const std::function<bool()>& attempt) {
-    pid_t child = ::fork();
-    if (child == 0) {
-      auto confined = confineTransfer(runtime_, data_);
-      if (!confined) {
-        (void)!::write(STDERR_FILENO, confined.error().text().c_str(), confined.error().text().size());
-        ::_exit(100);
-      }
-      ::_exit(attempt() ? 0 : 1);
-    }
-    int status = 0;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) != 100) << status;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return testing::holdsInside([this] { return confineTransfer(runtime_, data_); }, attempt);
   }
   std::string directory_, runtime_, data_;
 };
@@ -156,9 +143,17 @@ TEST_F(ConfineTransfer, KeepsNoMountOfAContainer) {
   ASSERT_TRUE(mountFilesystem("tmpfs", "none", place, 0));
   ASSERT_TRUE(writeFile(place + "/file", ""));
   EXPECT_TRUE(inside([&] { return failsWith(ENOENT, ::access((place + "/file").c_str(), F_OK)); }));
+  auto named = mountsBelow({data_});
+  ASSERT_TRUE(named);
+  ASSERT_EQ(named->size(), 1U);
+  EXPECT_EQ(named->front().target, place);
   // By a link to the directory too.
   ASSERT_EQ(::symlink(data_.c_str(), (directory_ + "/link").c_str()), 0);
   data_ = directory_ + "/link";
+  named = mountsBelow({data_, directory_ + "/missing"});
+  ASSERT_TRUE(named);
+  ASSERT_EQ(named->size(), 1U);
+  EXPECT_EQ(named->front().target, data_ + "/containers/c/merged");
   EXPECT_TRUE(inside([&] { return failsWith(ENOENT, ::access((place + "/file").c_str(), F_OK)); }));
   data_ = directory_ + "/da ta";
 }

@@ -10,6 +10,7 @@
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/mount.hpp"
 #include "daemon/sys/rate.hpp"
 #include "daemon/sys/util.hpp"
 #include "daemon/sys/watches.hpp"
@@ -305,6 +306,21 @@ TEST(RateWindow, BeginsAnewWhenTheWorkDoes) {
   window.add(start + milliseconds(1100), 0);
   window.add(start + milliseconds(1600), 500);
   EXPECT_EQ(window.rate(start + milliseconds(1600)), 1000U);
+}
+
+TEST(Mount, MountinfoIsReadWithItsEscapes) {
+  auto found = parseMountinfo(
+      "36 35 0:1 / /data/with\\040space rw,relatime shared:1 - overlay overlay rw\n"
+      "37 35 0:2 / /data rw master:7 propagate_from:2 - ext4 /dev/sda rw\nbroken line\n39 1 - x\n"
+      "40 35 0:4 net:[4026] /run/userpod/ns/a/net rw - nsfs nsfs rw\n");
+  ASSERT_EQ(found.size(), 3U);
+  EXPECT_EQ(found[0].target, "/data/with space");
+  EXPECT_EQ(found[0].type, "overlay");
+  EXPECT_TRUE(found[0].shared && !found[0].slave);
+  EXPECT_EQ(found[1].target, "/data");
+  EXPECT_TRUE(!found[1].shared && found[1].slave);
+  EXPECT_EQ(found[2].target, "/run/userpod/ns/a/net");
+  EXPECT_EQ(found[2].type, "nsfs");
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "daemon/images/transfer/confine_transfer.hpp"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -11,14 +10,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <filesystem>
 #include <memory>
-#include <vector>
 
 #include "daemon/sys/fd.hpp"
 #include "daemon/sys/mount.hpp"
 #include "daemon/sys/privileges.hpp"
-#include "daemon/sys/util.hpp"
 
 namespace userpod::images {
 
@@ -80,41 +76,13 @@ Status refuseSystemCalls() {
   return failed == 0 ? Status() : sysError("confine: filter system calls", -failed);
 }
 
-// As mountinfo writes paths: proc(5).
-std::string escaped(const std::string& path) {
-  std::string text;
-  for (char c : path)
-    if (c == ' ' || c == '\t' || c == '\n' || c == '\\')
-      text += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
-    else
-      text += c;
-  return text;
-}
-
-// The copy of a mount that its owner unmounts would live on here, and so would the namespace of a pod that is pinned.
-Status leaveMountsBelow(const std::string& named) {
-  std::error_code failed;
-  const std::string directory = std::filesystem::canonical(named, failed);  // as mountinfo has it
-  if (failed == std::errc::no_such_file_or_directory) return {};
-  if (failed) return sysError("confine: resolve " + named, failed.value());
-  USERPOD_TRY(table, readFile("/proc/self/mountinfo", 64U << 20));
-  const std::string start = escaped(directory) + "/";
-  std::vector<std::string> mounts;
-  for (const auto& line : split(table, '\n')) {
-    auto fields = split(line, ' ');
-    // Below it names are userpod's own, which nothing needs to escape.
-    if (fields.size() > 4 && fields[4].starts_with(start))
-      mounts.push_back(directory + "/" + fields[4].substr(start.size()));
-  }
-  for (const auto& mount : mounts) USERPOD_CHECK(unmountDetached(mount));
-  return {};
-}
-
 Status leaveMounts(const std::string& runtime, const std::string& data) {
   if (::unshare(CLONE_NEWNS) < 0) return sysError("confine: a mount namespace");
   USERPOD_CHECK(setPropagation("/", MS_REC | MS_PRIVATE));
   USERPOD_CHECK(unmountDetached(kHostRun));
-  for (const auto& directory : {data, std::string(kPins)}) USERPOD_CHECK(leaveMountsBelow(directory));
+  // The copy of a mount that its owner unmounts would live on here, and so would the namespace of a pod that is pinned.
+  USERPOD_TRY(mounts, mountsBelow({data, kPins}));
+  for (const auto& mount : mounts) USERPOD_CHECK(unmountDetached(mount.target));
   // The buses and the user's systemd would do for a client what it cannot do itself; programs leave sockets in /tmp
   // too.
   for (const auto& place : {runtime, std::string("/run/dbus"), std::string("/tmp")})
