@@ -97,14 +97,15 @@ void Comparison::unknownMounts() {
   std::string containers = paths_.data + "/containers/";
   std::string pods = paths_.runtime + "/pods/";
   std::set<std::string> told;
-  for (const auto& [target, type] : seen_.mounts) {
+  for (const auto& mount : seen_.mounts) {
+    const auto& target = mount.target;
     bool ofContainer = target.starts_with(containers);
     if (!ofContainer && !target.starts_with(pods)) continue;
     auto rest = target.substr((ofContainer ? containers : pods).size());
     auto id = rest.substr(0, rest.find('/'));
     if ((ofContainer ? known_.hasContainer(id) : known_.hasPod(id)) || !told.insert(target).second) continue;
     addMendable("mount-unknown", "mount", target,
-                fmt::format("{} of a {} that is gone", type, ofContainer ? "container" : "pod"));
+                fmt::format("{} of a {} that is gone", mount.type, ofContainer ? "container" : "pod"));
   }
 }
 

@@ -193,6 +193,7 @@ cleanUp() {
 runSuites() {
   build=${build:-${XDG_CACHE_HOME:-$HOME/.cache}/userpod-tests/build}
   mkdir -p "$build"; build=$(cd "$build" && pwd)
+  rm -rf "$build/images"  # made again by umlPrepare: without them umlSuite runs nothing, the build is an earlier source's
   work=$(mktemp -d "${TMPDIR:-/var/tmp}/userpod-tests.XXXXXX"); results=$work/results; : > "$results"
   trap cleanUp EXIT
   trap 'exit 143' TERM INT HUP

@@ -10,7 +10,6 @@ umlPrepare() {
   if [ -z "${USERPOD_TESTS_ROOT:-}" ]; then result SKIP uml/boot "user-mode-linux is booted by root: run tests/run as root"; return; fi
   configureAndBuild "$build" "product $conformance" -Doptimization=1 || { result FAIL build/plain "does not build"; return; }
   meson install -C "$build" --no-rebuild > "$work/install.log" 2>&1 || { tail "$work/install.log"; result FAIL uml/install "see above"; return; }
-  rm -rf "$build/images"
   if "$root/tests/testbed/registry" up "$build/images" > /dev/null && "$root/tests/testbed/registry" down "$build/images"; then return; fi
   result FAIL uml/images "the local registry does not start"
 }
