@@ -17,6 +17,7 @@
 #include "daemon/cri/server.hpp"
 #include "daemon/streaming/streaming.hpp"
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/memory.hpp"
 #include "daemon/sys/pulse.hpp"
 #include "daemon/sys/reload.hpp"
 #include "dbus/bus.hpp"
@@ -31,7 +32,7 @@ constexpr int kArenas = 2;
 // For calls under way when the daemon stops; what they began goes on.
 constexpr std::chrono::seconds kStopGrace{2};
 
-// Processor time that makes it worth looking for free memory.
+// Processor time that makes it worth giving back memory.
 constexpr std::chrono::milliseconds kWorkToTrim{100};
 
 // Thousands of containers' descriptors: as many as the hard limit has, up to what poll and friends bear easily.
@@ -80,17 +81,18 @@ class Attendant {
 
  private:
   void look();
-  void giveBackMemory();
+  void rest();
   void startReload();
   void finishReload();
 
   core::Core& core_;
   Pulse& pulse_;
   bool watched_;
-  std::string request_;                    // of the reload under way
-  std::future<ReloadOutcome> outcome_;     // valid while one is
-  bool again_ = false;                     // one more was asked for meanwhile
-  std::chrono::nanoseconds trimmedAt_{0};  // processor time of all threads when memory was given back last
+  std::string request_;                 // of the reload under way
+  std::future<ReloadOutcome> outcome_;  // valid while one is
+  bool again_ = false;                  // one more was asked for meanwhile
+  // Processor time of all threads when memory was given back last; the start is work too.
+  std::chrono::nanoseconds trimmedAt_ = -kWorkToTrim;
 };
 
 void Attendant::serve(const sigset_t& signals) {
@@ -115,19 +117,18 @@ void Attendant::look() {
       return logError("no answer of: {}; without one userpodd is started anew", pulse_.silent());
     case Pulse::Look::Beat:
       if (watched_) (void)::sd_notify(0, "WATCHDOG=1");
-      giveBackMemory();
+      rest();
   }
 }
 
-// Bursts (a pull, many creates at once) leave free pages between live ones; idle memory goes back to the system.
-// Looking for it takes milliseconds, which a daemon at rest has no cause for.
-void Attendant::giveBackMemory() {
+// What a burst of work has used (a start, a pull, many creates at once) goes back to the system, once for each.
+void Attendant::rest() {
   timespec used{};
   ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
   auto now = std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
   if (now - trimmedAt_ < kWorkToTrim) return;
   trimmedAt_ = now;
-  ::malloc_trim(0);
+  giveBackMemory();
 }
 
 // One after the other. The request first: what it has written before it is read is read.

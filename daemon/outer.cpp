@@ -13,6 +13,7 @@
 #include <cstdlib>
 
 #include "daemon/sys/log.hpp"
+#include "daemon/sys/memory.hpp"
 #include "userns/broker.hpp"
 #include "userns/fork.hpp"
 #include "userns/node.hpp"
@@ -90,6 +91,7 @@ Result<int> run() {
               }));
   pair.second.reset();
   closePassedSockets();
+  giveBackMemory();
   return watch(child, signals.get(), std::move(pair.first));
 }
 

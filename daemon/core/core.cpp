@@ -82,7 +82,7 @@ CoreImpl::~CoreImpl() {
   if (network_) network_->stop();
   pulls_.reset();
   // What they run may hand on to any of them, and so finds all of them until the last has ended.
-  for (auto* workers : {workers_.get(), networkWorkers_.get(), statsWorker_.get()})
+  for (auto* workers : {workers_.get(), networkWorkers_.get(), statsWorkers_.get()})
     if (workers) workers->shutdown();
 }
 
@@ -99,7 +99,7 @@ Status CoreImpl::start() {
   USERPOD_TRY(loop, EventLoop::start("core"));
   strand_ = std::move(loop);
   workers_ = std::make_unique<Workers>(kWorkers, "worker");
-  statsWorker_ = std::make_unique<Workers>(1, "stats");
+  statsWorkers_ = std::make_unique<Workers>(figureThreads(), "stats");
   pulls_ = std::make_unique<Pulls>(*strand_, *images_, [this](const std::string& id) { refreshImages(id, false); });
   if (network_->stack() == "cni") networkWorkers_ = std::make_unique<Workers>(kNetworkWorkers, "network");
   std::promise<Status> ready;

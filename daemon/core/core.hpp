@@ -253,7 +253,7 @@ class Core : public Streams {
   virtual void filesystemUsage(
       std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) = 0;
 
-  // Figures of these, in their order, read now by a thread that no lifecycle operation keeps busy. What has ended
+  // Figures of these, in their order, read now by threads that no lifecycle operation keeps busy. What has ended
   // meanwhile comes without a cgroup's.
   virtual void containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail detail,
                                 std::function<void(std::vector<stats::ContainerFigures>)> done) = 0;

@@ -413,7 +413,7 @@ class CoreImpl final : public Core {
   std::unique_ptr<Pulls> pulls_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Workers> networkWorkers_;  // none without CNI
-  std::unique_ptr<Workers> statsWorker_;     // one thread: figures and settings, which never wait behind operations
+  std::unique_ptr<Workers> statsWorkers_;    // for figures and settings, which never wait behind operations
   Parking parking_;
 };
 
@@ -423,5 +423,6 @@ inline bool hasOwnCgroup(const PodRecord& pod) {
 }
 std::string podNameKey(const PodConfig& config);
 std::string containerNameKey(const std::string& podId, const ContainerConfig& config);
+std::size_t figureThreads();  // that lists of figures are read by
 
 }  // namespace userpod::core

@@ -1,18 +1,62 @@
 // Where the figures of containers, pods and disks are read, and by whom.
+#include <algorithm>
+#include <atomic>
+#include <iterator>
+
 #include "daemon/core/core_impl.hpp"
 
 namespace userpod::core {
+namespace {
+
+constexpr std::size_t kThreads = 4;
+// So many take a thread milliseconds.
+constexpr std::size_t kWorthAThread = 64;
+
+// Reads a list in parts, on all threads of `workers` where it is long; `done`, on one of them, has them in the order of
+// the list.
+template <typename Place, typename Figures>
+void readParts(Workers& workers, stats::Stats& stats, std::vector<Place> places, stats::Detail detail,
+               std::function<void(std::vector<Figures>)> done) {
+  struct Reading {
+    std::vector<Place> places;
+    std::function<void(std::vector<Figures>)> done;
+    std::vector<std::vector<Figures>> parts;
+    std::atomic<std::size_t> left;
+  };
+  auto count = std::clamp(places.size() / kWorthAThread, std::size_t{1}, figureThreads());
+  auto reading = std::make_shared<Reading>(std::move(places), std::move(done));
+  reading->parts.resize(count);
+  reading->left = count;
+  for (std::size_t part = 0; part < count; ++part)
+    workers.submit([&stats, reading, detail, part, count] {
+      auto total = reading->places.size();
+      auto at = [&](std::size_t border) {
+        return std::make_move_iterator(reading->places.begin() + static_cast<std::ptrdiff_t>(total * border / count));
+      };
+      reading->parts[part] = stats.read(std::vector<Place>(at(part), at(part + 1)), detail);
+      if (--reading->left > 0) return;
+      auto& all = reading->parts.front();
+      all.reserve(total);
+      for (auto next = reading->parts.begin() + 1; next != reading->parts.end(); ++next)
+        std::move(next->begin(), next->end(), std::back_inserter(all));
+      reading->done(std::move(all));
+    });
+}
+
+}  // namespace
+
+std::size_t figureThreads() {
+  return std::clamp(std::size_t{std::thread::hardware_concurrency()}, std::size_t{1}, kThreads);
+}
 
 void CoreImpl::containerFigures(std::vector<std::shared_ptr<const ContainerRecord>> containers, stats::Detail detail,
                                 std::function<void(std::vector<stats::ContainerFigures>)> done) {
-  statsWorker_->submit([this, containers = std::move(containers), detail, done = std::move(done)] {
-    done(stats_->read(containers, detail));
-  });
+  readParts(*statsWorkers_, *stats_, std::move(containers), detail, std::move(done));
 }
 
 void CoreImpl::podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, stats::Detail detail,
                           std::function<void(std::vector<stats::PodFigures>)> done) {
-  statsWorker_->submit([this, pods = std::move(pods), detail, done = std::move(done)] {
+  statsWorkers_->submit([this, pods = std::move(pods), detail, done = std::move(done)] {
     auto now = snapshot();
     std::vector<stats::PodPlace> places;
     places.reserve(pods.size());
@@ -28,13 +72,13 @@ void CoreImpl::podFigures(std::vector<std::shared_ptr<const PodRecord>> pods, st
       if (auto found = byId.find(container->podId); found != byId.end())
         places[found->second].containers.push_back(container);
     }
-    done(stats_->read(places, detail));
+    readParts(*statsWorkers_, *stats_, std::move(places), detail, done);
   });
 }
 
 void CoreImpl::filesystemUsage(
     std::function<void(Result<std::pair<storage::FilesystemUsage, storage::FilesystemUsage>>)> done) {
-  statsWorker_->submit([this, done = std::move(done)] {
+  statsWorkers_->submit([this, done = std::move(done)] {
     auto images = storage_->imageUsage();
     if (!images) return done(std::move(images).error());
     auto written = stats_->layerTotal();

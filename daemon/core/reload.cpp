@@ -43,7 +43,7 @@ void CoreImpl::reload(Callback<Reloaded> done) {
   post([this, done = std::move(done)]() mutable {
     reloads_.acquire([this, done = std::move(done)] {
       background<Configuration>(
-          *statsWorker_, [this] { return readConfiguration(parts_.paths.config); },
+          *statsWorkers_, [this] { return readConfiguration(parts_.paths.config); },
           [this, done](const Configuration& configuration) {
             finishReload(configuration, done);
             reloads_.release();

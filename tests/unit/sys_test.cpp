@@ -1,15 +1,19 @@
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
 #include <future>
 
 #include "daemon/sys/child.hpp"
 #include "daemon/sys/executor.hpp"
 #include "daemon/sys/fd.hpp"
+#include "daemon/sys/memory.hpp"
 #include "daemon/sys/mount.hpp"
 #include "daemon/sys/rate.hpp"
 #include "daemon/sys/util.hpp"
@@ -31,6 +35,32 @@ TEST(Error, TableGivesEachCodeItsNames) {
   EXPECT_EQ(dbusErrorName(Code::InvalidArgument), "org.freedesktop.DBus.Error.InvalidArgs");
   EXPECT_EQ(sysError("write", ENOSPC).code(), Code::NoSpace);
   EXPECT_EQ(sysError("write", EPERM).text(), "write: Operation not permitted");
+}
+
+constexpr std::size_t kPage = 4096;
+alignas(kPage) const std::array<char, 256 * kPage> kInTheFile = {1, 2, 3};
+
+// Pages of files that this process has mapped: the third number of /proc/self/statm.
+std::size_t filePages() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t all = 0, resident = 0, files = 0;
+  statm >> all >> resident >> files;
+  return files;
+}
+
+TEST(Memory, GivesBackWhatIsAsInItsFileAndNothingElse) {
+  auto* bytes = const_cast<volatile char*>(kInTheFile.data());
+  auto* page = const_cast<char*>(kInTheFile.data());
+  ASSERT_EQ(::mprotect(page, kPage, PROT_READ | PROT_WRITE), 0);
+  bytes[1] = 'x';  // as a debugger would
+  ASSERT_EQ(::mprotect(page, kPage, PROT_READ), 0);
+  for (std::size_t i = 0; i < kInTheFile.size(); i += kPage) (void)bytes[i];
+  auto before = filePages();
+  giveBackMemory();
+  EXPECT_LT(filePages() + 250, before);
+  EXPECT_EQ(bytes[0], 1);
+  EXPECT_EQ(bytes[1], 'x');
+  EXPECT_EQ(bytes[2], 3);
 }
 
 TEST(Child, ReportsExitCodeAndSignal) {
