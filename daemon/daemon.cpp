@@ -32,8 +32,10 @@ constexpr int kArenas = 2;
 // For calls under way when the daemon stops; what they began goes on.
 constexpr std::chrono::seconds kStopGrace{2};
 
-// Processor time that makes it worth giving back memory.
+// Memory is given back after so much processor time, and so many times of what giving it back took last: a heap of many
+// pieces takes a tenth of a second.
 constexpr std::chrono::milliseconds kWorkToTrim{100};
+constexpr int kWorkToCost = 20;
 
 // Thousands of containers' descriptors: as many as the hard limit has, up to what poll and friends bear easily.
 void raiseDescriptorLimit() {
@@ -48,6 +50,13 @@ Result<UniqueFd> listener(const Paths& paths) {
   if (count > 1) return Error(Code::ConfigInvalid, "systemd passed more than one socket; userpod.socket has one");
   if (count == 1) return UniqueFd(SD_LISTEN_FDS_START);
   return cri::openListener(paths.criSocket());
+}
+
+// Of all threads, since the start.
+std::chrono::nanoseconds processorTime() {
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 // What `systemctl status` shows: that it serves, or why a reload has changed nothing.
@@ -91,8 +100,7 @@ class Attendant {
   std::string request_;                 // of the reload under way
   std::future<ReloadOutcome> outcome_;  // valid while one is
   bool again_ = false;                  // one more was asked for meanwhile
-  // Processor time of all threads when memory was given back last; the start is work too.
-  std::chrono::nanoseconds trimmedAt_ = -kWorkToTrim;
+  std::chrono::nanoseconds trimAt_{0};  // at so much processor time of all threads: the start is work, too
 };
 
 void Attendant::serve(const sigset_t& signals) {
@@ -123,12 +131,11 @@ void Attendant::look() {
 
 // What a burst of work has used (a start, a pull, many creates at once) goes back to the system, once for each.
 void Attendant::rest() {
-  timespec used{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  auto now = std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
-  if (now - trimmedAt_ < kWorkToTrim) return;
-  trimmedAt_ = now;
+  auto begin = processorTime();
+  if (begin < trimAt_) return;
   giveBackMemory();
+  auto end = processorTime();
+  trimAt_ = end + std::max<std::chrono::nanoseconds>(kWorkToTrim, kWorkToCost * (end - begin));
 }
 
 // One after the other. The request first: what it has written before it is read is read.
