@@ -111,7 +111,8 @@ void Layers::rest(Lock& lock) {
   wakes_ = Clock::time_point::min();
 }
 
-// Whether the share of processor time is not used up; else waits until there is some for a slice.
+// Whether the share of processor time is not used up; else waits until there is some for several slices: the first after
+// a rest is slow, as caches are cold.
 bool Layers::mayWork(Lock& lock) {
   auto now = Clock::now();
   auto used = threadCpuTime();
@@ -120,7 +121,7 @@ bool Layers::mayWork(Lock& lock) {
   credited_ = now;
   charged_ = used;
   if (credit_.count() > 0) return true;
-  changed_.wait_for(lock, (kSlice - credit_) / pace_.share, [this] { return stopping_.load(); });
+  changed_.wait_for(lock, (pace_.burst / 2 - credit_) / pace_.share, [this] { return stopping_.load(); });
   return false;
 }
 

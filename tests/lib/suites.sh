@@ -103,9 +103,20 @@ buildClientGo() {
   else say "no program of client-go: $why"; fi
 }
 
-# Sanitized with --long only: they take minutes in programs that are not sanitized (kubectl, plugins, uplinks), and what the daemon
-# does in them, units and other tests do too.
-plainOnly=' cni_test kubectl_test kubectl_port_test killed_test uplink_test host_ports_test '
+# Of these one run is enough, but with --long.  plainOnly takes minutes in programs that are not sanitized (kubectl, plugins, uplinks)
+# or waits for the clock, and what the daemon does there, units and other tests do too.  sanitizedOnly is about what it does, not when.
+plainOnly=' cni_test kubectl_test kubectl_port_test killed_test uplink_test host_ports_test pull_kill_test stats_test '
+sanitizedOnly=' check_test config_test image_store_test lies_test lost_bus_test nospace_test pull_faults_test requests_test storage_test '
+
+# ranOnce NAME TEST: whether another suite of this run has it.
+ranOnce() {
+  [ -z "$long" ] && [ ${#only[@]} -eq 0 ] && wants integration && wants sanitize || return 1
+  case $1 in
+    sanitize) [[ $plainOnly = *" $2 "* ]] ;;
+    integration) [[ $sanitizedOnly = *" $2 "* ]] ;;
+    *) return 1 ;;
+  esac
+}
 
 # integrationTests NAME DIR, against the userpod that is started
 integrationTests() {
@@ -116,9 +127,7 @@ integrationTests() {
   for t in "$root"/tests/integration/*_test.py; do
     [ -x "$t" ] || continue
     chosen "$(basename "$t" .py)" || continue
-    if [ "$name" = sanitize ] && [ -z "$long" ] && [ ${#only[@]} -eq 0 ] && [[ $plainOnly = *" $(basename "$t" .py) "* ]]; then
-      result SKIP "$name/$(basename "$t" .py)" "sanitized with --long"; continue
-    fi
+    if ranOnce "$name" "$(basename "$t" .py)"; then continue; fi
     test=$(basename "$t" .py) log=$work/$name-$(basename "$t" .py).log status=0 began=$SECONDS
     USERPOD_BUILD=$dir timeout -k 20 "${USERPOD_TEST_TIMEOUT:-$limit}" "$t" > "$log" 2>&1 < /dev/null || status=$?
     case $status in
