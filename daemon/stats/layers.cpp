@@ -111,8 +111,8 @@ void Layers::rest(Lock& lock) {
   wakes_ = Clock::time_point::min();
 }
 
-// Whether the share of processor time is not used up; else waits until there is some for several slices: the first after
-// a rest is slow, as caches are cold.
+// Whether the share of processor time is not used up; else waits until there is some for several slices: the first
+// after a rest is slow, as caches are cold.
 bool Layers::mayWork(Lock& lock) {
   auto now = Clock::now();
   auto used = threadCpuTime();
