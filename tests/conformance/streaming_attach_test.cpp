@@ -174,7 +174,7 @@ TEST_P(AttachSome, CreatedContainerIsSeenFromItsFirstByte) {
   for (int i = 0; i < 3; ++i) {
     auto container = Container::created(pod, shell("echo first; echo err >&2; echo last"));
     auto session = attach(container);
-    std::this_thread::sleep_for(milliseconds(200));
+    std::this_thread::sleep_for(seconds(1));  // the server attaches after it has answered; nothing tells when
     container.start();
     auto outcome = ended(*session);
     EXPECT_EQ(outcome.out, "first\nlast\n");
