@@ -16,6 +16,7 @@
 #include "daemon/core/core.hpp"
 #include "daemon/cri/server.hpp"
 #include "daemon/streaming/streaming.hpp"
+#include "daemon/sys/cpu_time.hpp"
 #include "daemon/sys/log.hpp"
 #include "daemon/sys/memory.hpp"
 #include "daemon/sys/pulse.hpp"
@@ -50,13 +51,6 @@ Result<UniqueFd> listener(const Paths& paths) {
   if (count > 1) return Error(Code::ConfigInvalid, "systemd passed more than one socket; userpod.socket has one");
   if (count == 1) return UniqueFd(SD_LISTEN_FDS_START);
   return cri::openListener(paths.criSocket());
-}
-
-// Of all threads, since the start.
-std::chrono::nanoseconds processorTime() {
-  timespec used{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 // What `systemctl status` shows: that it serves, or why a reload has changed nothing.
@@ -129,12 +123,12 @@ void Attendant::look() {
   }
 }
 
-// What a burst of work has used (a start, a pull, many creates at once) goes back to the system, once for each.
+// What a burst of work has used (a start, a pull, many creates at once) goes back to the system.
 void Attendant::rest() {
-  auto begin = processorTime();
+  auto begin = processCpuTime();
   if (begin < trimAt_) return;
   giveBackMemory();
-  auto end = processorTime();
+  auto end = processCpuTime();
   trimAt_ = end + std::max<std::chrono::nanoseconds>(kWorkToTrim, kWorkToCost * (end - begin));
 }
 

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <memory>
+#include <thread>
 
 #include "daemon/core/core_impl.hpp"
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "daemon/sys/cpu_time.hpp"
 #include "daemon/sys/util.hpp"
 
 namespace userpod::stats {

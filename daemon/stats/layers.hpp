@@ -26,10 +26,11 @@ class Layers {
   using Path = std::function<std::string(const std::string& id)>;
 
   struct Pace {
-    Clock::duration first = std::chrono::seconds(1);                 // after a layer came, or its container ended
-    Clock::duration again = std::chrono::seconds(10);                // after the last scan, if it was asked for since
-    double share = 0.01;                                             // of one processor
-    std::chrono::nanoseconds burst = std::chrono::milliseconds(20);  // of processor time at once, after a rest
+    Clock::duration first = std::chrono::seconds(1);   // after a layer came, or its container ended
+    Clock::duration again = std::chrono::seconds(10);  // after the last scan, if it was asked for since
+    double share = 0.01;                               // of one processor
+    std::chrono::nanoseconds burst =
+        std::chrono::milliseconds(20);  // of processor time at once, after a rest; else half of it
     int nice = 19;
   };
 

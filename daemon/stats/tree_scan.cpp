@@ -7,7 +7,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <ctime>
+
+#include "daemon/sys/cpu_time.hpp"
 
 namespace userpod::stats {
 namespace {
@@ -21,12 +22,6 @@ constexpr std::uint64_t kBlock = 512;        // st_blocks are of these, whatever
 constexpr int kOpenFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 }  // namespace
-
-std::chrono::nanoseconds threadCpuTime() {
-  timespec time{};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
 
 TreeScan::TreeScan(const std::string& path) {
   UniqueFd top(::open(path.c_str(), kOpenFlags));

@@ -61,6 +61,4 @@ class TreeScan {
   double parts_ = 0;  // of further inodes: of files of several names that were too many to be remembered
 };
 
-std::chrono::nanoseconds threadCpuTime();  // of the calling thread
-
 }  // namespace userpod::stats

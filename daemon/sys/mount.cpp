@@ -117,9 +117,11 @@ Result<std::vector<MountPoint>> mountsBelow(const std::vector<std::string>& dire
     std::string real = std::filesystem::canonical(directory, failed).string() + "/";
     if (failed == std::errc::no_such_file_or_directory) continue;
     if (failed) return sysError("resolve " + directory, failed.value());
-    for (const auto& mount : all)
-      if (mount.target.starts_with(real))
-        found.push_back({directory + "/" + mount.target.substr(real.size()), mount.type});
+    for (const auto& mount : all) {
+      if (!mount.target.starts_with(real)) continue;
+      found.push_back(mount);
+      found.back().target = directory + "/" + mount.target.substr(real.size());
+    }
   }
   return found;
 }

@@ -2,10 +2,10 @@
 #include <fmt/core.h>
 
 #include <array>
-#include <ctime>
 #include <filesystem>
 #include <thread>
 
+#include "daemon/sys/cpu_time.hpp"
 #include "daemon/sys/fd.hpp"
 #include "tests/benchmark/rows.hpp"
 
@@ -55,35 +55,28 @@ Status readAllOf(const std::vector<UniqueFd>& cgroups) {
   return {};
 }
 
-// Milliseconds of processor time that this thread has used.
-double threadTime() {
-  timespec used{};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-  return static_cast<double>(used.tv_sec) * 1e3 + static_cast<double>(used.tv_nsec) / 1e6;
-}
-
 // The bare part is a thread that reads the same files as often, from its own sleep on: on some machines it is the
 // waking that takes most of the time.
 Status measurePoll(const Poll& poll, Client& client, const std::vector<UniqueFd>& cgroups, std::size_t containers,
                    Report& report) {
   USERPOD_TRY(before, daemonTime());
-  double bare = 0;
+  std::chrono::nanoseconds bare{0};
   auto begin = std::chrono::steady_clock::now();
   for (unsigned number = 1; number <= kPolls; ++number) {
     USERPOD_CHECK(checkInterrupted());
     for (auto call : poll.calls)
       if (auto count = (client.*call)(); !count) return std::move(count).error();
-    double asleep = threadTime();
+    auto asleep = threadCpuTime();
     std::this_thread::sleep_until(begin + number * kInterval - kInterval / 2);
     USERPOD_CHECK(readAllOf(cgroups));
-    bare += threadTime() - asleep;
+    bare += threadCpuTime() - asleep;
     std::this_thread::sleep_until(begin + number * kInterval);
   }
   USERPOD_TRY(after, daemonTime());
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   auto row = valueRow(fmt::format("daemon CPU, {} containers polled each second: {}", containers, poll.name),
                       (after - before) / seconds / 10, "%");
-  row.bare.values.push_back(bare / seconds / 10);
+  row.bare.values.push_back(std::chrono::duration<double>(bare).count() / seconds * 100);
   report.print(row);
   return {};
 }

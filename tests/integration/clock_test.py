@@ -30,9 +30,6 @@ class Clock(running.Running):
         daemon = running.main_pid()
         self.addCleanup(lambda: self.assertEqual(running.main_pid(), daemon, 'the daemon is another one'))
 
-    def attempt(self, number, name='main'):
-        return {'name': name, 'attempt': number}
-
     def test_order_of_attempts(self):
         """kubelet takes the one that was created last for the current one."""
         first = self.pod()
@@ -43,7 +40,7 @@ class Clock(running.Running):
         status = self.status(container)
         self.assertEqual(self.state(container), 'EXITED')
         self.assertGreaterEqual(status.finished_at, status.started_at)
-        again = self.status(self.container(first, LOOP, metadata=self.attempt(1)))
+        again = self.status(self.container(first, LOOP, metadata={'name': 'main', 'attempt': 1}))
         self.assertGreater(again.created_at, status.created_at)
         self.cri.StopPodSandbox(pod_sandbox_id=first)
         metadata = dict(self.configs[first]['metadata'], attempt=1)

@@ -78,12 +78,12 @@ class Stats(limits_test.Limits):
         bytes_, _, inodes, _ = running.enter('sh', '-c', script, f'{cri.DATA_DIR}/containers/{container}/{part}').split()
         return int(bytes_), int(inodes)
 
-    def layer(self, container, since):
+    def layer(self, container, since, timeout=60):
         """Of a scan that ended after that time (time.time())."""
         def fresh():
             layer = self.stats(container).writable_layer
             return layer.timestamp >= since * NANOS and (layer.used_bytes.value, layer.inodes_used.value)
-        return cri.wait_until(fresh, timeout=60, what='a new scan of the writable layer', interval=0.2)
+        return cri.wait_until(fresh, timeout=timeout, what='a new scan of the writable layer', interval=0.2)
 
 
 class Everywhere(Stats):
@@ -175,14 +175,15 @@ class Everywhere(Stats):
                            'dd if=/dev/zero of=/w/a/$i bs=10k count=1 2>/dev/null; sleep 0.02; done; echo over; sleep 3600 & wait')
         container = self.container(self.pod(), script)
         self.wait_for_line('up')
-        before = self.du(container)
-        # One that ended seconds later began after that reading, even where others keep the thread waiting.
-        told = self.layer(container, time.time() + 5)
-        after = self.du(container)
-        for a, b, c in zip(before, told, after):
-            self.assertLessEqual(a, b)
-            self.assertLessEqual(b, c)
-        self.assertLess(before[0], after[0])
+        for _ in range(2):
+            before = self.du(container)
+            # One that ended seconds later began after that reading, even where others keep the thread waiting.
+            told = self.layer(container, time.time() + 5)
+            after = self.du(container)
+            for a, b, c in zip(before, told, after):
+                self.assertLessEqual(a, b)
+                self.assertLessEqual(b, c)
+            self.assertLess(before[0], after[0])
         self.cri.ExecSync(container_id=container, cmd=['touch', '/stop'])
         self.wait_for_line('over')
         rest = self.du(container)
@@ -232,11 +233,14 @@ class Everywhere(Stats):
 
     def test_scans_are_bounded(self):
         """A hundredth of a processor while somebody asks, nothing while nobody does."""
-        script = STARTS + ('mkdir /w; for i in $(seq 1000); do mkdir /w/$i; j=0; while [ $j -lt 100 ]; do : > /w/$i/$j; j=$((j + 1)); '
-                           'done; done; echo made; sleep 3600 & wait')
+        def many(name, count):
+            container = self.container(pod, STARTS + (
+                f'mkdir /w; for i in $(seq {count // 100}); do mkdir /w/$i; j=0; while [ $j -lt 100 ]; do : > /w/$i/$j; j=$((j + 1)); '
+                'done; done; echo made; sleep 3600 & wait'), name)
+            cri.wait_until(lambda: 'made' in self.texts(name=name), timeout=60, what='many files')
+            return container
         pod = self.pod()
-        container = self.container(pod, script)
-        cri.wait_until(lambda: 'made' in self.texts(), timeout=60, what='many files')
+        container = many('many', 100_000)
         begin, before = time.monotonic(), thread_time('stats-layers')
         # What was asked for is scanned at once, then each ten seconds.
         while time.monotonic() < begin + 22:
@@ -251,8 +255,9 @@ class Everywhere(Stats):
             before = thread_time('stats-layers')
             time.sleep(seconds)
             return thread_time('stats-layers') == before
-        self.layer(self.container(pod, STAY, 'small'), time.time())
-        cri.wait_until(lambda: quiet(12), timeout=60, what='an end of the scans')
+        # One that takes many slices is counted whole; then nothing is done.
+        self.assertGreaterEqual(self.layer(many('fewer', 11_000), time.time(), 180)[1], 11_110)
+        cri.wait_until(lambda: quiet(12), timeout=120, what='an end of the last scan')
 
     def test_coming_and_going(self):
         """Containers and pods that end while they are read are no errors."""
